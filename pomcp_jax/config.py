@@ -1,0 +1,310 @@
+"""Configuration: frozen dataclasses that are pytrees.
+
+Integers, strings, booleans and optional sizes are *static* (part of the
+compilation key); floats are *traced leaves*, so changing a coefficient never
+recompiles and a sweep can ``vmap`` over it. ``static()`` marks the few floats
+that decide a shape or a structure.
+
+``validate`` raises :class:`ConfigError` with one line naming the field, its
+value and what would be right; nothing is compiled before it has passed.
+Symbols in comments are those of METHOD tables in docs/method.md.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+
+C = TypeVar("C")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work; the message is one line for the user."""
+
+
+def static(default: float) -> Any:
+    """A float field that is part of the compilation key."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+def config(cls: type[C]) -> type[C]:
+    """Make ``cls`` a frozen dataclass and a pytree whose leaves are its float fields."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    data, meta = [], []
+    for field in dataclasses.fields(cls):
+        traced = field.type is float and not field.metadata.get("static", False)
+        nested = dataclasses.is_dataclass(field.type)
+        (data if traced or nested else meta).append(field.name)
+    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+
+
+@config
+class EnvConfig:
+    """The task. ``num_envs`` is N, the parallel environments of one seed."""
+
+    task: str = "cartpole-swingup"
+    action_repeat: int = 2
+    num_envs: int = 1
+
+
+@config
+class WorldModelConfig:
+    """Sizes and output conventions; the defaults are TD-MPC2's 5M model."""
+
+    latent_size: int = 512
+    encoder_width: int = 256
+    encoder_layers: int = 2
+    """Layers of the encoder, the last (to the latent) included."""
+    mlp_width: int = 512
+    simnorm_group: int = 8
+    num_bins: int = 101
+    bin_low: float = -10.0
+    bin_high: float = 10.0
+    critic: str = "q"
+    """``q``: Q(z, a). ``v``: V(z), trained on model-based TD targets as in BMPC."""
+    num_heads: int = 5
+    dropout: float = static(0.01)
+    termination: bool = False
+    """Learn a termination head and let the planner see it."""
+    squash: str = "clip_straight_through"
+    """``tanh``: a = tanh(m + s eps). ``clip``: a = clip(tanh(m) + s eps, -1, 1), densities
+    of the unclipped Gaussian; ``clip_straight_through`` lets gradients pass the clip."""
+    log_std_min: float = -3.0
+    log_std_max: float = 1.0
+    compute_dtype: str = "float32"
+
+
+@config
+class MppiConfig:
+    """MPPI of TD-MPC2; see :func:`pomcp_jax.mppi.plan`."""
+
+    horizon: int = 3
+    num_samples: int = 512
+    """All candidates of an iteration, proposals included."""
+    num_proposals: int = 24
+    num_elites: int = 64
+    iterations: int = 6
+    temperature: float = 0.5
+    std_min: float = 0.05
+    std_max: float = 2.0
+    select: str = "sample"
+    """How the executed elite is chosen: ``sample`` (Gumbel) or ``argmax``."""
+    record: str = "sampled_elite"
+    """What is stored as the prior: ``sampled_elite``, ``mean`` or ``best_elite``."""
+
+
+@config
+class CriticConfig:
+    """Value targets (METHOD section 4)."""
+
+    target_reduce: str = "min"
+    target_actor: str = "policy"
+    soft_target: bool = False
+    """Subtract the policy's closed-form KL to the prior at the next state (needs a prior)."""
+    soft_target_clip: float = 10.0
+    num_target_heads: int = 2
+
+
+@config
+class PolicyConfig:
+    """The one policy loss of the family (METHOD section 3)."""
+
+    q_coef: float = 1.0
+    kl_coef: float = 1.0
+    kl_dim_power: float = 0.0
+    """The KL term is multiplied by A to this power: 0 sums over dimensions, -1 averages."""
+    entropy_coef: float = 1e-4
+    entropy_dim_power: float = 1.0
+    """The Gaussian log-density in the bonus is multiplied by A to this power."""
+    entropy: str = "gaussian"
+    """``gaussian``: of the unsquashed Gaussian; ``squashed`` adds sum log(1 - a^2)."""
+    prior: str = "learned"
+    """Source of the prior: ``none``, ``stored``, ``replanned`` or ``learned``."""
+    divergence: str = "reverse"
+    """``reverse`` KL(pi || p), ``forward`` KL(p || pi), ``cross_entropy`` -log p(a), ``nll``."""
+    kl_scale: str = "own"
+    """What divides the KL term: its ``own`` running scale, that of ``q``, or ``none``."""
+    kl_gate: float = 0.0
+    """The KL term acts only while the Q scale exceeds this."""
+    prior_std_min: float = 0.0
+    prior_std_from: str = "prior"
+    """``policy`` replaces the prior's std by the (stopped) policy's."""
+    value_weight: bool = False
+    """Weight the KL of an example by B softmax(Q / S_Q / value_weight_temperature)."""
+    value_weight_temperature: float = 1.0
+    q_reduce: str = "mean"
+    num_q_heads: int = 2
+    last_state: bool = True
+    """Use all H + 1 latents of a window, or only the H that were acted in."""
+    scale_rate: float = 0.01
+    train_in_pretraining: bool = True
+
+
+@config
+class PriorConfig:
+    """Fitting of the learned prior to stored planner records."""
+
+    divergence: str = "reverse"
+
+
+@config
+class ReplanConfig:
+    """Lazy re-planning (METHOD section 5); ``interval`` 0 switches it off."""
+
+    interval: int = 0
+    batch_size: int = 20
+    proposal_log_std_min: float = -2.0
+    proposal_log_std_max: float = 1.0
+
+
+@config
+class OptimizerConfig:
+    """Optimisation and the world-model loss."""
+
+    learning_rate: float = 3e-4
+    encoder_rate_scale: float = 0.3
+    policy_epsilon: float = 1e-5
+    grad_clip: float = 20.0
+    target_rate: float = 0.01
+    discount: float = 0.99
+    rho: float = 0.5
+    consistency_coef: float = 20.0
+    reward_coef: float = 0.1
+    value_coef: float = 0.1
+    termination_coef: float = 1.0
+    batch_size: int = 256
+
+
+@config
+class AgentConfig:
+    """Everything the learner needs, and nothing of environments or training length."""
+
+    world_model: WorldModelConfig = WorldModelConfig()
+    mppi: MppiConfig = MppiConfig()
+    critic: CriticConfig = CriticConfig()
+    policy: PolicyConfig = PolicyConfig()
+    prior: PriorConfig = PriorConfig()
+    replan: ReplanConfig = ReplanConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+@config
+class TrainConfig:
+    """Length, phases and bookkeeping of a run; counts are per seed."""
+
+    seed: int = 0
+    num_seeds: int = 1
+    total_decisions: int = 500_000
+    seed_decisions: int = 2_500
+    pretrain_updates: int = 2_500
+    updates_per_decision: float = static(1.0)
+    capacity: int = 500_000
+    """Rows of replay per seed, over all its environments."""
+    seed_record: str = "standard"
+    """Prior record of random actions: ``standard`` N(0, 1) or ``action`` N(action, 1)."""
+    chunk_decisions: int = 1_000
+    """Decisions between two returns to Python: progress, metrics, signals."""
+    eval_decisions: int = 25_000
+    """Decisions between evaluations; 0 evaluates at the end only."""
+    eval_episodes: int = 10
+    eval_select: str = "sample"
+    checkpoint_decisions: int = 50_000
+    memory_limit_gb: float = static(16.0)
+    max_bad_updates: int = 20
+    """Consecutive non-finite updates of a seed after which the run stops."""
+
+
+@config
+class Config:
+    """A whole run: environment, agent, training."""
+
+    env: EnvConfig = EnvConfig()
+    agent: AgentConfig = AgentConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """Nested plain dictionary of a configuration."""
+    return dataclasses.asdict(cfg)
+
+
+def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"agent.mppi.horizon": 3, ...}`` of a configuration or nested mapping."""
+    items = cfg if isinstance(cfg, Mapping) else to_dict(cfg)
+    out: dict[str, Any] = {}
+    for name, value in items.items():
+        if isinstance(value, Mapping):
+            out.update(flatten(value, f"{prefix}{name}."))
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def _coerce(path: str, kind: Any, value: Any) -> Any:
+    if typing.get_origin(kind) is types.UnionType:
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not kind:
+        raise ConfigError(
+            f"{path} = {value!r}: must be {kind.__name__}, not {type(value).__name__}"
+        )
+    return value
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
+    """Build configuration ``cls`` from a (partial) nested mapping.
+
+    Raises:
+      ConfigError: for an unknown field (with the nearest name) or a wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+            hint = f"; did you mean {path}{near[0]}?" if near else ""
+            raise ConfigError(f"{path}{name}: unknown field{hint} (fields: {', '.join(fields)})")
+        kind = fields[name].type
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{path}{name} = {value!r}: must be a group of fields")
+            out[name] = from_dict(kind, value, f"{path}{name}.")
+        else:
+            out[name] = _coerce(path + name, kind, value)
+    return cls(**out)
+
+
+def replace(cfg: C, changes: Mapping[str, Any]) -> C:
+    """Copy of ``cfg`` with dotted fields replaced: ``{"mppi.horizon": 5}``.
+
+    Raises:
+      ConfigError: as :func:`from_dict`.
+    """
+    values = to_dict(cfg)
+    for path, value in changes.items():
+        group, *parts = values, *path.split(".")
+        for part in parts[:-1]:
+            if not isinstance(group.get(part), dict):
+                near = difflib.get_close_matches(path, flatten(cfg), n=1)
+                raise ConfigError(f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else ""))
+            group = group[part]
+        if parts[-1] not in group:
+            near = difflib.get_close_matches(path, flatten(cfg), n=1)
+            raise ConfigError(f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else ""))
+        group[parts[-1]] = value
+    return from_dict(type(cfg), values)
+
+
+def check_finite(cfg: Any) -> None:
+    """Raise :class:`ConfigError` for a NaN or infinite number anywhere."""
+    for path, value in flatten(cfg).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{path} = {value}: must be finite")

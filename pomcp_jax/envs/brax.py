@@ -1,0 +1,95 @@
+"""Raw brax environments as tasks.
+
+brax' training wrappers replace the last observation of an episode by the first
+one of the next and restart from one cached state; here only the raw environment
+is used and :func:`pomcp_jax.envs.protocol.make_env` does the rest. ``done`` of
+the raw environment is a termination; its time limit is not its own.
+"""
+
+import contextlib
+import io
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pomcp_jax.envs.dm_control import quiet_mjx, relaxed
+from pomcp_jax.envs.protocol import Task
+from pomcp_jax.types import Key, PyTree
+
+_EPISODE_STEPS = 1000
+"""brax' own default, ``episode_length`` of ``brax.envs.create``."""
+
+
+class State(NamedTuple):
+    """The part of brax' state that its dynamics read; info and metrics are dropped."""
+
+    pipeline: PyTree
+    obs: Float[Array, " O"]
+    reward: Float[Array, ""]
+    done: Float[Array, ""]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """brax' modules and models print and warn when they load; nothing of it is ours to mend."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_mujoco():
+    """MuJoCo's C code writes its remarks about brax' XML files past Python's stderr."""
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def make(name: str, backend: str = "mjx", episode_steps: int = _EPISODE_STEPS) -> Task:
+    """The brax environment of that name; ``backend`` is mjx, spring, positional or generalized."""
+    quiet_mjx()
+    with _quiet(), _quiet_mujoco(), relaxed():
+        from brax import envs
+
+        env = envs.get_environment(name, backend=backend)
+
+    def keep(state: Any) -> State:
+        # Some environments return Python floats here.
+        reward, done = jnp.asarray(state.reward), jnp.asarray(state.done)
+        return State(state.pipeline_state, state.obs, reward, done)
+
+    def reset(key: Key) -> State:
+        with _quiet(), relaxed():
+            return keep(env.reset(key))
+
+    def step(state: State, action: Float[Array, " A"]) -> State:
+        # Metrics and info start empty each step: brax only ever updates them.
+        full = envs.State(state.pipeline, state.obs, state.reward, state.done, {}, {})
+        with _quiet(), relaxed():
+            return keep(env.step(full, action))
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return Task(
+        name=f"brax/{name}",
+        reset=reset,
+        step=step,
+        observe=lambda state: state.obs,
+        reward=lambda state: state.reward,
+        terminated=lambda state: state.done > 0.5,
+        observation_size=jax.eval_shape(reset, key).obs.shape[0],
+        action_size=env.action_size,
+        episode_steps=episode_steps,
+    )

@@ -1,0 +1,246 @@
+"""Environments as data: a functional ``Task`` and the batched ``Env`` made from it.
+
+A ``Task`` describes one unbatched environment with pure functions. ``make_env``
+adds everything an agent's training needs and a task author should not have to
+write: the batch, action repeat, time limits, fresh random episodes, returns,
+and protection from non-finite numbers.
+
+Three properties hold for every ``Env``:
+
+* the observation is always the true one, at an episode's end too; the fresh
+  episode starts at the *next* call, which ignores its action;
+* row ``i`` depends on its own key and actions only, never on the batch around it;
+* resetting costs nothing in steps where nobody resets: it sits under a
+  ``lax.cond`` with a scalar predicate, outside every ``vmap``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pomcp_jax.types import Key, PyTree, TimeStep
+
+State = Any
+"""The state of a task: any pytree of arrays."""
+
+
+class Task(NamedTuple):
+    """One unbatched environment; all functions are pure and traceable."""
+
+    name: str
+    reset: Callable[[Key], State]
+    step: Callable[[State, Float[Array, " A"]], State]
+    """One control step with an action in ``[-1, 1]``."""
+    observe: Callable[[State], Float[Array, " O"]]
+    reward: Callable[[State], Float[Array, ""]]
+    """The reward of arriving in a state."""
+    terminated: Callable[[State], Bool[Array, ""]]
+    observation_size: int
+    action_size: int
+    episode_steps: int
+    """Control steps until truncation."""
+
+
+class EnvState(NamedTuple):
+    """What an ``Env`` carries from step to step; every leaf has the leading axis ``B``."""
+
+    task: PyTree
+    key: Key
+    """Source of the row's next episodes; split at each of its resets."""
+    frames: Int[Array, " B"]
+    """Control steps of the running episode."""
+    decisions: Int[Array, " B"]
+    episode_return: Float[Array, " B"]
+    is_last: Bool[Array, " B"]
+    """The previous time step ended its episode."""
+
+
+class Env(NamedTuple):
+    """A batch of environments; B is whatever the keys given to ``reset`` have."""
+
+    name: str
+    reset: Callable[[Key], tuple[EnvState, TimeStep]]
+    """``keys[B] -> (state, first time steps)``."""
+    step: Callable[[EnvState, Float[Array, "B A"]], tuple[EnvState, TimeStep]]
+    observation_size: int
+    action_size: int
+    episode_length: int
+    """Decisions until truncation."""
+    action_repeat: int
+
+
+class _Advance(NamedTuple):
+    """The part of a batch that moves inside one decision."""
+
+    task: PyTree
+    frames: Int[Array, " B"]
+    reward: Float[Array, " B"]
+    terminated: Bool[Array, " B"]
+
+
+def check_action_repeat(action_repeat: int) -> None:
+    """Raise unless ``action_repeat`` is a whole number of at least one."""
+    if isinstance(action_repeat, bool) or not isinstance(action_repeat, int) or action_repeat < 1:
+        raise ValueError(f"action_repeat must be an int of at least 1, got {action_repeat!r}")
+
+
+def make_env(task: Task, action_repeat: int = 1) -> Env:
+    """Batch ``task`` and add episodes, action repeat and masking of broken states."""
+    check_action_repeat(action_repeat)
+
+    def reset(keys: Key) -> tuple[EnvState, TimeStep]:
+        carried, fresh = _fresh(task, keys)
+        zero, count, no = _zeros(keys.shape[0])
+        # Copies: no buffer of the state may appear twice, since trainers donate it.
+        state = EnvState(fresh, carried, count, jnp.copy(count), zero, no)
+        obs, broken = _first_observation(task, fresh)
+        return state, TimeStep(
+            obs=obs,
+            reward=jnp.copy(zero),
+            terminated=jnp.copy(no),
+            truncated=jnp.copy(no),
+            is_first=~no,
+            invalid=broken,
+            episode_return=jnp.copy(zero),
+            episode_length=jnp.copy(count),
+        )
+
+    def step(state: EnvState, action: Float[Array, "B A"]) -> tuple[EnvState, TimeStep]:
+        return _step(task, action_repeat, state, action)
+
+    return Env(
+        name=task.name,
+        reset=reset,
+        step=step,
+        observation_size=task.observation_size,
+        action_size=task.action_size,
+        episode_length=math.ceil(task.episode_steps / action_repeat),
+        action_repeat=action_repeat,
+    )
+
+
+def _step(
+    task: Task, action_repeat: int, state: EnvState, action: Float[Array, "B A"]
+) -> tuple[EnvState, TimeStep]:
+    """One decision of a batch: advance everybody, then replace whoever needs an episode."""
+    finite_action = jnp.all(jnp.isfinite(action), axis=1)
+    # Broken actions are zeroed before the physics: a solver fed with NaN iterates to its limit.
+    action = jnp.where(finite_action[:, None], action, jnp.zeros_like(action))
+    moved = _advance(task, action_repeat, state, action)
+    obs = _observe(task, moved.task)
+    finite = finite_action & jnp.isfinite(moved.reward) & jnp.all(jnp.isfinite(obs), axis=1)
+    invalid = ~finite & ~state.is_last
+    is_first = state.is_last | invalid
+
+    def restart(operand: tuple) -> tuple:
+        old, old_obs, old_key, was_invalid = operand
+        carried, fresh = _fresh(task, old_key)
+        fresh_obs, broken = _first_observation(task, fresh)
+        return (
+            _where(is_first, fresh, old),
+            _where(is_first, fresh_obs, old_obs),
+            _where(is_first, carried, old_key),
+            was_invalid | (is_first & broken),
+        )
+
+    task_state, obs, key, invalid = jax.lax.cond(
+        jnp.any(is_first), restart, lambda operand: operand, (moved.task, obs, state.key, invalid)
+    )
+    zero, count, _ = _zeros(action.shape[0])
+    reward = jnp.where(is_first, zero, moved.reward)
+    frames = jnp.where(is_first, count, moved.frames)
+    decisions = jnp.where(is_first, count, state.decisions + 1)
+    episode_return = jnp.where(is_first, zero, state.episode_return + reward)
+    terminated = moved.terminated & ~is_first
+    truncated = (frames >= task.episode_steps) & ~terminated & ~is_first
+    following = EnvState(
+        task=task_state,
+        key=key,
+        frames=frames,
+        decisions=decisions,
+        episode_return=episode_return,
+        is_last=terminated | truncated,
+    )
+    return following, TimeStep(
+        obs=jnp.copy(obs),
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        is_first=is_first,
+        invalid=invalid,
+        episode_return=jnp.copy(episode_return),
+        episode_length=jnp.copy(decisions),
+    )
+
+
+def _advance(
+    task: Task, action_repeat: int, state: EnvState, action: Float[Array, "B A"]
+) -> _Advance:
+    """Repeat an action, summing rewards; a row freezes once its episode is over."""
+    zero, _, no = _zeros(action.shape[0])
+
+    def once(now: _Advance) -> _Advance:
+        following = _like(jax.vmap(task.step)(now.task, action), now.task)
+        reward = jax.vmap(task.reward)(following).astype(jnp.float32)
+        terminated = jax.vmap(task.terminated)(following)
+        return _Advance(following, now.frames + 1, now.reward + reward, terminated)
+
+    def again(now: _Advance, _: None) -> tuple[_Advance, None]:
+        over = now.terminated | (now.frames >= task.episode_steps)
+        return _where(over, now, once(now)), None
+
+    start = _Advance(state.task, state.frames, zero, no)
+    if action_repeat == 1:
+        return once(start)
+    return jax.lax.scan(again, start, length=action_repeat)[0]
+
+
+def _fresh(task: Task, keys: Key) -> tuple[Key, PyTree]:
+    """New episodes from ``keys[B]``: the keys to carry on with, and the states."""
+    split = jax.vmap(jax.random.split)(keys)
+    fresh = jax.vmap(task.reset)(split[:, 1])
+    return split[:, 0], _like(fresh, fresh)
+
+
+def _observe(task: Task, state: PyTree) -> Float[Array, "B O"]:
+    return jax.vmap(task.observe)(state).astype(jnp.float32)
+
+
+def _first_observation(task: Task, state: PyTree) -> tuple[Float[Array, "B O"], Bool[Array, " B"]]:
+    """First observations, and which were not finite: those are zeroed and flagged.
+
+    Such a row steps from a broken state next time, which resets it again.
+    """
+    obs = _observe(task, state)
+    broken = ~jnp.all(jnp.isfinite(obs), axis=1)
+    return jnp.where(broken[:, None], jnp.zeros_like(obs), obs), broken
+
+
+def _zeros(batch: int) -> tuple[Float[Array, " B"], Int[Array, " B"], Bool[Array, " B"]]:
+    """Zeros of the three kinds of counters, with dtypes that x64 does not change."""
+    shape = (batch,)
+    return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+
+
+def _where(mask: Bool[Array, " B"], yes: PyTree, no: PyTree) -> PyTree:
+    """Select whole rows of two trees."""
+
+    def select(a: Array, b: Array) -> Array:
+        return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(select, yes, no)
+
+
+def _like(tree: PyTree, reference: PyTree) -> PyTree:
+    """``tree`` with the dtypes of ``reference`` and no weak types, so carries keep theirs."""
+
+    def cast(x: Array, y: Array) -> Array:
+        x = jnp.asarray(x)
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return x if is_key else jax.lax.convert_element_type(x, y.dtype)
+
+    return jax.tree.map(cast, tree, reference)

@@ -1,0 +1,1 @@
+"""One file per dm_control domain; each has ``make(task) -> Task``."""

@@ -1,0 +1,167 @@
+"""Per-example losses on any leading shape; the caller masks, weights and averages.
+
+:func:`policy_loss` is the one loss of the PO-MPC family (arXiv 2510.04280):
+
+    - q_coef Q / S_Q + kl_coef w A^k D(pi, p) / S_K - entropy_coef H
+
+Every published member is a choice of these numbers (docs/method.md).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pomcp_jax import maths
+from pomcp_jax.config import PolicyConfig
+from pomcp_jax.types import Gaussian
+
+
+class PolicySample(NamedTuple):
+    """A policy's distribution and one reparameterised action from it."""
+
+    dist: Gaussian
+    """``[..., A]``: before the tanh for squash ``tanh``, in action space otherwise."""
+    noise: Float[Array, "*batch A"]
+    action: Float[Array, "*batch A"]
+    """In [-1, 1]."""
+
+
+def squash(mean: Array, log_std: Array, noise: Array, kind: str) -> PolicySample:
+    """Distribution and action from a policy's raw mean, its log-std and standard normal noise.
+
+    ``tanh``: ``a = tanh(m + s eps)`` [TD-MPC2]. ``clip``: ``a = clip(tanh(m) + s eps)``
+    [BMPC]. ``clip_straight_through``: the same value with the clip's gradient
+    replaced by 1, so that a value gradient still moves a saturated action.
+    """
+    std = jnp.exp(log_std)
+    if kind == "tanh":
+        dist = Gaussian(mean, std)
+        return PolicySample(dist, noise, jnp.tanh(mean + std * noise))
+    dist = Gaussian(jnp.tanh(mean), std)
+    raw = dist.mean + std * noise
+    action = jnp.clip(raw, -1.0, 1.0)
+    if kind == "clip_straight_through":
+        action = raw + jax.lax.stop_gradient(action - raw)
+    return PolicySample(dist, noise, action)
+
+
+def entropy_bonus(sample: PolicySample, config: PolicyConfig) -> Float[Array, "*batch"]:
+    """Entropy estimate ``-A^k log N(eps) [+ sum log(1 - a^2)]`` from the drawn action.
+
+    With ``entropy_dim_power = 1`` this is the reference's bonus (tdmpc2
+    ``world_model.pi``, issues #44 and #76): its gradient on each log-std is A.
+    """
+    size = sample.noise.shape[-1]
+    log_prob = jnp.sum(
+        -0.5 * jnp.square(sample.noise) - jnp.log(sample.dist.std) - maths.HALF_LOG_2PI, axis=-1
+    )
+    bonus = -jnp.power(float(size), config.entropy_dim_power) * log_prob
+    if config.entropy == "squashed":
+        bonus = bonus + jnp.sum(jnp.log(1.0 - jnp.square(sample.action) + 1e-6), axis=-1)
+    return bonus
+
+
+def divergence(
+    sample: PolicySample, prior: Gaussian, config: PolicyConfig
+) -> Float[Array, "*batch"]:
+    """``A^kl_dim_power`` times the distance of the policy to the prior, summed over dimensions.
+
+    ``reverse`` KL(pi || p) and ``forward`` KL(p || pi) in closed form;
+    ``cross_entropy`` -log p(a) at the drawn action; ``nll`` -log pi(mean of p).
+    """
+    kind = config.divergence
+    if kind == "reverse":
+        out = jnp.sum(maths.gaussian_kl(sample.dist, prior), axis=-1)
+    elif kind == "forward":
+        out = jnp.sum(maths.gaussian_kl(prior, sample.dist), axis=-1)
+    elif kind == "cross_entropy":
+        out = -maths.gaussian_log_prob(sample.action, prior)
+    else:
+        out = -maths.gaussian_log_prob(prior.mean, sample.dist)
+    return jnp.power(float(sample.noise.shape[-1]), config.kl_dim_power) * out
+
+
+def prepare_prior(prior: Gaussian, sample: PolicySample, config: PolicyConfig) -> Gaussian:
+    """The stopped prior, with the std that the configuration asks for, floored."""
+    std = sample.dist.std if config.prior_std_from == "policy" else prior.std
+    std = jnp.maximum(std, config.prior_std_min)
+    return jax.lax.stop_gradient(Gaussian(prior.mean, std))
+
+
+def value_weights(
+    q: Float[Array, "T B"],
+    mask: Bool[Array, "T B"],
+    scale: Float[Array, ""],
+    config: PolicyConfig,
+) -> Float[Array, "T B"]:
+    """Softmax over b of ``Q / S_Q / temperature``, times the number of valid states (BOOM).
+
+    Weights average one over the valid states of a time step and carry no
+    gradient; masked states weigh 0 and do not influence the others.
+    """
+    logits = jnp.where(mask, q / scale / config.value_weight_temperature, -jnp.inf)
+    # A time step without any valid state would be softmax of -inf alone: NaN.
+    logits = jnp.where(jnp.any(mask, axis=-1, keepdims=True), logits, 0.0)
+    count = jnp.sum(mask.astype(q.dtype), axis=-1, keepdims=True)
+    return jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1) * count)
+
+
+class PolicyLoss(NamedTuple):
+    """Per-example loss ``[T, B]`` and its parts before coefficients."""
+
+    loss: Float[Array, "*batch"]
+    kl: Float[Array, "*batch"]
+    entropy: Float[Array, "*batch"]
+
+
+def policy_loss(
+    sample: PolicySample,
+    q: Float[Array, "*batch"] | None,
+    kl: Float[Array, "*batch"] | None,
+    *,
+    scale_q: Float[Array, ""],
+    scale_kl: Float[Array, ""],
+    weight: Float[Array, "*batch"] | float,
+    config: PolicyConfig,
+) -> PolicyLoss:
+    """The family's loss.
+
+    Args:
+      sample: the policy at the states of the loss; gradients flow through it.
+      q: value of ``sample.action``, differentiable in it; None without a Q critic.
+      kl: :func:`divergence` to the prior; None without a prior.
+      scale_q: running scale of Q, a number without gradient.
+      scale_kl: running scale of the divergence, a number without gradient.
+      weight: weights of the divergence, 1 or :func:`value_weights`.
+      config: coefficients (traced) and options (static).
+    """
+    entropy = entropy_bonus(sample, config)
+    loss = -config.entropy_coef * entropy
+    if q is not None:
+        loss = loss - config.q_coef * q / scale_q
+    zero = jnp.zeros_like(loss)
+    if kl is None:
+        return PolicyLoss(loss, zero, entropy)
+    divisor = {"own": scale_kl, "q": scale_q, "none": 1.0}[config.kl_scale]
+    open_gate = (scale_q > config.kl_gate).astype(loss.dtype)
+    loss = loss + config.kl_coef * open_gate * weight * kl / divisor
+    return PolicyLoss(loss, kl, entropy)
+
+
+def td_target(
+    reward: Float[Array, "*batch"],
+    terminated: Float[Array, "*batch"],
+    next_value: Float[Array, "*batch"],
+    discount: Float[Array, ""] | float,
+) -> Float[Array, "*batch"]:
+    """``r + gamma (1 - d) V(s')``; a truncation is no termination."""
+    return reward + discount * (1.0 - terminated) * next_value
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "*batch"], target: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """Binary cross-entropy with logits, the termination head's loss."""
+    return jnp.maximum(logits, 0.0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))

@@ -1,0 +1,208 @@
+"""Small maths: two-hot regression, SimNorm, diagonal Gaussians, running scales, masked means.
+
+Everything here is a pure function of arrays on any leading shape; symbols are
+those of :mod:`pomcp_jax.types`. ``[TD-MPC2]`` is arXiv 2310.16828 and the
+repository nicklashansen/tdmpc2; ``[DreamerV3]`` is arXiv 2301.04104.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pomcp_jax.types import Gaussian
+
+HALF_LOG_2PI = 0.9189385332046727
+"""log(2 pi) / 2."""
+
+
+def symlog(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``sign(x) log(1 + |x|)`` ([DreamerV3] eq. 9)."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def symexp(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Inverse of :func:`symlog`: ``sign(x) (exp(|x|) - 1)``."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+class Bins(NamedTuple):
+    """Uniform bins in symlog space; ``low`` and ``high`` are the outermost centres.
+
+    [TD-MPC2] uses 101 bins on [-10, 10], which reaches +-22,025.
+    """
+
+    num: int
+    low: float
+    high: float
+
+    def centres(self, dtype: jnp.dtype = jnp.float32) -> Float[Array, " K"]:
+        """Bin centres ``[K]`` in symlog space."""
+        return jnp.linspace(self.low, self.high, self.num, dtype=dtype)
+
+
+def two_hot(x: Float[Array, "*batch"], bins: Bins) -> Float[Array, "*batch K"]:
+    """Weights on the two bins that surround ``clip(symlog(x))``; they sum to 1."""
+    step = (bins.high - bins.low) / (bins.num - 1)
+    position = (jnp.clip(symlog(x), bins.low, bins.high) - bins.low) / step
+    grid = jnp.arange(bins.num, dtype=x.dtype).reshape((1,) * x.ndim + (-1,))
+    # A triangular kernel of width one bin *is* the two-hot encoding, and puts
+    # no mass beyond the last bin.
+    return jnp.maximum(1.0 - jnp.abs(position[..., None] - grid), 0.0)
+
+
+def two_hot_decode(logits: Float[Array, "*batch K"], bins: Bins) -> Float[Array, "*batch"]:
+    """``symexp(sum_k softmax(logits)_k centre_k)``: the mean is taken before symexp."""
+    probs = jax.nn.softmax(logits, axis=-1)
+    return symexp(probs @ bins.centres(logits.dtype))
+
+
+def two_hot_cross_entropy(
+    logits: Float[Array, "*batch K"], target: Float[Array, "*batch"], bins: Bins
+) -> Float[Array, "*batch"]:
+    """Cross-entropy between the two-hot code of ``target`` and ``softmax(logits)``."""
+    log_norm = jax.scipy.special.logsumexp(logits, axis=-1)
+    return log_norm - jnp.sum(two_hot(target, bins) * logits, axis=-1)
+
+
+@jax.custom_jvp
+def mish(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``x tanh(softplus(x))`` (arXiv 1908.08681), with one exponential.
+
+    ``tanh(log(1 + e^x)) = n / (n + 2)`` with ``n = e^x (e^x + 2)``. Beyond
+    x = 20 the ratio is 1 in float64 too, so clamping there changes nothing and
+    keeps the value and the gradient finite.
+    """
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+@mish.defjvp
+def _mish_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    inverse = 1.0 / (n + 2.0)
+    ratio = n * inverse
+    slope = 4.0 * e * (e + 1.0) * inverse * inverse
+    return x * ratio, dx * (ratio + x * slope)
+
+
+@jax.custom_vjp
+def layer_norm(
+    x: Float[Array, "*batch M"], scale: Float[Array, " M"], offset: Float[Array, " M"]
+) -> Float[Array, "*batch M"]:
+    """Normalise over the last axis, then scale and shift (arXiv 1607.06450, epsilon 1e-5).
+
+    The gradient is written out: autodiff of mean and variance makes about
+    twice the passes over memory.
+    """
+    return _layer_norm_forward(x, scale, offset)[0]
+
+
+def _wide(vector: Float[Array, " M"], like: Float[Array, "*batch M"]) -> Float[Array, "*ones M"]:
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+def _layer_norm_forward(x, scale, offset):
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean
+    inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-5)
+    out = (x - mean) * inverse * _wide(scale, x) + _wide(offset, x)
+    return out, (x, mean, inverse, scale)
+
+
+def _layer_norm_backward(residuals, grad):
+    x, mean, inverse, scale = residuals
+    normed = (x - mean) * inverse
+    scaled = grad * _wide(scale, x)
+    centre = jnp.mean(scaled, axis=-1, keepdims=True)
+    slope = jnp.mean(scaled * normed, axis=-1, keepdims=True)
+    rows = tuple(range(x.ndim - 1))
+    dx = inverse * (scaled - centre - normed * slope)
+    return dx, jnp.sum(grad * normed, axis=rows), jnp.sum(grad, axis=rows)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def simnorm(x: Float[Array, "*batch L"], group: int) -> Float[Array, "*batch L"]:
+    """Softmax within groups of ``group`` latent entries ([TD-MPC2] section 3.1, tau = 1).
+
+    Group ``g`` holds the entries ``g, g + L/group, ...``: a fixed permutation of
+    the reference's contiguous groups, chosen because the sum over a middle axis
+    vectorises.
+    """
+    grouped = x.reshape(*x.shape[:-1], group, x.shape[-1] // group)
+    return jax.nn.softmax(grouped, axis=-2).reshape(x.shape)
+
+
+def bounded_log_std(
+    raw: Float[Array, "..."], low: Float[Array, ""] | float, high: Float[Array, ""] | float
+) -> Float[Array, "..."]:
+    """``low + (high - low) (1 + tanh(raw)) / 2`` ([TD-MPC2] ``math.log_std``)."""
+    return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
+
+
+def gaussian_log_prob(x: Float[Array, "*batch A"], dist: Gaussian) -> Float[Array, "*batch"]:
+    """Log-density summed over the last axis."""
+    z = (x - dist.mean) / dist.std
+    return jnp.sum(-0.5 * z * z - jnp.log(dist.std) - HALF_LOG_2PI, axis=-1)
+
+
+def gaussian_entropy(dist: Gaussian) -> Float[Array, "*batch"]:
+    """Differential entropy in nats, summed over the last axis."""
+    return jnp.sum(0.5 + HALF_LOG_2PI + jnp.log(dist.std), axis=-1)
+
+
+def gaussian_kl(p: Gaussian, q: Gaussian) -> Float[Array, "*batch A"]:
+    """``KL(p || q)`` in nats, per dimension."""
+    variance, gap = jnp.square(q.std), p.mean - q.mean
+    ratio = (jnp.square(p.std) + jnp.square(gap)) / (2.0 * variance)
+    return jnp.log(q.std) - jnp.log(p.std) + ratio - 0.5
+
+
+def percentile_range(
+    values: Float[Array, "*batch"], mask: Bool[Array, "*batch"] | None = None
+) -> Float[Array, ""]:
+    """P95 - P5 of all (unmasked) values, with linear interpolation; NaNs are left out."""
+    if mask is not None:
+        values = jnp.where(mask, values, jnp.nan)
+    low, high = jnp.nanpercentile(values, jnp.array([5.0, 95.0], values.dtype))
+    return high - low
+
+
+def update_scale(
+    scale: Float[Array, ""], spread: Float[Array, ""], rate: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """Running scale ``S <- S + rate (max(1, spread) - S)`` ([TD-MPC2] ``RunningScale``).
+
+    The floor stands before the average, as in the reference; a non-finite
+    spread leaves the scale as it is.
+    """
+    spread = jnp.where(jnp.isfinite(spread), spread, scale)
+    return scale + rate * (jnp.maximum(spread, 1.0) - scale)
+
+
+def rho_mean(
+    loss: Float[Array, "T B"], mask: Bool[Array, "T B"], rho: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """Masked mean with weights ``rho^t``, times the mean weight.
+
+    With a full mask it is the reference's ``(1/T) sum_t rho^t mean_b loss``;
+    masked entries are left out of numerator and denominator, and do not
+    poison the value even when they are NaN.
+    """
+    steps = jnp.arange(loss.shape[0], dtype=loss.dtype)
+    weight = jnp.power(jnp.asarray(rho, loss.dtype), steps)
+    weights = jnp.broadcast_to(weight[:, None], loss.shape) * mask.astype(loss.dtype)
+    total = jnp.sum(weights * jnp.where(mask, loss, 0.0))
+    return total / jnp.maximum(jnp.sum(weights), 1e-6) * jnp.mean(weight)
+
+
+def masked_mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array, ""]:
+    """Mean over the entries where ``mask`` holds; 0 where it holds nowhere."""
+    total = jnp.sum(jnp.where(mask, x, 0.0))
+    return total / jnp.maximum(jnp.sum(mask.astype(x.dtype)), 1.0)

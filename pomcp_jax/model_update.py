@@ -1,0 +1,175 @@
+"""One step of world model, reward and critic, with their targets (METHOD sections 1 and 4)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pomcp_jax import losses, maths, networks, world_model
+from pomcp_jax.config import AgentConfig, WorldModelConfig
+from pomcp_jax.replay import Batch
+from pomcp_jax.types import Gaussian, Key, Params
+from pomcp_jax.world_model import ModelParams, Networks
+
+TERMS = ("consistency", "reward", "value", "termination", "model_gradient")
+
+
+class Targets(NamedTuple):
+    """Regression targets of a batch, without gradient."""
+
+    next_latent: Float[Array, "H B L"]
+    value: Float[Array, "H B"]
+
+
+class ModelLoss(NamedTuple):
+    """Loss terms before coefficients, and the detached roll-out."""
+
+    consistency: Float[Array, ""]
+    reward: Float[Array, ""]
+    value: Float[Array, ""]
+    termination: Float[Array, ""]
+    latents: Float[Array, "T B L"]
+    """z_0 encoded, z_1 ... z_H rolled out."""
+
+
+def random_heads(params: Params, key: Key, num: int) -> Params:
+    """``num`` distinct heads of stacked ``params``, drawn anew each update."""
+    heads = jax.tree.leaves(params)[0].shape[0]
+    if num == heads:
+        return params
+    return networks.select_heads(params, jax.random.choice(key, heads, (num,), replace=False))
+
+
+def reduce_heads(values: Float[Array, "E *batch"], kind: str) -> Float[Array, "*batch"]:
+    """Minimum or mean over heads."""
+    return jnp.min(values, axis=0) if kind == "min" else jnp.mean(values, axis=0)
+
+
+def sample_policy(
+    nets: Networks, params: Params, key: Key, latent: Array, config: WorldModelConfig
+) -> losses.PolicySample:
+    """An actor's distribution at ``latent`` and one action from it."""
+    low, high = config.log_std_min, config.log_std_max
+    mean, log_std = world_model.policy(nets, params, latent, low, high)
+    noise = jax.random.normal(key, mean.shape, mean.dtype)
+    return losses.squash(mean, log_std, noise, config.squash)
+
+
+def targets(
+    params: ModelParams,
+    target_value: Params,
+    policy: Params,
+    prior: Params | None,
+    batch: Batch,
+    key: Key,
+    *,
+    nets: Networks,
+    config: AgentConfig,
+    kl_weight: Float[Array, ""] | float = 0.0,
+) -> Targets:
+    """Latents of the true observations and TD targets.
+
+    A Q critic bootstraps from the target heads at the encoded next observation,
+    with an action of the policy (or the learned prior). A V critic's target at
+    the encoded state is one step of the model, ``r(z, a) + gamma V(d(z, a))``
+    [BMPC]. Actions come from the present actor; dropout is off. ``kl_weight``
+    is what one nat costs in units of value under ``critic.soft_target``.
+    """
+    key_action, key_heads = jax.random.split(key)
+    rows, critic, model = batch.rows, config.critic, config.world_model
+    bins = world_model.bins(model)
+    latents = world_model.encode(nets, params.encoder, rows.obs)
+    heads = random_heads(target_value, key_heads, critic.num_target_heads)
+    use_prior = critic.target_actor == "prior" and prior is not None
+    actor = prior if use_prior else policy
+    discount = config.optimizer.discount
+
+    def bootstrap(latent: Array, action: Array | None) -> Array:
+        logits = world_model.value_logits(nets, heads, latent, action)
+        return reduce_heads(maths.two_hot_decode(logits, bins), critic.target_reduce)
+
+    if model.critic == "v":
+        here = latents[:-1]
+        action = sample_policy(nets, actor, key_action, here, model).action
+        reward = world_model.reward_logits(nets, params.reward, here, action)
+        following = world_model.dynamics(nets, params.dynamics, here, action)
+        ended = rows.terminated[:-1].astype(reward.dtype)
+        value = losses.td_target(
+            maths.two_hot_decode(reward, bins), ended, bootstrap(following, None), discount
+        )
+        return Targets(latents[1:], value)
+
+    sample = sample_policy(nets, actor, key_action, latents[1:], model)
+    following = bootstrap(latents[1:], sample.action)
+    if critic.soft_target and prior is not None:
+        # KL-regularised backup (arXiv 2510.04280 eq. 3), in closed form and clipped.
+        reference = sample_policy(nets, prior, key_action, latents[1:], model).dist
+        kl = jnp.sum(maths.gaussian_kl(sample.dist, reference), axis=-1)
+        kl = jnp.clip(kl, 0.0, critic.soft_target_clip)
+        following = following - kl_weight * kl
+    ended = rows.terminated[:-1].astype(following.dtype)
+    return Targets(latents[1:], losses.td_target(rows.reward[:-1], ended, following, discount))
+
+
+def roll_out(
+    nets: Networks, params: ModelParams, obs: Float[Array, "B O"], actions: Float[Array, "H B A"]
+) -> Float[Array, "T B L"]:
+    """Encode ``obs`` and unroll the dynamics: latents z_0 ... z_H."""
+    first = world_model.encode(nets, params.encoder, obs)
+
+    def advance(latent, action):
+        latent = world_model.dynamics(nets, params.dynamics, latent, action)
+        return latent, latent
+
+    # Unrolling a short horizon spares the loop's copies of residuals.
+    _, later = jax.lax.scan(advance, first, actions, unroll=min(actions.shape[0], 4))
+    return jnp.concatenate([first[None], later])
+
+
+def loss(
+    params: ModelParams,
+    batch: Batch,
+    target: Targets,
+    dropout_key: Key,
+    *,
+    nets: Networks,
+    config: AgentConfig,
+) -> tuple[Float[Array, ""], ModelLoss]:
+    """World-model loss of [TD-MPC2] (eq. 3 and ``TDMPC2._update``), masked at episode ends."""
+    rows, opt, bins = batch.rows, config.optimizer, world_model.bins(config.world_model)
+    mask, actions = batch.transition, rows.action[:-1]
+    latents = roll_out(nets, params, rows.obs[0], actions)
+    here = latents[:-1]
+    gap = jnp.mean(jnp.square(latents[1:] - target.next_latent), axis=-1)
+    reward = world_model.reward_logits(nets, params.reward, here, actions)
+    q_action = actions if config.world_model.critic == "q" else None
+    value = world_model.value_logits(nets, params.value, here, q_action, dropout_key)
+    value_targets = jnp.broadcast_to(target.value[None], value.shape[:-1])
+    value_loss = jnp.mean(maths.two_hot_cross_entropy(value, value_targets, bins), axis=0)
+    termination = jnp.zeros((), gap.dtype)
+    if params.termination is not None:
+        logits = world_model.termination_logits(nets, params.termination, latents[1:])
+        ended = rows.terminated[:-1].astype(logits.dtype)
+        termination = maths.masked_mean(losses.binary_cross_entropy(logits, ended), mask)
+    terms = ModelLoss(
+        consistency=maths.rho_mean(gap, mask, opt.rho),
+        reward=maths.rho_mean(
+            maths.two_hot_cross_entropy(reward, rows.reward[:-1], bins), mask, opt.rho
+        ),
+        value=maths.rho_mean(value_loss, mask, opt.rho),
+        termination=termination,
+        latents=jax.lax.stop_gradient(latents),
+    )
+    total = (
+        opt.consistency_coef * terms.consistency
+        + opt.reward_coef * terms.reward
+        + opt.value_coef * terms.value
+        + opt.termination_coef * terms.termination
+    )
+    return total, terms
+
+
+def prior_of_rows(batch: Batch, steps: int) -> Gaussian:
+    """The stored planner records of the first ``steps`` states."""
+    return jax.tree.map(lambda x: x[:steps], batch.rows.prior)

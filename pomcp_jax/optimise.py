@@ -1,0 +1,52 @@
+"""Clipped Adam steps that refuse non-finite gradients; shared by all parts of the agent."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from pomcp_jax.types import Params, PyTree
+
+
+class Step(NamedTuple):
+    """Result of one optimiser step."""
+
+    params: Params
+    opt: optax.OptState
+    grad_norm: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+def adam_step(
+    params: Params,
+    grads: Params,
+    opt: optax.OptState,
+    *,
+    learning_rate: Float[Array, ""] | float,
+    clip: Float[Array, ""] | float,
+    epsilon: Float[Array, ""] | float = 1e-8,
+    rate_scale: PyTree = 1.0,
+    allow: Bool[Array, ""] | bool = True,
+) -> Step:
+    """Adam with global-norm clipping; a no-op unless ``allow`` and the gradient is finite.
+
+    ``rate_scale`` is a prefix tree of ``params`` that multiplies the learning
+    rate. optax.apply_if_finite is not used: it accepts a NaN after N bad steps.
+    """
+    norm = optax.global_norm(grads)
+    good = jnp.isfinite(norm) & allow
+    factor = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
+    grads = jax.tree.map(lambda g: g * factor, grads)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer count with floats
+        updates, new_opt = optax.scale_by_adam(eps=epsilon).update(grads, opt, params)
+    scales = jax.tree.broadcast(rate_scale, params)
+
+    def move(old, update, scale):
+        return jnp.where(good, old - learning_rate * scale * update, old)
+
+    new_params = jax.tree.map(move, params, updates, scales)
+    # A select in the same loop as the update: no extra pass over memory.
+    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_opt, opt)
+    return Step(new_params, kept, norm, jnp.isfinite(norm))

@@ -1,0 +1,152 @@
+"""Replay on the device: a ring of rows, one per environment step, as a pure data structure.
+
+A row holds the observation *before* its action, so episodes cost one
+observation a step. Row ``t + 1`` of the same environment is the successor of
+row ``t`` unless ``last[t]``: then row ``t`` is an episode's final observation
+(or led to a broken state) and its action, reward and record mean nothing.
+
+Symbols: C rows per environment, N environments, B windows, T = H + 1 rows of a window.
+For seeds, ``vmap`` with ``in_axes=Replay(rows=0, inserted=None)``: the cursor is
+shared, so inserting stays one contiguous in-place write.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pomcp_jax.types import Gaussian, Key
+
+
+class Row(NamedTuple):
+    """One environment step; stored with leading axes ``[C, N]``, sampled with ``[T, B]``."""
+
+    obs: Float[Array, "*batch O"]
+    action: Float[Array, "*batch A"]
+    reward: Float[Array, "*batch"]
+    terminated: Bool[Array, "*batch"]
+    """The action led to a terminal state."""
+    last: Bool[Array, "*batch"]
+    """No transition starts here: the next row belongs to another episode."""
+    prior: Gaussian
+    """Planner record of this state."""
+    prior_value: Float[Array, "*batch"]
+    """The planner's value estimate when the record was made."""
+
+
+class Replay(NamedTuple):
+    """The ring; all environments of a seed advance together."""
+
+    rows: Row
+    inserted: Int[Array, ""]
+    """Rows inserted per environment since the start; the cursor is this modulo C."""
+
+    @property
+    def capacity(self) -> int:
+        """C, rows per environment."""
+        return self.rows.reward.shape[0]
+
+    @property
+    def size(self) -> Int[Array, ""]:
+        """Rows filled per environment."""
+        return jnp.minimum(self.inserted, self.capacity)
+
+
+class Index(NamedTuple):
+    """Where sampled rows lie: absolute row numbers and environments, both ``[T, B]``."""
+
+    row: Int[Array, "T B"]
+    env: Int[Array, "T B"]
+
+
+class Batch(NamedTuple):
+    """Sampled windows, time first."""
+
+    rows: Row
+    """Every field with leading axes ``[T, B]``."""
+    index: Index
+    valid: Bool[Array, "T B"]
+    """State t still belongs to the episode of the window's start."""
+
+    @property
+    def transition(self) -> Bool[Array, "H B"]:
+        """Whether step t -> t + 1 is a real transition; one entry less than ``valid``."""
+        return (self.valid & ~self.rows.last)[:-1]
+
+
+def init(
+    capacity: int, num_envs: int, obs_size: int, action_size: int, dtype: jnp.dtype = jnp.float32
+) -> Replay:
+    """An empty ring of ``capacity`` rows per environment."""
+    shape = (capacity, num_envs)
+    prior = Gaussian(jnp.zeros((*shape, action_size), dtype), jnp.ones((*shape, action_size), dtype))
+    rows = Row(
+        obs=jnp.zeros((*shape, obs_size), dtype),
+        action=jnp.zeros((*shape, action_size), dtype),
+        reward=jnp.zeros(shape, dtype),
+        terminated=jnp.zeros(shape, bool),
+        last=jnp.ones(shape, bool),
+        prior=prior,
+        prior_value=jnp.zeros(shape, dtype),
+    )
+    return Replay(rows, jnp.zeros((), jnp.int32))
+
+
+def row_bytes(obs_size: int, action_size: int) -> int:
+    """Bytes of one float32 row."""
+    return 4 * (obs_size + 3 * action_size + 2) + 2
+
+
+def insert(replay: Replay, row: Row) -> Replay:
+    """Append one row ``[N, ...]`` per environment, over the oldest when full."""
+    cursor = jnp.mod(replay.inserted, replay.capacity)
+    rows = jax.tree.map(
+        lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x.astype(ring.dtype), cursor, 0),
+        replay.rows,
+        row,
+    )
+    return Replay(rows, replay.inserted + 1)
+
+
+def sample(replay: Replay, key: Key, batch_size: int, length: int) -> Batch:
+    """Draw windows of ``length`` consecutive rows, uniformly over start rows and environments.
+
+    Needs at least ``length`` rows per environment. A window may run over an
+    episode's end; what follows it is not ``valid``.
+    """
+    key_row, key_env = jax.random.split(key)
+    num_envs = replay.rows.reward.shape[1]
+    oldest = replay.inserted - replay.size
+    starts = jnp.maximum(replay.size - length + 1, 1)
+    start = oldest + jax.random.randint(key_row, (batch_size,), 0, starts)
+    env = jax.random.randint(key_env, (batch_size,), 0, num_envs)
+    row = start[None] + jnp.arange(length, dtype=start.dtype)[:, None]
+    index = Index(row, jnp.broadcast_to(env[None], row.shape))
+    rows = read(replay, index)
+    ended = jnp.cumsum(rows.last.astype(jnp.int32), axis=0) - rows.last.astype(jnp.int32)
+    return Batch(rows, index, ended == 0)
+
+
+def read(replay: Replay, index: Index) -> Row:
+    """The rows at ``index``; rows no longer held give whatever overwrote them."""
+    place = jnp.mod(index.row, replay.capacity)
+    return jax.tree.map(lambda ring: ring[place, index.env], replay.rows)
+
+
+def write_back(
+    replay: Replay, index: Index, prior: Gaussian, prior_value: Float[Array, "*batch"]
+) -> Replay:
+    """Replace the planner records at ``index``, dropping rows overwritten since sampling."""
+    held = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
+    # An index past the end is dropped by the scatter.
+    place = jnp.where(held, jnp.mod(index.row, replay.capacity), replay.capacity)
+
+    def put(ring, values):
+        return ring.at[place, index.env].set(values.astype(ring.dtype), mode="drop")
+
+    rows = replay.rows._replace(
+        prior=jax.tree.map(put, replay.rows.prior, prior),
+        prior_value=put(replay.rows.prior_value, prior_value),
+    )
+    return replay._replace(rows=rows)

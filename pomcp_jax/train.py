@@ -1,0 +1,357 @@
+"""Training as one loop on the device: act, step, insert, update - for all seeds at once.
+
+Everything a run owns is one pytree, :class:`TrainState`. Learning state has the
+seeds S as its leading axis; counters do not, so that schedules stay scalar
+conditions under ``vmap`` (a batched ``lax.cond`` would run both branches).
+Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is
+cut into chunks. Environments are stepped as one flat batch of S N.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pomcp_jax import acting, agent, replay
+from pomcp_jax.acting import Agent
+from pomcp_jax.agent import AgentState
+from pomcp_jax.config import Config
+from pomcp_jax.envs.protocol import Env
+from pomcp_jax.mppi import PlanState
+from pomcp_jax.replay import Index, Replay, Row
+from pomcp_jax.types import Gaussian, Key, PyTree, TimeStep
+
+RECENT = 8
+"""Episodes in the running mean of training returns."""
+
+
+class Stats(NamedTuple):
+    """Counters of one seed (leading axis S in a run)."""
+
+    decisions: Int[Array, ""]
+    """Actions that moved an environment (resetting calls do not count)."""
+    episodes: Int[Array, ""]
+    invalid: Int[Array, ""]
+    """Environment steps that broke and were replaced by a fresh episode."""
+    returns: Float[Array, " R"]
+    """Returns of the latest R = 8 finished episodes, NaN where there is none yet."""
+
+
+class TrainState(NamedTuple):
+    """A whole run, as one pytree."""
+
+    agent: AgentState
+    replay: Replay
+    env: PyTree
+    timestep: TimeStep
+    plan: PlanState
+    keys: Key
+    """``[S]``, never changed: all randomness is folded in from counters."""
+    stats: Stats
+    iteration: Int[Array, ""]
+    """Environment steps of each of the S N environments."""
+    updates: Int[Array, ""]
+
+
+class Ratio(NamedTuple):
+    """A group of the training scan: ``iterations`` environment steps, then ``updates``."""
+
+    iterations: int
+    updates: int
+
+
+def ratio(config: Config) -> Ratio:
+    """The smallest whole group with ``train.updates_per_decision``."""
+    per_step = Fraction(config.train.updates_per_decision).limit_denominator(1000)
+    per_iteration = per_step * config.env.num_envs
+    if per_iteration == 0:
+        return Ratio(1, 0)
+    return Ratio(per_iteration.denominator, per_iteration.numerator)
+
+
+def rows_per_env(config: Config) -> int:
+    """Replay rows of one environment."""
+    return config.train.capacity // config.env.num_envs
+
+
+def replay_bytes(config: Config, env: Env) -> int:
+    """Bytes of replay of all seeds."""
+    rows = rows_per_env(config) * config.env.num_envs * config.train.num_seeds
+    return rows * replay.row_bytes(env.observation_size, env.action_size)
+
+
+def init(config: Config, env: Env, static: Agent) -> TrainState:
+    """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``."""
+    num_seeds, num_envs = config.train.num_seeds, config.env.num_envs
+    keys = jax.vmap(jax.random.key)(config.train.seed + jnp.arange(num_seeds))
+    agents = jax.vmap(lambda key: agent.init(jax.random.fold_in(key, 0), config.agent, static))(keys)
+    env_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, 1), num_envs))(keys)
+    env_state, timestep = env.reset(env_keys.reshape(-1))
+    ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
+    rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
+    plan = acting.init_plan(config.agent, static, num_envs)
+    zeros = lambda: jnp.zeros((num_seeds,), jnp.int32)  # noqa: E731
+    return TrainState(
+        agent=agents,
+        replay=Replay(rows, ring.inserted),
+        env=env_state,
+        timestep=timestep,
+        plan=jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan),
+        keys=keys,
+        stats=Stats(zeros(), zeros(), zeros(), jnp.full((num_seeds, RECENT), jnp.nan)),
+        iteration=jnp.zeros((), jnp.int32),
+        updates=jnp.zeros((), jnp.int32),
+    )
+
+
+_SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
+
+
+def _keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:
+    def fold(key):
+        return jax.random.fold_in(jax.random.fold_in(key, stream), counter)
+
+    return jax.vmap(fold)(state.keys)
+
+
+def _split_seeds(tree: PyTree, num_seeds: int) -> PyTree:
+    return jax.tree.map(lambda x: x.reshape(num_seeds, -1, *x.shape[1:]), tree)
+
+
+class Decision(NamedTuple):
+    """What acting gives to the environments and to replay, leading axes ``[S, N]``."""
+
+    action: Float[Array, "S N A"]
+    prior: Gaussian
+    value: Float[Array, "S N"]
+    plan: PlanState
+    metrics: dict[str, Float[Array, " S"]]
+
+
+def decide(state: TrainState, config: Config, static: Agent) -> Decision:
+    """Plan an action in every environment of every seed."""
+    num_seeds = config.train.num_seeds
+    timestep = _split_seeds(state.timestep, num_seeds)
+
+    def one(params, key, obs, plan, is_first):
+        return acting.act(params, key, obs, plan, is_first, agent=static, config=config.agent)
+
+    keys = _keys(state, 2, state.iteration)
+    out = jax.vmap(one)(state.agent.params, keys, timestep.obs, state.plan, timestep.is_first)
+    info = out.diagnostics
+    metrics = {
+        f"plan/{name}": jnp.mean(getattr(info, name).astype(jnp.float32), axis=1)
+        for name in info._fields
+    }
+    return Decision(out.action, out.prior, out.value, out.next_state, metrics)
+
+
+def decide_randomly(state: TrainState, config: Config, static: Agent) -> Decision:
+    """Uniform actions of the seeding phase, with the record that ``train.seed_record`` names."""
+    shape = (config.env.num_envs, static.action_size)
+    keys = _keys(state, 2, state.iteration)
+    action = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))(keys)
+    mean = action if config.train.seed_record == "action" else jnp.zeros_like(action)
+    prior = Gaussian(mean, jnp.ones_like(action))
+    return Decision(action, prior, jnp.zeros(action.shape[:2]), state.plan, {})
+
+
+def environment_step(
+    state: TrainState, decision: Decision, config: Config, env: Env
+) -> TrainState:
+    """Step all environments and insert one row for each."""
+    num_seeds = config.train.num_seeds
+    flat = decision.action.reshape(-1, decision.action.shape[-1])
+    env_state, following = env.step(state.env, flat)
+    before = _split_seeds(state.timestep, num_seeds)
+    after = _split_seeds(following, num_seeds)
+    row = Row(
+        obs=before.obs,
+        action=decision.action,
+        reward=after.reward,
+        terminated=after.terminated,
+        last=after.is_first,
+        prior=decision.prior,
+        prior_value=decision.value,
+    )
+    ring = jax.vmap(replay.insert, in_axes=(_SEEDS, 0), out_axes=_SEEDS)(state.replay, row)
+    return state._replace(
+        replay=ring,
+        env=env_state,
+        timestep=following,
+        plan=decision.plan,
+        stats=jax.vmap(_count)(state.stats, after),
+        iteration=state.iteration + 1,
+    )
+
+
+def _count(stats: Stats, timestep: TimeStep) -> Stats:
+    """Counters of one seed after a step of its N environments."""
+    done = timestep.is_last
+    # Positions of this step's finished returns behind those already held; the
+    # rest is parked past the end, and the newest R are kept.
+    order = jnp.where(done, jnp.cumsum(done.astype(jnp.int32)) - 1 + RECENT, -1)
+    wide = jnp.concatenate([stats.returns, jnp.zeros(done.shape)])
+    order = jnp.where(order < 0, wide.shape[0], order)
+    wide = wide.at[order].set(timestep.episode_return, mode="drop")
+    finished = jnp.sum(done, dtype=jnp.int32)
+    returns = jax.lax.dynamic_slice_in_dim(wide, finished, RECENT)
+    return Stats(
+        decisions=stats.decisions + jnp.sum(~timestep.is_first, dtype=jnp.int32),
+        episodes=stats.episodes + finished,
+        invalid=stats.invalid + jnp.sum(timestep.invalid, dtype=jnp.int32),
+        returns=returns,
+    )
+
+
+def update_step(
+    state: TrainState, config: Config, static: Agent, work: "Work"
+) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
+    """One update of every seed: sample, re-plan where it is due, learn."""
+    length = config.agent.mppi.horizon + 1
+    keys = jax.vmap(lambda key: jax.random.split(key, 3))(_keys(state, 3, state.updates))
+    size = config.agent.optimizer.batch_size
+    sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(_SEEDS, 0))
+    batch = sample(state.replay, keys[:, 0])
+    ring = state.replay
+    if config.agent.replan.interval:
+
+        def fresh():
+            def one(params, key, batch):
+                return acting.replan(params, key, batch, agent=static, config=config.agent)
+
+            return jax.vmap(one)(state.agent.params, keys[:, 2], batch)
+
+        horizon, width = length - 1, config.agent.replan.batch_size
+        rows = batch.rows
+        held = jax.tree.map(
+            lambda x: x[:, :horizon, :width], (rows.prior, rows.prior_value)
+        )
+        # The condition chooses among small arrays only; the ring is written
+        # either way (mostly with what it holds), so it is never copied.
+        due = (jnp.mod(state.updates, config.agent.replan.interval) == 0) & work.replan
+        prior, value = jax.lax.cond(due, fresh, lambda: held)
+        batch, index = jax.vmap(agent.apply_replan)(batch, prior, value)
+        write = jax.vmap(replay.write_back, in_axes=(_SEEDS, 0, 0, 0), out_axes=_SEEDS)
+        ring = write(ring, Index(*index), prior, value)
+
+    def learn(one, batch, key):
+        return agent.update(
+            one, batch, key, agent=static, config=config.agent, train_actors=work.train_actors
+        )
+
+    agents, metrics = jax.vmap(learn)(state.agent, batch, keys[:, 1])
+    return state._replace(agent=agents, replay=ring, updates=state.updates + 1), metrics
+
+
+class Work(NamedTuple):
+    """What a chunk does, in traced numbers: all phases share one compiled function."""
+
+    groups: Int[Array, ""] | int
+    iterations: Int[Array, ""] | int
+    """Environment steps of a group."""
+    updates: Int[Array, ""] | int
+    """Updates of a group, after its environment steps."""
+    random: Bool[Array, ""] | bool
+    """Act uniformly at random instead of planning."""
+    train_actors: Bool[Array, ""] | bool
+    replan: Bool[Array, ""] | bool
+
+
+def chunk(
+    state: TrainState, config: Config, work: Work, *, env: Env, static: Agent
+) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
+    """Do ``work``; returns the state and the mean of every metric over the chunk.
+
+    Trip counts are traced, so seeding, pre-training and training cost one
+    compilation. Metrics of what did not happen are NaN.
+    """
+
+    def plan_or_not(state: TrainState) -> Decision:
+        planned = jax.eval_shape(lambda: decide(state, config, static))
+        none = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), planned.metrics)
+
+        def at_random() -> Decision:
+            return decide_randomly(state, config, static)._replace(metrics=none)
+
+        return jax.lax.cond(work.random, at_random, lambda: decide(state, config, static))
+
+    def act(_, carry):
+        state, acted, learned = carry
+        decision = plan_or_not(state)
+        state = environment_step(state, decision, config, env)
+        return state, _add(acted, decision.metrics), learned
+
+    def learn(_, carry):
+        state, acted, learned = carry
+        state, metrics = update_step(state, config, static, work)
+        return state, acted, _add(learned, metrics)
+
+    def group(_, carry):
+        carry = jax.lax.fori_loop(0, work.iterations, act, carry)
+        return jax.lax.fori_loop(0, work.updates, learn, carry)
+
+    acted = jax.eval_shape(lambda: plan_or_not(state).metrics)
+    learned = jax.eval_shape(lambda: update_step(state, config, static, work)[1])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
+    carry = jax.lax.fori_loop(0, work.groups, group, (state, *zeros))
+    state, acted, learned = carry
+    means = _divide(acted, work.groups * work.iterations)
+    return state, means | _divide(learned, work.groups * work.updates)
+
+
+def _add(total: PyTree, more: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, more)
+
+
+def _divide(total: dict[str, Array], count: Array | int) -> dict[str, Array]:
+    count = jnp.asarray(count, jnp.float32)  # 0 / 0 is the NaN that is wanted
+    return {name: value / count for name, value in total.items()}
+
+
+class Program(NamedTuple):
+    """The compiled functions of a run; each is traced exactly once.
+
+    ``chunk`` donates its state: go on with what it returns.
+    """
+
+    env: Env
+    static: Agent
+    init: Callable[[Config], TrainState]
+    chunk: Callable[[TrainState, Config, Work], tuple[TrainState, dict[str, Array]]]
+    seeding: tuple[Work, ...]
+    """The chunks of the random seeding phase, in order."""
+    pretraining: tuple[Work, ...]
+    training: tuple[Work, ...]
+
+
+def _cut(total: int, most: int) -> list[int]:
+    """``total`` as chunks of ``most``, the last one shorter."""
+    return [min(most, total - done) for done in range(0, total, max(most, 1))]
+
+
+def build(config: Config, env: Env) -> Program:
+    """Cut a run into chunks and prepare its jitted functions; compiles nothing yet."""
+    train, num_envs, group = config.train, config.env.num_envs, ratio(config)
+    static = acting.build(config.agent, env.observation_size, env.action_size)
+    seed_iterations = -(-train.seed_decisions // num_envs)
+    groups = -(-(train.total_decisions - train.seed_decisions) // (num_envs * group.iterations))
+    most = max(1, train.chunk_decisions // (num_envs * group.iterations))
+    actors = config.agent.policy.train_in_pretraining
+    pretraining = _cut(train.pretrain_updates, most * max(group.updates, 1))
+
+    def run_chunk(state, config, work):
+        return chunk(state, config, work, env=env, static=static)
+
+    return Program(
+        env=env,
+        static=static,
+        init=jax.jit(lambda config: init(config, env, static)),
+        chunk=jax.jit(run_chunk, donate_argnums=0),
+        seeding=(Work(1, seed_iterations, 0, True, False, False),),
+        pretraining=tuple(Work(1, 0, n, True, actors, False) for n in pretraining),
+        training=tuple(Work(n, *group, False, True, True) for n in _cut(groups, most)),
+    )

@@ -1,0 +1,186 @@
+"""The latent world model of TD-MPC2 as pure functions of parameters.
+
+``encode``, ``step`` (dynamics, reward, termination), ``values`` and ``policy``
+take any leading shape. Sources: [TD-MPC2] arXiv 2310.16828, section 3.1, and
+``common/world_model.py`` of its repository.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pomcp_jax import maths, networks
+from pomcp_jax.config import ConfigError, WorldModelConfig
+from pomcp_jax.maths import Bins
+from pomcp_jax.networks import MLP
+from pomcp_jax.types import Key, Params
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": dict(latent_size=64, encoder_width=64, mlp_width=64, num_heads=2),
+    "small": dict(latent_size=128, encoder_width=128, mlp_width=128, num_heads=2),
+    "1M": dict(latent_size=128, encoder_width=256, mlp_width=384, num_heads=2),
+    "5M": dict(latent_size=512, encoder_width=256, mlp_width=512, num_heads=5),
+    "19M": dict(
+        latent_size=768, encoder_width=1024, mlp_width=1024, encoder_layers=3, num_heads=5
+    ),
+    "48M": dict(
+        latent_size=768, encoder_width=1792, mlp_width=1792, encoder_layers=4, num_heads=5
+    ),
+}
+"""Model sizes; 1M to 48M are those of [TD-MPC2] table 8 (``common/__init__.py``)."""
+
+
+class ModelParams(NamedTuple):
+    """Everything but the actors; ``value`` has a leading axis of heads."""
+
+    encoder: Params
+    dynamics: Params
+    reward: Params
+    value: Params
+    termination: Params | None
+
+
+class Networks(NamedTuple):
+    """The modules of a configuration: static, cheap to rebuild, without parameters."""
+
+    encoder: networks.Module
+    dynamics: networks.Module
+    reward: networks.Module
+    value: networks.Module
+    termination: networks.Module
+    policy: networks.Module
+
+
+def validate(config: WorldModelConfig, path: str = "world_model") -> None:
+    """Check sizes and options.
+
+    Raises:
+      ConfigError: one line naming the field, the value and what would work.
+    """
+    positive = ("latent_size", "encoder_width", "encoder_layers", "mlp_width", "simnorm_group")
+    checks = [(name, getattr(config, name) >= 1, ">= 1") for name in (*positive, "num_heads")]
+    checks += [
+        (
+            "latent_size",
+            config.simnorm_group < 1 or config.latent_size % config.simnorm_group == 0,
+            f"a multiple of {path}.simnorm_group = {config.simnorm_group}",
+        ),
+        ("num_bins", config.num_bins >= 2, ">= 2"),
+        ("bin_high", config.bin_high > config.bin_low, f"> {path}.bin_low = {config.bin_low}"),
+        ("critic", config.critic in ("q", "v"), "'q' or 'v'"),
+        ("dropout", 0.0 <= config.dropout < 1.0, "in [0, 1)"),
+        (
+            "squash",
+            config.squash in ("tanh", "clip", "clip_straight_through"),
+            "'tanh', 'clip' or 'clip_straight_through'",
+        ),
+        (
+            "log_std_max",
+            config.log_std_max > config.log_std_min,
+            f"> {path}.log_std_min = {config.log_std_min}",
+        ),
+        (
+            "compute_dtype",
+            config.compute_dtype in ("float32", "bfloat16"),
+            "'float32' or 'bfloat16'",
+        ),
+    ]
+    for name, good, hint in checks:
+        if not good:
+            raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: must be {hint}")
+
+
+def build(config: WorldModelConfig, action_size: int) -> Networks:
+    """The networks of ``config`` for actions of size A."""
+    dtype = jnp.dtype(config.compute_dtype)
+    simnorm = lambda x: maths.simnorm(x, config.simnorm_group)  # noqa: E731
+    zeros = networks.zeros_init
+    width = config.mlp_width
+    encoder_hidden = (config.encoder_width,) * max(config.encoder_layers - 1, 1)
+    return Networks(
+        encoder=MLP(encoder_hidden, config.latent_size, simnorm, dtype=dtype),
+        dynamics=MLP((width, width), config.latent_size, simnorm, dtype=dtype),
+        # Reward and value heads start at zero, so that early targets are zero too.
+        reward=MLP((width, width), config.num_bins, final_init=zeros, dtype=dtype),
+        value=MLP(
+            (width, width), config.num_bins, final_init=zeros, dropout=config.dropout, dtype=dtype
+        ),
+        termination=MLP((width, width), 1, dtype=dtype),
+        policy=MLP((width, width), 2 * action_size, dtype=dtype),
+    )
+
+
+def bins(config: WorldModelConfig) -> Bins:
+    """The two-hot bins of reward and value."""
+    return Bins(config.num_bins, config.bin_low, config.bin_high)
+
+
+def init(key: Key, config: WorldModelConfig, obs_size: int, action_size: int) -> ModelParams:
+    """Fresh parameters, float32."""
+    nets = build(config, action_size)
+    keys = jax.random.split(key, 5)
+    latent = config.latent_size
+    value_inputs = (latent, action_size) if config.critic == "q" else (latent,)
+    termination = None
+    if config.termination:
+        termination = networks.init(nets.termination, keys[4], latent)
+    return ModelParams(
+        encoder=networks.init(nets.encoder, keys[0], obs_size),
+        dynamics=networks.init(nets.dynamics, keys[1], latent, action_size),
+        reward=networks.init(nets.reward, keys[2], latent, action_size),
+        value=networks.init_ensemble(nets.value, keys[3], config.num_heads, *value_inputs),
+        termination=termination,
+    )
+
+
+def init_policy(key: Key, config: WorldModelConfig, action_size: int) -> Params:
+    """Fresh parameters of one actor (the policy, or the learned prior)."""
+    return networks.init(build(config, action_size).policy, key, config.latent_size)
+
+
+def encode(nets: Networks, params: Params, obs: Float[Array, "*batch O"]) -> Array:
+    """Latent ``[..., L]`` of an observation."""
+    return networks.apply(nets.encoder, params, obs)
+
+
+def dynamics(
+    nets: Networks, params: Params, latent: Float[Array, "*batch L"], action: Array
+) -> Float[Array, "*batch L"]:
+    """Next latent."""
+    return networks.apply(nets.dynamics, params, latent, action)
+
+
+def reward_logits(
+    nets: Networks, params: Params, latent: Float[Array, "*batch L"], action: Array
+) -> Float[Array, "*batch K"]:
+    """Two-hot logits of the reward of taking ``action`` in ``latent``."""
+    return networks.apply(nets.reward, params, latent, action)
+
+
+def termination_logits(
+    nets: Networks, params: Params, latent: Float[Array, "*batch L"]
+) -> Float[Array, "*batch"]:
+    """Logit that ``latent`` is terminal."""
+    return networks.apply(nets.termination, params, latent)[..., 0]
+
+
+def value_logits(
+    nets: Networks,
+    params: Params,
+    latent: Float[Array, "*batch L"],
+    action: Float[Array, "*batch A"] | None,
+    dropout_key: Key | None = None,
+) -> Float[Array, "E *batch K"]:
+    """Two-hot logits of every head in ``params``; ``action`` None for a V critic."""
+    inputs = (latent,) if action is None else (latent, action)
+    return networks.apply_ensemble(nets.value, params, *inputs, dropout_key=dropout_key)
+
+
+def policy(
+    nets: Networks, params: Params, latent: Float[Array, "*batch L"], low: Array, high: Array
+) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch A"]]:
+    """Raw mean and log-std in ``[low, high]`` of an actor."""
+    mean, raw = jnp.split(networks.apply(nets.policy, params, latent), 2, axis=-1)
+    return mean, maths.bounded_log_std(raw, low, high)

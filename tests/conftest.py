@@ -1,0 +1,16 @@
+"""Strict modes for every test: silent promotion and broadcasting are errors here."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import hypothesis  # noqa: E402
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=25, print_blob=True)
+hypothesis.settings.load_profile("default")
