@@ -110,6 +110,17 @@ def init(config: Config, env: Env, static: Agent) -> TrainState:
 _SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
 
 
+def over_seeds(function: Callable, *args: PyTree) -> PyTree:
+    """``vmap`` of ``function`` over the seeds' axis.
+
+    One seed goes without: XLA's CPU code for the same arithmetic with a leading
+    axis of one takes a third longer (docs/decisions.md).
+    """
+    if jax.tree.leaves(args)[0].shape[0] > 1:
+        return jax.vmap(function)(*args)
+    return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], args)))
+
+
 def _keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:
     def fold(key):
         return jax.random.fold_in(jax.random.fold_in(key, stream), counter)
@@ -140,7 +151,8 @@ def decide(state: TrainState, config: Config, static: Agent) -> Decision:
         return acting.act(params, key, obs, plan, is_first, agent=static, config=config.agent)
 
     keys = _keys(state, 2, state.iteration)
-    out = jax.vmap(one)(state.agent.params, keys, timestep.obs, state.plan, timestep.is_first)
+    params = state.agent.params
+    out = over_seeds(one, params, keys, timestep.obs, state.plan, timestep.is_first)
     info = out.diagnostics
     metrics = {
         f"plan/{name}": jnp.mean(getattr(info, name).astype(jnp.float32), axis=1)
@@ -223,7 +235,7 @@ def update_step(
             def one(params, key, batch):
                 return acting.replan(params, key, batch, agent=static, config=config.agent)
 
-            return jax.vmap(one)(state.agent.params, keys[:, 2], batch)
+            return over_seeds(one, state.agent.params, keys[:, 2], batch)
 
         horizon, width = length - 1, config.agent.replan.batch_size
         rows = batch.rows
@@ -243,7 +255,7 @@ def update_step(
             one, batch, key, agent=static, config=config.agent, train_actors=work.train_actors
         )
 
-    agents, metrics = jax.vmap(learn)(state.agent, batch, keys[:, 1])
+    agents, metrics = over_seeds(learn, state.agent, batch, keys[:, 1])
     return state._replace(agent=agents, replay=ring, updates=state.updates + 1), metrics
 
 
