@@ -101,7 +101,7 @@ def init(config: Config, env: Env, static: Agent) -> TrainState:
         timestep=timestep,
         plan=jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan),
         keys=keys,
-        stats=Stats(zeros(), zeros(), zeros(), jnp.full((num_seeds, RECENT), jnp.nan)),
+        stats=Stats(zeros(), zeros(), zeros(), jnp.full((num_seeds, RECENT), jnp.nan, jnp.float32)),
         iteration=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
     )

@@ -1,0 +1,1 @@
+"""Measurements; each module prints markdown tables and is run with ``python -m``."""

@@ -1,0 +1,1 @@
+"""Configurations for ``python -m experiments.run --config=experiments/configs/NAME.py``."""

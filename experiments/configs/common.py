@@ -1,0 +1,47 @@
+"""What all configuration files share: a preset, a model size and changes, as a ConfigDict."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_collections
+
+from pomcp_jax import config as config_lib
+from pomcp_jax import envs, presets
+from pomcp_jax.config import Config, ConfigError
+
+
+def make(
+    argument: str | None,
+    changes: Mapping[str, Any],
+    *,
+    task: str = "cartpole-swingup",
+    preset: str = "po_mpc",
+    size: str = "5M",
+    tasks: Iterable[str] | None = None,
+) -> ml_collections.ConfigDict:
+    """The configuration of ``--config=FILE.py:task,preset``.
+
+    Args:
+      argument: what stands behind the colon: ``task``, ``task,preset`` or ``,preset``.
+      changes: dotted fields of :class:`pomcp_jax.Config` that differ from the preset.
+      task: default task.
+      preset: default preset.
+      size: of the world model.
+      tasks: names that this file offers; all by default.
+
+    Raises:
+      ConfigError: for an unknown task or preset, with the nearest name.
+    """
+    parts = (argument or "").split(",")
+    if len(parts) > 2:
+        raise ConfigError(f"config argument = {argument!r}: must be 'task', 'task,preset' or ',preset'")
+    task = parts[0] or task
+    preset = (parts[1] if len(parts) == 2 else "") or preset
+    names = tuple(tasks or envs.available())
+    if task not in names:
+        near = difflib.get_close_matches(task, names, n=1, cutoff=0.0)
+        raise ConfigError(f"task = {task!r}: unknown; did you mean {near[0]}? (tasks: {', '.join(names)})")
+    agent = presets.with_size(presets.get(preset), size)
+    config = config_lib.replace(Config(agent=agent), {"env.task": task, **changes})
+    return ml_collections.ConfigDict(config_lib.to_dict(config))

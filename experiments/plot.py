@@ -1,0 +1,107 @@
+"""Learning curves as pictures: ``python -m experiments.plot RUN [RUN ...] --out=curve.png``."""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Curve(NamedTuple):
+    """One quantity of one seed over decisions; NaNs are left out."""
+
+    decisions: np.ndarray
+    values: np.ndarray
+
+
+def read_curves(path: Path, column: str) -> dict[int, Curve]:
+    """``{seed: curve}`` of a column of ``metrics.csv`` or ``evaluations.csv``."""
+    points: dict[int, list[tuple[float, float]]] = {}
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row.get(column):
+                pair = (float(row["decisions"]), float(row[column]))
+                points.setdefault(int(row["seed"]), []).append(pair)
+    return {seed: Curve(*np.array(pairs).T) for seed, pairs in points.items()}
+
+
+def mean_curve(curves: dict[int, Curve]) -> Curve:
+    """Mean over seeds, on the decisions that the shortest seed has reached too."""
+    longest = max(curves.values(), key=lambda curve: len(curve.decisions))
+    low = max(curve.decisions[0] for curve in curves.values())
+    high = min(curve.decisions[-1] for curve in curves.values())
+    grid = longest.decisions[(longest.decisions >= low) & (longest.decisions <= high)]
+    values = [np.interp(grid, curve.decisions, curve.values) for curve in curves.values()]
+    return Curve(grid, np.mean(values, axis=0))
+
+
+def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
+    """Write one picture of training returns (lines) and evaluations (dots) of ``runs``.
+
+    Raises:
+      ImportError: without matplotlib (``pip install pomcp_jax[run]``).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    titles, repeats = [], set()
+    for i, run in enumerate(runs):
+        config = json.loads((run / "config.json").read_text())
+        titles.append(config["env"]["task"])
+        repeats.add(config["env"]["action_repeat"])
+        training = read_curves(run / "metrics.csv", "train/return")
+        evaluated = read_curves(run / "evaluations.csv", "eval/return")
+        color = f"C{i}"
+        name = labels[i] if labels else (run.name if len(runs) > 1 else "")
+        for curve in training.values():
+            axes.plot(*curve, color=color, alpha=0.3 if len(training) > 1 else 0.6, linewidth=1)
+        for curve in evaluated.values():
+            axes.plot(*curve, "o", color=color, markersize=3, alpha=0.5)
+        if training:
+            axes.plot(*mean_curve(training), color=color, linewidth=2, label=f"{name} training".strip())
+        if evaluated:
+            mean = mean_curve(evaluated)
+            axes.plot(*mean, "o--", color=color, markersize=5, label=f"{name} evaluation".strip())
+    axes.set_xlabel("decisions per seed")
+    axes.set_ylabel("episode return")
+    axes.set_title(", ".join(dict.fromkeys(titles)))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    if len(repeats) == 1 and (repeat := repeats.pop()) > 1:
+        top = axes.secondary_xaxis("top", functions=(lambda x: x * repeat, lambda x: x / repeat))
+        top.set_xlabel("environment frames per seed")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best", frameon=False)
+    partial = out.with_name(f".{out.name}")
+    figure.savefig(partial, dpi=120, format="png")
+    plt.close(figure)
+    partial.replace(out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="workdirs of experiments.run")
+    parser.add_argument("--out", type=Path, default=Path("learning_curve.png"))
+    parser.add_argument("--labels", nargs="*")
+    args = parser.parse_args()
+    for run in args.runs:
+        if not (run / "config.json").is_file():
+            print(f"error: {run}: holds no config.json; must be a workdir", file=sys.stderr)
+            return 2
+    if args.labels and len(args.labels) != len(args.runs):
+        print(f"error: --labels: {len(args.labels)} for {len(args.runs)} runs", file=sys.stderr)
+        return 2
+    draw(args.runs, args.out, args.labels)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
