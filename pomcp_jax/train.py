@@ -24,6 +24,8 @@ from pomcp_jax.mppi import PlanState
 from pomcp_jax.replay import Index, Replay, Row
 from pomcp_jax.types import Gaussian, Key, PyTree, TimeStep
 
+AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
+"""Streams of randomness of a seed."""
 RECENT = 8
 """Episodes in the running mean of training returns."""
 
@@ -87,8 +89,8 @@ def init(config: Config, env: Env, static: Agent) -> TrainState:
     """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``."""
     num_seeds, num_envs = config.train.num_seeds, config.env.num_envs
     keys = jax.vmap(jax.random.key)(config.train.seed + jnp.arange(num_seeds))
-    agents = jax.vmap(lambda key: agent.init(jax.random.fold_in(key, 0), config.agent, static))(keys)
-    env_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, 1), num_envs))(keys)
+    agents = jax.vmap(lambda key: agent.init(jax.random.fold_in(key, AGENT), config.agent, static))(keys)
+    env_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs))(keys)
     env_state, timestep = env.reset(env_keys.reshape(-1))
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
@@ -121,7 +123,9 @@ def over_seeds(function: Callable, *args: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], args)))
 
 
-def _keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:
+def fold_keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:
+    """``[S]`` keys of one stream (:data:`ACTING` ...) at a counter."""
+
     def fold(key):
         return jax.random.fold_in(jax.random.fold_in(key, stream), counter)
 
@@ -150,7 +154,7 @@ def decide(state: TrainState, config: Config, static: Agent) -> Decision:
     def one(params, key, obs, plan, is_first):
         return acting.act(params, key, obs, plan, is_first, agent=static, config=config.agent)
 
-    keys = _keys(state, 2, state.iteration)
+    keys = fold_keys(state, ACTING, state.iteration)
     params = state.agent.params
     out = over_seeds(one, params, keys, timestep.obs, state.plan, timestep.is_first)
     info = out.diagnostics
@@ -164,7 +168,7 @@ def decide(state: TrainState, config: Config, static: Agent) -> Decision:
 def decide_randomly(state: TrainState, config: Config, static: Agent) -> Decision:
     """Uniform actions of the seeding phase, with the record that ``train.seed_record`` names."""
     shape = (config.env.num_envs, static.action_size)
-    keys = _keys(state, 2, state.iteration)
+    keys = fold_keys(state, ACTING, state.iteration)
     action = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))(keys)
     mean = action if config.train.seed_record == "action" else jnp.zeros_like(action)
     prior = Gaussian(mean, jnp.ones_like(action))
@@ -224,7 +228,7 @@ def update_step(
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """One update of every seed: sample, re-plan where it is due, learn."""
     length = config.agent.mppi.horizon + 1
-    keys = jax.vmap(lambda key: jax.random.split(key, 3))(_keys(state, 3, state.updates))
+    keys = jax.vmap(lambda key: jax.random.split(key, 3))(fold_keys(state, UPDATING, state.updates))
     size = config.agent.optimizer.batch_size
     sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(_SEEDS, 0))
     batch = sample(state.replay, keys[:, 0])

@@ -1,7 +1,10 @@
 """Checks of a configuration that span rooms; nothing here compiles or allocates."""
 
+import math
+
+from pomcp_jax import config as config_lib
 from pomcp_jax import mppi, world_model
-from pomcp_jax.config import AgentConfig, ConfigError
+from pomcp_jax.config import AgentConfig, Config, ConfigError
 
 
 def validate_agent(config: AgentConfig, path: str = "agent") -> None:
@@ -91,3 +94,95 @@ def validate_agent(config: AgentConfig, path: str = "agent") -> None:
             group, field = name.split(".")
             value = getattr(getattr(config, group), field)
             raise ConfigError(f"{path}.{name} = {value!r}: must be {hint}")
+
+
+def _check(config: Config, rules: tuple[tuple[str, bool, str], ...]) -> None:
+    values = config_lib.flatten(config)
+    for name, good, hint in rules:
+        if not good:
+            raise ConfigError(f"{name} = {values[name]!r}: must be {hint}")
+
+
+def validate_config(config: Config) -> None:
+    """Check a whole run, the agent included; knows nothing of the environment's sizes.
+
+    Raises:
+      ConfigError: one line naming the field, the value and what would work.
+    """
+    from pomcp_jax import envs
+
+    config_lib.check_finite(config)
+    try:
+        envs.check_name(config.env.task)
+    except ValueError as error:
+        raise ConfigError(f"env.task = {config.env.task!r}: {error}") from None
+    _check(
+        config,
+        (
+            ("env.action_repeat", config.env.action_repeat >= 1, ">= 1"),
+            ("env.num_envs", config.env.num_envs >= 1, ">= 1"),
+        ),
+    )
+    validate_agent(config.agent)
+    train, num_envs = config.train, config.env.num_envs
+    window = config.agent.mppi.horizon + 1
+    rows = max(window * num_envs, config.agent.optimizer.batch_size * config.agent.mppi.horizon)
+    _check(
+        config,
+        (
+            ("train.num_seeds", train.num_seeds >= 1, ">= 1"),
+            (
+                "train.seed",
+                0 <= train.seed <= 2**31 - 1 - train.num_seeds,
+                "in [0, 2**31 - 1 - train.num_seeds]",
+            ),
+            (
+                "train.seed_decisions",
+                train.seed_decisions >= window * num_envs,
+                f">= (agent.mppi.horizon + 1) x env.num_envs = {window * num_envs}:"
+                " the first update needs a window of every environment",
+            ),
+            (
+                "train.total_decisions",
+                train.total_decisions > train.seed_decisions,
+                f"> train.seed_decisions = {train.seed_decisions}",
+            ),
+            ("train.total_decisions", train.total_decisions < 2**31, "< 2**31"),
+            ("train.pretrain_updates", train.pretrain_updates >= 0, ">= 0"),
+            ("train.updates_per_decision", 0.0 <= train.updates_per_decision <= 1e3, "in [0, 1000]"),
+            (
+                "train.capacity",
+                train.capacity >= rows,
+                f">= {rows} (agent.optimizer.batch_size x agent.mppi.horizon, and"
+                " a window of every environment)",
+            ),
+            (
+                "train.seed_record",
+                train.seed_record in ("standard", "action"),
+                "'standard' or 'action'",
+            ),
+            ("train.chunk_decisions", train.chunk_decisions >= 1, ">= 1"),
+            ("train.eval_decisions", train.eval_decisions >= 0, ">= 0 (0 evaluates at the end only)"),
+            ("train.eval_episodes", train.eval_episodes >= 1, ">= 1"),
+            ("train.eval_select", train.eval_select in ("sample", "argmax"), "'sample' or 'argmax'"),
+            ("train.checkpoint_decisions", train.checkpoint_decisions >= 0, ">= 0 (0: at the end only)"),
+            ("train.memory_limit_gb", train.memory_limit_gb > 0.0, "> 0"),
+            ("train.max_bad_updates", train.max_bad_updates >= 1, ">= 1"),
+        ),
+    )
+
+
+def validate_memory(config: Config, replay_bytes: int) -> None:
+    """Refuse a replay beyond the stated limit.
+
+    Raises:
+      ConfigError: with the capacity that would fit.
+    """
+    limit = config.train.memory_limit_gb * 1e9
+    if replay_bytes > limit:
+        fits = math.floor(config.train.capacity * limit / replay_bytes)
+        raise ConfigError(
+            f"train.capacity = {config.train.capacity}: needs {replay_bytes / 1e9:.3g} GB for"
+            f" {config.train.num_seeds} seed(s); must be <= {fits} to stay below"
+            f" train.memory_limit_gb = {config.train.memory_limit_gb:g}"
+        )

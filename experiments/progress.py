@@ -1,0 +1,57 @@
+"""One live line on a terminal, one line now and then in a log file; always on stderr."""
+
+import math
+import shutil
+import sys
+import time
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """``1:05`` or ``2:03:04``."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(int(seconds + 0.5), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def number(value: float, digits: int = 0) -> str:
+    """``-`` for what is not there yet."""
+    return f"{value:,.{digits}f}" if math.isfinite(value) else "-"
+
+
+class Progress:
+    """Rewrites its line on a terminal; elsewhere prints at most every ``interval`` seconds."""
+
+    def __init__(self, stream: TextIO = sys.stderr, interval: float = 10.0):
+        self._stream, self._interval = stream, interval
+        self._live = stream.isatty()
+        self._open, self._last = False, -math.inf
+
+    def line(self, text: str, *, force: bool = False) -> None:
+        """Show the current state; ``force`` prints to a log file too."""
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write("\r\x1b[2K" + text[:width])
+            self._open = True
+        else:
+            now = time.monotonic()
+            if not force and now - self._last < self._interval:
+                return
+            self._last = now
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._stream.write(("\r\x1b[2K" if self._open else "") + text + "\n")
+        self._stream.flush()
+        self._open = False
+
+    def close(self) -> None:
+        """Leave the cursor on a line of its own."""
+        if self._open:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._open = False

@@ -1,0 +1,401 @@
+"""Train an agent: ``python -m experiments.run --config=experiments/configs/quickstart.py``.
+
+Everything that runs often is compiled (:mod:`pomcp_jax.train`); this file is
+what happens between chunks: records, evaluations, checkpoints, signals.
+``--help`` lists flags, tasks, presets and fields.
+
+Exit codes: 0 done, 2 bad input, 3 training broke, 130/143 stopped by SIGINT/SIGTERM.
+"""
+
+import concurrent.futures
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+STARTED = time.monotonic()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from experiments import plot, record, settings  # noqa: E402
+from experiments.progress import Progress, duration, number  # noqa: E402
+from experiments.settings import Settings  # noqa: E402
+from pomcp_jax import agent, checkpoint, envs, evaluate, train, validation  # noqa: E402
+from pomcp_jax import config as config_lib  # noqa: E402
+from pomcp_jax.config import Config, ConfigError  # noqa: E402
+from pomcp_jax.evaluate import Episodes  # noqa: E402
+from pomcp_jax.train import Program, TrainState, Work  # noqa: E402
+
+Results = dict[str, np.ndarray]
+"""Named arrays with the leading axis S."""
+
+
+class Stop(Exception):
+    """The run ends early, with everything so far kept."""
+
+    def __init__(self, code: int, text: str):
+        super().__init__(text)
+        self.code = code
+
+
+class Signals:
+    """The first SIGINT or SIGTERM asks for a clean end, the second ends at once."""
+
+    def __init__(self, progress: Progress):
+        self.received = 0
+        self._progress = progress
+        for number_ in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number_, self._handle)
+
+    def _handle(self, number_: int, _frame: Any) -> None:
+        if self.received:
+            os._exit(128 + number_)
+        self.received = number_
+        self._progress.say("stopping after this chunk; once more to stop at once")
+
+    def check(self) -> None:
+        """Raise :class:`Stop` if a signal has come."""
+        if self.received:
+            name = signal.Signals(self.received).name
+            raise Stop(128 + self.received, f"stopped by {name}")
+
+
+class Worker:
+    """Runs device work in a thread, so that signals and the progress line stay alive."""
+
+    def __init__(self, progress: Progress):
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._progress = progress
+
+    def __call__(self, function: Callable, *args: Any, busy: str = "") -> Any:
+        """``function(*args)``, waited for; ``busy`` is shown meanwhile."""
+        begin = time.monotonic()
+        future = self._pool.submit(lambda: jax.block_until_ready(function(*args)))
+        while True:
+            try:
+                return future.result(timeout=0.5)
+            except concurrent.futures.TimeoutError:
+                if future.done():  # the function's own TimeoutError
+                    raise
+                if busy:
+                    self._progress.line(f"{busy} ({duration(time.monotonic() - begin)})")
+
+
+class Functions(NamedTuple):
+    """Compiled functions of a run, evaluation included."""
+
+    program: Program
+    evaluate_planner: Callable[[TrainState, Config], Episodes]
+    evaluate_policy: Callable[[TrainState, Config], Episodes]
+
+
+def build(config: Config) -> Functions:
+    """Prepare everything; compiles nothing."""
+    env = envs.make(config.env.task, config.env.action_repeat)
+    program = train.build(config, env)
+
+    def evaluator(planner: bool) -> Callable:
+        def run(state: TrainState, config: Config) -> Episodes:
+            return evaluate.rollout(
+                state.agent.params,
+                train.fold_keys(state, train.EVALUATION, state.iteration),
+                env=env,
+                agent=program.static,
+                config=config.agent,
+                episodes=config.train.eval_episodes,
+                select=config.train.eval_select,
+                planner=planner,
+            )
+
+        return jax.jit(run)
+
+    return Functions(program, evaluator(True), evaluator(False))
+
+
+class Run:
+    """One training from first chunk to summary."""
+
+    def __init__(self, config: Config, options: Settings, functions: Functions):
+        self.config, self.options, self.functions = config, options, functions
+        self.progress = Progress()
+        self.signals = Signals(self.progress)
+        self.work = Worker(self.progress)
+        self.returns = np.full(config.train.num_seeds, np.nan)
+        self.evaluated: Results = {}
+        self.evaluated_at = -1
+        self.saved_at = -1
+        self.record: record.Record | None = None
+        self.state: TrainState | None = None
+        self.done = 0
+        """Decisions that were due so far, per seed."""
+
+    def go(self) -> None:
+        """All phases, the final evaluation and the final checkpoint."""
+        program, config = self.functions.program, self.config
+        self.progress.say("compiling (about a minute the first time, cached afterwards)")
+        self.state = self.work(program.init, config, busy="compiling: initial state")
+        phases = (
+            ("seeding", program.seeding),
+            ("pretraining", program.pretraining),
+            ("training", program.training),
+        )
+        next_evaluation, next_checkpoint = config.train.eval_decisions, config.train.checkpoint_decisions
+        for phase, works in phases:
+            for work in works:
+                self.signals.check()
+                values, seconds = self.chunk(phase, work)
+                due = config.train.eval_decisions and self.done >= next_evaluation
+                if due and phase == "training":
+                    next_evaluation = self.done + config.train.eval_decisions
+                    values |= self.evaluate()
+                self.write(phase, values, seconds)
+                if config.train.checkpoint_decisions and self.done >= next_checkpoint:
+                    next_checkpoint = self.done + config.train.checkpoint_decisions
+                    self.save()
+        if self.evaluated_at != self.done:
+            self.evaluate()
+        self.evaluate_policy()
+        self.save()
+
+    def chunk(self, phase: str, work: Work) -> tuple[Results, float]:
+        """One chunk; its metrics and the seconds it took."""
+        begin, before = time.monotonic(), self.done
+        busy = "compiling: the training step" if self.record is None else ""
+        self.state, metrics = self.work(
+            self.functions.program.chunk, self.state, self.config, work, busy=busy
+        )
+        values: Results = dict(jax.device_get(metrics))
+        stats = jax.device_get(self.state.stats)
+        seconds = time.monotonic() - begin
+        self.done = int(self.state.iteration) * self.config.env.num_envs
+        finished = np.sum(np.isfinite(stats.returns), axis=1)
+        total = np.nansum(stats.returns, axis=1)
+        self.returns = np.where(finished > 0, total / np.maximum(finished, 1), np.nan)
+        rate = np.full_like(self.returns, (self.done - before) / seconds)
+        repeat = self.config.env.action_repeat
+        values |= {
+            "decisions": stats.decisions,
+            "frames": stats.decisions * repeat,
+            "train/return": self.returns,
+            "train/episodes": stats.episodes,
+            "env/invalid": stats.invalid,
+            "decisions_per_second": rate,
+            "frames_per_second": rate * repeat,
+            "updates": np.full_like(stats.decisions, int(self.state.updates)),
+        }
+        if self.record is None:
+            extra = ["eval/return", "eval/policy_return", "eval/length"]
+            names = [*values, *extra]
+            self.record = record.Record(self.options.workdir, names, self.options.tensorboard)
+        self.check_faults(phase, stats, self.done - before)
+        left = (self.config.train.total_decisions - self.done) / max(rate[0], 1e-9)
+        evaluated = self.evaluated.get("eval/return", np.array([np.nan]))
+        self.progress.line(
+            f"{phase} {self.done:,}/{self.config.train.total_decisions:,} decisions"
+            f" | {number(rate[0])} decisions/s, {number(rate[0] * repeat)} frames/s"
+            f" | return {number(_mean(self.returns), 1)} | eval {number(_mean(evaluated), 1)}"
+            f" | {duration(left) if self.done > before else '?'} left"
+        )
+        return values, seconds
+
+    def check_faults(self, phase: str, stats: train.Stats, decisions: int) -> None:
+        """Stop when updates keep failing or environments keep breaking."""
+        faults = jax.device_get(self.state.agent.faults)
+        most = self.config.train.max_bad_updates
+        for i in np.flatnonzero(faults.consecutive >= most):
+            term = agent.FAULT_TERMS[int(faults.term[i])]
+            raise Stop(
+                3,
+                f"training broke: seed {self.config.train.seed + i}, {faults.consecutive[i]} updates"
+                f" in a row were not finite, first in: {term}; parameters are as before",
+            )
+        before = getattr(self, "_invalid", np.zeros_like(stats.invalid))
+        self._invalid = stats.invalid
+        for i in np.flatnonzero(stats.invalid - before > max(decisions / 2, most)):
+            raise Stop(
+                3,
+                f"training broke: seed {self.config.train.seed + i}, {stats.invalid[i] - before[i]} of"
+                f" {decisions} environment steps were not finite in one {phase} chunk",
+            )
+
+    def write(self, phase: str, values: Results, seconds: float) -> None:
+        """One row for every seed."""
+        for i in range(self.config.train.num_seeds):
+            row = {name: value[i].item() for name, value in values.items()}
+            now = time.monotonic() - STARTED
+            self.record.row(row | {"seconds": round(now, 3), "seed": self.config.train.seed + i})
+
+    def evaluate(self) -> Results:
+        """Play evaluation episodes with the planner and refresh the picture."""
+        episodes = self._episodes(self.functions.evaluate_planner, "evaluating the planner")
+        self.evaluated = {
+            "eval/return": np.mean(episodes.returns, axis=1),
+            "eval/length": np.mean(episodes.lengths, axis=1),
+        }
+        self.evaluated_at = self.done
+        self._write_episodes("planner", episodes)
+        self.draw()
+        return self.evaluated
+
+    def evaluate_policy(self) -> None:
+        """Play the same number of episodes without planning."""
+        episodes = self._episodes(self.functions.evaluate_policy, "evaluating the bare policy")
+        self.evaluated["eval/policy_return"] = np.mean(episodes.returns, axis=1)
+        self._write_episodes("policy", episodes)
+
+    def _episodes(self, function: Callable, busy: str) -> Episodes:
+        return jax.device_get(self.work(function, self.state, self.config, busy=busy))
+
+    def _write_episodes(self, actor: str, episodes: Episodes) -> None:
+        decisions = np.asarray(self.state.stats.decisions)
+        column = "eval/return" if actor == "planner" else "eval/policy_return"
+        other = "eval/policy_return" if actor == "planner" else "eval/return"
+        for i, returns in enumerate(episodes.returns):
+            row: dict[str, Any] = {
+                "seconds": round(time.monotonic() - STARTED, 3),
+                "decisions": int(decisions[i]),
+                "frames": int(decisions[i]) * self.config.env.action_repeat,
+                "seed": self.config.train.seed + i,
+                "actor": actor,
+                column: float(np.mean(returns)),
+                other: None,
+                "std": float(np.std(returns)),
+                "valid": int(np.sum(episodes.valid[i])),
+            }
+            order = ("seconds", "decisions", "frames", "seed", "actor")
+            order += ("eval/return", "eval/policy_return", "std", "valid")
+            row = {name: row[name] for name in order}
+            row |= {f"episode_{j}": float(value) for j, value in enumerate(returns)}
+            self.record.evaluation(row)
+
+    def draw(self) -> None:
+        """Refresh the picture, if there is something to draw with."""
+        try:
+            plot.draw([self.options.workdir], self.options.workdir / "learning_curve.png")
+        except ImportError:
+            pass
+
+    def save(self) -> None:
+        """Checkpoint the agent, once for any number of decisions."""
+        if self.state is None or self.saved_at == self.done:
+            return
+        folder = self.options.workdir / "checkpoints"
+        static = self.functions.program.static
+        checkpoint.save(folder, self.done, self.state.agent, self.config, static)
+        self.saved_at = self.done
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite)) if finite.size else float("nan")
+
+
+def summary(run: Run, text: str) -> str:
+    """What happened and where everything is."""
+    workdir, config = run.options.workdir, run.config
+    seeds = [str(config.train.seed + i) for i in range(config.train.num_seeds)]
+
+    def each(values: np.ndarray | None) -> str:
+        if values is None or not np.isfinite(values).any():
+            return "-"
+        mean = f"{_mean(values):.1f}"
+        shown = " ".join(number(v, 1) for v in values)
+        return mean if len(values) == 1 else f"{mean}  (seeds {', '.join(seeds)}: {shown})"
+
+    rows = [
+        ("result", text),
+        ("task", f"{config.env.task}, {run.done:,} decisions per seed"
+                 f" ({run.done * config.env.action_repeat:,} frames)"),
+        ("training return", each(run.returns) + "  (latest 8 episodes)"),
+        ("evaluation", each(run.evaluated.get("eval/return")) + "  (planner)"),
+        ("", each(run.evaluated.get("eval/policy_return")) + "  (bare policy)"),
+        ("time", f"{duration(time.monotonic() - STARTED)}, peak memory {record.peak_memory_gb():.2f} GB"),
+    ]
+    kept = [name for name in record.FILES if (workdir / name).exists()]
+    rows.append(("files", f"{workdir}/ ({', '.join(kept)})"))
+    return "\n".join(f"{name:>16}  {value}" for name, value in rows)
+
+
+def prepare(argv: list[str]) -> tuple[Settings, Functions]:
+    """Everything that can be wrong is found here; nothing is compiled or written.
+
+    Raises:
+      ConfigError: one line for the user.
+    """
+    options = settings.parse(argv)
+    validation.validate_config(options.config)
+    record.check_workdir(options.workdir, options.config)
+    if options.tensorboard:
+        try:
+            import tensorboardX  # noqa: F401
+        except ImportError:
+            raise ConfigError("--tensorboard: needs `pip install pomcp_jax[tensorboard]`") from None
+    functions = build(options.config)
+    needed = train.replay_bytes(options.config, functions.program.env)
+    validation.validate_memory(options.config, needed)
+    return options, functions
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    argv = sys.argv if argv is None else argv
+    try:
+        options, functions = prepare(argv)
+    except settings.HelpWanted:
+        print(settings.help_text())
+        return 0
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    config = options.config
+    for name, value in config_lib.flatten(config).items():
+        print(f"{name} = {value}")
+    if options.print_only:
+        return 0
+    if options.cache_dir is not None:
+        jax.config.update("jax_compilation_cache_dir", options.cache_dir)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    moved = record.open_workdir(options.workdir, config)
+    if moved:
+        print(f"the earlier run of this configuration moved to {moved}/")
+    about = record.describe(argv)
+    needed = train.replay_bytes(config, functions.program.env)
+    print(f"{about['device']}; replay {needed / 1e6:,.1f} MB; writing to {options.workdir}/", flush=True)
+    run = Run(config, options, functions)
+    code, text = 0, "done"
+    try:
+        run.go()
+    except Stop as stop:
+        code, text = stop.code, str(stop)
+        run.save()
+    finally:
+        run.progress.close()
+        if run.record is not None:
+            run.record.close()
+            run.draw()
+        about |= {
+            "status": text if code or run.evaluated_at == run.done else "failed",
+            "exit_code": code,
+            "seconds": round(time.monotonic() - STARTED, 1),
+            "peak_memory_gb": round(record.peak_memory_gb(), 3),
+            "decisions_per_seed": run.done,
+            "updates_per_seed": 0 if run.state is None else int(run.state.updates),
+        }
+        record.write_text(options.workdir / "run.json", json_text(about))
+    if code == 3:
+        print(f"error: {text}", file=sys.stderr)
+    print(summary(run, text))
+    return code
+
+
+def json_text(values: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(values, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
