@@ -35,7 +35,7 @@ def adam_step(
     ``rate_scale`` is a prefix tree of ``params`` that multiplies the learning
     rate. optax.apply_if_finite is not used: it accepts a NaN after N bad steps.
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     good = jnp.isfinite(norm) & allow
     factor = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
     grads = jax.tree.map(lambda g: g * factor, grads)

@@ -506,7 +506,7 @@ def jax_loss(raw, log_std, data, scale_q, config, squash):
     )
     kl, weight = None, 1.0
     if config.value_weight:
-        weight = losses.value_weights(q, scale_q, config)
+        weight = losses.value_weights(q, jnp.ones(q.shape, bool), scale_q, config)
     if config.prior != "none":
         prior = Gaussian(data["mean"], data["std"])
         kl = losses.divergence(sample, losses.prepare_prior(prior, sample, config), config)
@@ -863,12 +863,12 @@ def test_actor_policy_loss(prior, last_state):
     near(total, ref.rho_mean(loss, mask, case.config.optimizer.rho), 3e-5)
 
 
-def test_soft_target_at_equal_scales():
-    """Q - lambda (S_Q/S_K) clip(KL) at S_Q = S_K, the KL summed over dimensions."""
-    case = Setting({"critic.soft_target": True, "policy.kl_coef": 0.3})
+def test_soft_target():
+    """Q minus the price of the clipped KL, summed over dimensions."""
+    case = Setting({"critic.soft_target": True})
     key = jax.random.key(8)
     out = case.run(
-        model_update.targets,
+        functools.partial(model_update.targets, kl_weight=0.3),
         case.params, case.target, case.policy, case.prior, case.batch, key,
     )  # fmt: skip
     eps = np.asarray(jax.random.normal(jax.random.split(key)[0], (STEPS, WINDOWS, A)), np.float64)

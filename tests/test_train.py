@@ -1,0 +1,215 @@
+"""The training loop: what does not matter must not change anything, and vice versa."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from pomcp_jax import envs, train
+from pomcp_jax.train import Ratio, Work
+
+
+def program(config):
+    return train.build(config, envs.make(config.env.task, config.env.action_repeat))
+
+
+def play(prog, config, works):
+    """All ``works`` from a fresh state: (state, [metrics])."""
+    state, metrics = prog.init(config), []
+    for work in works:
+        state, more = prog.chunk(state, config, work)
+        metrics.append(jax.device_get(more))
+    return state, metrics
+
+
+def assert_same(a, b, exact=True):
+    def check(x, y):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        if exact:
+            np.testing.assert_array_equal(x, y)
+        else:
+            np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5)
+
+    jax.tree.map(check, a, b)
+
+
+@functools.cache
+def base():
+    """One compiled run that several tests look at."""
+    config = tiny.run()
+    prog = program(config)
+    state, metrics = play(prog, config, prog.seeding + prog.pretraining + prog.training)
+    return config, prog, state, metrics
+
+
+def test_a_run_does_the_work_that_was_asked_for():
+    config, prog, state, _ = base()
+    assert int(state.iteration) * config.env.num_envs == config.train.total_decisions
+    after_seeding = config.train.total_decisions - config.train.seed_decisions
+    expected = config.train.pretrain_updates + after_seeding * config.train.updates_per_decision
+    assert int(state.updates) == expected
+    assert sum(w.groups * w.iterations for w in prog.seeding + prog.training) * 2 == 60
+
+
+def test_every_jitted_function_is_traced_once():
+    _, prog, _, _ = base()
+    assert prog.init._cache_size() == 1
+    assert prog.chunk._cache_size() == 1
+
+
+def test_state_keeps_its_types():
+    """A chunk must return exactly what it takes, weak types included, or it compiles twice."""
+    config, prog, state, _ = base()
+    shapes = jax.eval_shape(lambda: train.init(config, prog.env, prog.static))
+    before = [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(shapes)]
+    after = [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)]
+    assert before == after
+
+
+def test_chunk_length_changes_nothing():
+    config, prog, state, _ = base()
+    rest = prog.training
+    groups = sum(w.groups for w in rest)
+    cut = [Work(n, *rest[0][1:3], False, True, True) for n in (1, groups - 4, 3)]
+    other, _ = play(prog, config, prog.seeding + prog.pretraining + tuple(cut))
+    assert_same(state, other)
+
+
+def test_the_same_seed_gives_the_same_run():
+    config, prog, state, metrics = base()
+    again, more = play(prog, config, prog.seeding + prog.pretraining + prog.training)
+    assert_same((state, metrics), (again, more))
+
+
+def test_seed_k_of_a_batch_is_seed_k_alone():
+    config = tiny.run(train__num_seeds=3, train__seed=5)
+    prog = program(config)
+    works = prog.seeding + prog.pretraining + prog.training[:1]
+    together, _ = play(prog, config, works)
+    alone = tiny.run(train__num_seeds=1, train__seed=7)
+    single, _ = play(program(alone), alone, works)
+    last = jax.tree.map(lambda x: x[2:], together.agent.params)
+    # Batched matrix products round differently.
+    assert_same(last, single.agent.params, exact=False)
+    np.testing.assert_array_equal(together.stats.decisions[2:], single.stats.decisions)
+    others = jax.tree.leaves(jax.tree.map(lambda x: x[:1], together.agent.params.policy))
+    mine = jax.tree.leaves(jax.tree.map(lambda x: x[2:], together.agent.params.policy))
+    assert any(np.max(np.abs(a - b)) > 1e-3 for a, b in zip(others, mine, strict=True))
+
+
+def test_metrics_of_what_did_not_happen_are_nan():
+    _, prog, _, metrics = base()
+    seeding, pretraining, training = metrics[0], metrics[1], metrics[-1]
+    assert np.isnan(seeding["loss/model"]).all() and np.isnan(seeding["plan/std"]).all()
+    assert np.isnan(pretraining["plan/std"]).all() and np.isfinite(pretraining["loss/model"]).all()
+    assert all(np.isfinite(value).all() for value in training.values())
+    assert {name for m in metrics for name in m} == set(seeding)
+
+
+def test_replay_holds_what_the_environment_said():
+    """probe/truncated: reward 1 a step, the count as observation, cut after 5 steps."""
+    config, _, state, _ = base()
+    rows, inserted = jax.device_get((state.replay.rows, state.replay.inserted))
+    assert inserted == 30 and rows.reward.shape == (1, 32, 2)
+    obs, last = rows.obs[0, :30, :, 0], rows.last[0, :30]
+    np.testing.assert_array_equal(obs, np.broadcast_to((np.arange(30) % 6)[:, None], (30, 2)))
+    np.testing.assert_array_equal(last, obs == 5)
+    np.testing.assert_array_equal(rows.reward[0, :30], np.where(last, 0.0, 1.0))
+    assert not rows.terminated.any()
+    assert np.all(np.abs(rows.action) <= 1.0) and np.all(rows.prior.std[0, :30] > 0)
+
+
+def test_statistics_count_decisions_episodes_and_returns():
+    _, _, state, _ = base()
+    # 30 iterations of 2 environments, every sixth call only resets.
+    assert state.stats.decisions.tolist() == [50]
+    assert state.stats.episodes.tolist() == [10]
+    np.testing.assert_array_equal(state.stats.returns, np.full((1, train.RECENT), 5.0))
+
+
+def test_returns_keep_the_newest_in_order():
+    count = jax.jit(train._count)
+    zero = jnp.zeros((), jnp.int32)
+    stats = train.Stats(zero, zero, zero, jnp.full((train.RECENT,), jnp.nan))
+    seen = []
+    for step in range(7):
+        returns = jnp.arange(3, dtype=jnp.float32) + 10 * step
+        done = jnp.array([step % 2 == 0, True, step % 3 == 0])
+        no = jnp.zeros((3,), bool)
+        timestep = envs.protocol.TimeStep(
+            jnp.zeros((3, 1)), returns, no, done, no, no, returns, jnp.ones((3,), jnp.int32)
+        )
+        stats = count(stats, timestep)
+        seen += [float(r) for r, d in zip(returns, done, strict=True) if d]
+    np.testing.assert_array_equal(stats.returns, seen[-train.RECENT :])
+    assert int(stats.episodes) == len(seen)
+
+
+@pytest.mark.parametrize(
+    "per_decision,num_envs,expected",
+    [(1.0, 1, (1, 1)), (0.5, 1, (2, 1)), (0.25, 2, (2, 1)), (0.5, 4, (1, 2)), (1.5, 1, (2, 3)),
+     (0.0, 4, (1, 0)), (1 / 3, 1, (3, 1))],
+)  # fmt: skip
+def test_update_ratio(per_decision, num_envs, expected):
+    config = tiny.run(train__updates_per_decision=per_decision, env__num_envs=num_envs)
+    assert train.ratio(config) == Ratio(*expected)
+
+
+def test_numbers_do_not_recompile():
+    """Every float of the configuration is traced."""
+    config, prog, _, _ = base()
+    other = tiny.run(
+        agent_changes={"optimizer__learning_rate": 1e-2, "mppi__temperature": 2.0,
+                       "policy__kl_coef": 7.0, "optimizer__discount": 0.9}
+    )  # fmt: skip
+    state, _ = play(prog, other, prog.seeding + prog.pretraining)
+    assert prog.chunk._cache_size() == 1
+    assert np.isfinite(jax.tree.leaves(state.agent.params)[0]).all()
+
+
+@pytest.mark.parametrize("preset", ["po_mpc_direct", "tdmpc2", "bmpc"])
+def test_presets_train(preset):
+    config = tiny.run(preset, agent_changes={"replan__interval": 3 if preset == "bmpc" else 0})
+    prog = program(config)
+    start = jax.device_get(prog.init(config))
+    state, metrics = play(prog, config, prog.seeding + prog.pretraining + prog.training)
+    assert prog.chunk._cache_size() == 1
+    assert all(np.isfinite(value).all() for value in metrics[-1].values())
+    for part in ("model", "policy"):
+        a, b = getattr(start.agent.params, part), getattr(state.agent.params, part)
+        moved = [np.max(np.abs(x - y)) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)]
+        assert max(moved) > 1e-4
+    assert int(jnp.sum(state.agent.faults.total)) == 0
+
+
+def test_replanning_rewrites_records_of_sampled_rows():
+    config = tiny.run(
+        "bmpc", agent_changes={"replan__interval": 2}, train__pretrain_updates=0
+    )
+    prog = program(config)
+    state, _ = play(prog, config, prog.seeding)
+    held = jax.device_get(state.replay.rows)
+    idle, _ = prog.chunk(state, config, Work(1, 0, 4, False, True, False))
+    unchanged = jax.device_get(idle.replay.rows)
+    assert_same(held, unchanged)
+    state, _ = prog.chunk(idle, config, Work(1, 0, 4, False, True, True))
+    after = jax.device_get(state.replay.rows)
+    changed = np.any(after.prior.mean != held.prior.mean, axis=-1)
+    # Two re-plannings of two windows of three states each, at most.
+    assert 1 <= changed.sum() <= 12
+    assert np.all(after.prior_value[~changed] == held.prior_value[~changed])
+    assert_same(after._replace(prior=0, prior_value=0), held._replace(prior=0, prior_value=0))
+
+
+def test_broken_environment_steps_never_reach_replay():
+    config = tiny.run(env__task="probe/nan", train__total_decisions=100)
+    prog = program(config)
+    state, _ = play(prog, config, prog.seeding + prog.pretraining + prog.training[:2])
+    rows = jax.device_get(state.replay.rows)
+    assert int(state.stats.invalid[0]) > 3
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(rows))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.agent.params))

@@ -1,0 +1,43 @@
+"""Tiny configurations that the tests of agents, training and checkpoints share."""
+
+from pomcp_jax import config as config_lib
+from pomcp_jax import presets
+from pomcp_jax.config import Config
+
+AGENT = {
+    "world_model.latent_size": 16,
+    "world_model.encoder_width": 16,
+    "world_model.mlp_width": 16,
+    "world_model.num_bins": 21,
+    "mppi.num_samples": 16,
+    "mppi.num_proposals": 4,
+    "mppi.num_elites": 4,
+    "mppi.iterations": 2,
+    "optimizer.batch_size": 8,
+    "replan.batch_size": 2,
+}
+TRAIN = {
+    "env.task": "probe/truncated",
+    "env.action_repeat": 1,
+    "env.num_envs": 2,
+    "train.seed_decisions": 20,
+    "train.pretrain_updates": 4,
+    "train.total_decisions": 60,
+    "train.capacity": 64,
+    "train.chunk_decisions": 10,
+    "train.updates_per_decision": 0.5,
+    "train.eval_episodes": 2,
+}
+
+
+def agent(preset: str = "po_mpc", **changes):
+    """A preset with tiny networks; ``group__field=value`` changes it."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    heads = {} if preset == "bmpc" else {"world_model.num_heads": 3}
+    return config_lib.replace(presets.get(preset), AGENT | heads | changes)
+
+
+def run(preset: str = "po_mpc", agent_changes=None, **changes) -> Config:
+    """A whole tiny run on a probe."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return config_lib.replace(Config(agent=agent(preset, **(agent_changes or {}))), TRAIN | changes)
