@@ -84,8 +84,14 @@ class _Population(NamedTuple):
     nonfinite: Int[Array, ""]
 
 
-def validate(config: MppiConfig, path: str = "mppi") -> None:
-    """Check sizes and options.
+def _check(config: MppiConfig, path: str, checks: tuple[tuple[str, bool, str], ...]) -> None:
+    for name, good, hint in checks:
+        if not good:
+            raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: must be {hint}")
+
+
+def check_sizes(config: MppiConfig, path: str = "mppi") -> None:
+    """Check what is static, under ``jit`` too.
 
     Raises:
       ConfigError: one line naming the field, the value and what would work.
@@ -104,9 +110,6 @@ def validate(config: MppiConfig, path: str = "mppi") -> None:
             1 <= config.num_elites <= config.num_samples,
             f"in [1, {path}.num_samples = {config.num_samples}]",
         ),
-        ("temperature", config.temperature >= 0.0, ">= 0"),
-        ("std_min", config.std_min >= 0.0, ">= 0"),
-        ("std_max", config.std_max >= config.std_min, f">= {path}.std_min = {config.std_min}"),
         ("select", config.select in ("sample", "argmax"), "'sample' or 'argmax'"),
         (
             "record",
@@ -114,9 +117,23 @@ def validate(config: MppiConfig, path: str = "mppi") -> None:
             "'sampled_elite', 'mean' or 'best_elite'",
         ),
     )
-    for name, good, hint in checks:
-        if not good:
-            raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: must be {hint}")
+    _check(config, path, checks)
+
+
+def validate(config: MppiConfig, path: str = "mppi") -> None:
+    """Check sizes, options and numbers; needs concrete numbers.
+
+    Raises:
+      ConfigError: as :func:`check_sizes`.
+    """
+    check_sizes(config, path)
+    low = f">= {path}.std_min = {config.std_min}"
+    checks = (
+        ("temperature", config.temperature >= 0.0, ">= 0"),
+        ("std_min", config.std_min >= 0.0, ">= 0"),
+        ("std_max", config.std_max >= config.std_min, low),
+    )
+    _check(config, path, checks)
 
 
 def init(config: MppiConfig, action_size: int, dtype: jnp.dtype = jnp.float32) -> PlanState:
@@ -193,8 +210,10 @@ def _fit(
     """Elite-weighted mean and std of a population (TD-MPC2 ``_plan``, "update parameters")."""
     finite = jnp.isfinite(returns)
     # NaN counts as 0, as in the reference; an infinitely bad return stays the worst.
-    worst = float(jnp.finfo(returns.dtype).min) / 4.0
-    returns = jnp.where(finite, returns, jnp.where(returns == -jnp.inf, worst, 0.0))
+    # The bound keeps differences of returns finite too.
+    bound = float(jnp.finfo(returns.dtype).max) / 4.0
+    returns = jnp.where(finite, returns, jnp.where(returns == -jnp.inf, -bound, 0.0))
+    returns = jnp.clip(returns, -bound, bound)
     elite_returns, index = jax.lax.top_k(returns, config.num_elites)
     elites = jnp.take(candidates, index, axis=0)
     weights = jax.nn.softmax(config.temperature * (elite_returns - elite_returns[0]))
@@ -245,6 +264,7 @@ def plan(
     Raises:
       ConfigError: for sizes that cannot work, or a warm start of another shape.
     """
+    check_sizes(config)
     num_proposals = 0 if model.sample_action is None else config.num_proposals
     horizon, action_size = state.mean.shape
     if horizon != config.horizon:

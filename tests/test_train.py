@@ -65,9 +65,9 @@ def test_state_keeps_its_types():
     """A chunk must return exactly what it takes, weak types included, or it compiles twice."""
     config, prog, state, _ = base()
     shapes = jax.eval_shape(lambda: train.init(config, prog.env, prog.static))
-    before = [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(shapes)]
-    after = [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)]
-    assert before == after
+    after = jax.eval_shape(lambda s: prog.chunk(s, config, prog.training[0])[0], state)
+    types = lambda tree: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]  # noqa: E731
+    assert types(shapes) == types(after)
 
 
 def test_chunk_length_changes_nothing():
@@ -111,13 +111,14 @@ def test_metrics_of_what_did_not_happen_are_nan():
 
 
 def test_replay_holds_what_the_environment_said():
-    """probe/truncated: reward 1 a step, the count as observation, cut after 5 steps."""
-    config, _, state, _ = base()
+    """probe/truncated: reward 1 a step, cut after 5 steps, the sixth call resets."""
+    _, _, state, _ = base()
     rows, inserted = jax.device_get((state.replay.rows, state.replay.inserted))
     assert inserted == 30 and rows.reward.shape == (1, 32, 2)
-    obs, last = rows.obs[0, :30, :, 0], rows.last[0, :30]
-    np.testing.assert_array_equal(obs, np.broadcast_to((np.arange(30) % 6)[:, None], (30, 2)))
-    np.testing.assert_array_equal(last, obs == 5)
+    last = rows.last[0, :30]
+    np.testing.assert_array_equal(
+        last, np.broadcast_to((np.arange(30) % 6 == 5)[:, None], (30, 2))
+    )
     np.testing.assert_array_equal(rows.reward[0, :30], np.where(last, 0.0, 1.0))
     assert not rows.terminated.any()
     assert np.all(np.abs(rows.action) <= 1.0) and np.all(rows.prior.std[0, :30] > 0)
@@ -202,7 +203,8 @@ def test_replanning_rewrites_records_of_sampled_rows():
     # Two re-plannings of two windows of three states each, at most.
     assert 1 <= changed.sum() <= 12
     assert np.all(after.prior_value[~changed] == held.prior_value[~changed])
-    assert_same(after._replace(prior=0, prior_value=0), held._replace(prior=0, prior_value=0))
+    for name in ("obs", "action", "reward", "terminated", "last"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(held, name))
 
 
 def test_broken_environment_steps_never_reach_replay():
