@@ -66,7 +66,9 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
         for curve in evaluated.values():
             axes.plot(*curve, "o", color=color, markersize=3, alpha=0.5)
         if training:
-            axes.plot(*mean_curve(training), color=color, linewidth=2, label=f"{name} training".strip())
+            axes.plot(
+                *mean_curve(training), color=color, linewidth=2, label=f"{name} training".strip()
+            )
         if evaluated:
             mean = mean_curve(evaluated)
             axes.plot(*mean, "o--", color=color, markersize=5, label=f"{name} evaluation".strip())

@@ -8,6 +8,7 @@ Exit codes: 0 done, 2 bad input, 3 training broke, 130/143 stopped by SIGINT/SIG
 """
 
 import concurrent.futures
+import json
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ STARTED = time.monotonic()
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from experiments import plot, record, settings  # noqa: E402
+from experiments import plot, record, settings, xla  # noqa: E402
 from experiments.progress import Progress, duration, number  # noqa: E402
 from experiments.settings import Settings  # noqa: E402
 from pomcp_jax import agent, checkpoint, envs, evaluate, train, validation  # noqa: E402
@@ -76,7 +77,10 @@ class Worker:
         future = self._pool.submit(lambda: jax.block_until_ready(function(*args)))
         while True:
             try:
-                return future.result(timeout=0.5)
+                result = future.result(timeout=0.5)
+                if busy:
+                    xla.return_memory()
+                return result
             except concurrent.futures.TimeoutError:
                 if future.done():  # the function's own TimeoutError
                     raise
@@ -142,7 +146,10 @@ class Run:
             ("pretraining", program.pretraining),
             ("training", program.training),
         )
-        next_evaluation, next_checkpoint = config.train.eval_decisions, config.train.checkpoint_decisions
+        next_evaluation, next_checkpoint = (
+            config.train.eval_decisions,
+            config.train.checkpoint_decisions,
+        )
         for phase, works in phases:
             for work in works:
                 self.signals.check()
@@ -209,16 +216,17 @@ class Run:
             term = agent.FAULT_TERMS[int(faults.term[i])]
             raise Stop(
                 3,
-                f"training broke: seed {self.config.train.seed + i}, {faults.consecutive[i]} updates"
-                f" in a row were not finite, first in: {term}; parameters are as before",
+                f"training broke: seed {self.config.train.seed + i}, {faults.consecutive[i]}"
+                f" updates in a row were not finite, first in: {term}; parameters are as before",
             )
         before = getattr(self, "_invalid", np.zeros_like(stats.invalid))
         self._invalid = stats.invalid
-        for i in np.flatnonzero(stats.invalid - before > max(decisions / 2, most)):
+        for i in np.flatnonzero(stats.invalid - before > max(decisions / 4, most)):
+            broken = stats.invalid[i] - before[i]
             raise Stop(
                 3,
-                f"training broke: seed {self.config.train.seed + i}, {stats.invalid[i] - before[i]} of"
-                f" {decisions} environment steps were not finite in one {phase} chunk",
+                f"training broke: seed {self.config.train.seed + i}, {broken} of {decisions}"
+                f" environment steps were not finite in one {phase} chunk",
             )
 
     def write(self, phase: str, values: Results, seconds: float) -> None:
@@ -307,12 +315,18 @@ def summary(run: Run, text: str) -> str:
 
     rows = [
         ("result", text),
-        ("task", f"{config.env.task}, {run.done:,} decisions per seed"
-                 f" ({run.done * config.env.action_repeat:,} frames)"),
+        (
+            "task",
+            f"{config.env.task}, {run.done:,} decisions per seed"
+            f" ({run.done * config.env.action_repeat:,} frames)",
+        ),
         ("training return", each(run.returns) + "  (latest 8 episodes)"),
         ("evaluation", each(run.evaluated.get("eval/return")) + "  (planner)"),
         ("", each(run.evaluated.get("eval/policy_return")) + "  (bare policy)"),
-        ("time", f"{duration(time.monotonic() - STARTED)}, peak memory {record.peak_memory_gb():.2f} GB"),
+        (
+            "time",
+            f"{duration(time.monotonic() - STARTED)}, peak memory {record.peak_memory_gb():.2f} GB",
+        ),
     ]
     kept = [name for name in record.FILES if (workdir / name).exists()]
     rows.append(("files", f"{workdir}/ ({', '.join(kept)})"))
@@ -342,6 +356,7 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     argv = sys.argv if argv is None else argv
+    xla.save_memory()
     try:
         options, functions = prepare(argv)
     except settings.HelpWanted:
@@ -363,7 +378,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"the earlier run of this configuration moved to {moved}/")
     about = record.describe(argv)
     needed = train.replay_bytes(config, functions.program.env)
-    print(f"{about['device']}; replay {needed / 1e6:,.1f} MB; writing to {options.workdir}/", flush=True)
+    print(
+        f"{about['device']}; replay {needed / 1e6:,.1f} MB; writing to {options.workdir}/",
+        flush=True,
+    )
     run = Run(config, options, functions)
     code, text = 0, "done"
     try:
@@ -384,17 +402,11 @@ def main(argv: list[str] | None = None) -> int:
             "decisions_per_seed": run.done,
             "updates_per_seed": 0 if run.state is None else int(run.state.updates),
         }
-        record.write_text(options.workdir / "run.json", json_text(about))
+        record.write_text(options.workdir / "run.json", json.dumps(about, indent=1) + "\n")
     if code == 3:
         print(f"error: {text}", file=sys.stderr)
     print(summary(run, text))
     return code
-
-
-def json_text(values: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(values, indent=1) + "\n"
 
 
 if __name__ == "__main__":

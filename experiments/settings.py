@@ -64,7 +64,9 @@ def parse(argv: list[str]) -> Settings:
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r}: unexpected argument; flags look like --config.field=value")
     if values.config is None:
-        raise ConfigError("--config: missing; for example --config=experiments/configs/quickstart.py")
+        raise ConfigError(
+            "--config: missing; for example --config=experiments/configs/quickstart.py"
+        )
     config = config_lib.from_dict(Config, values.config.to_dict())
     cache_dir = values.cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if cache_dir is None:
@@ -109,7 +111,9 @@ def _explain(error: Exception, argv: list[str]) -> NoReturn:
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"--config = {path!r}: no such file{hint}") from None
-    overrides = [arg.lstrip("-").split("=")[0] for arg in argv if arg.lstrip("-").startswith("config.")]
+    overrides = [
+        arg.lstrip("-").split("=")[0] for arg in argv if arg.lstrip("-").startswith("config.")
+    ]
     fields = config_lib.flatten(Config())
     groups = {name.rsplit(".", i)[0] for name in fields for i in (1, 2) if "." in name}
     for name in overrides:
@@ -124,14 +128,18 @@ def _explain(error: Exception, argv: list[str]) -> NoReturn:
             what = f"must be {kind}" if field in fields else "is a group of fields, not a value"
             raise ConfigError(f"--{name} = {value!r}: {what}") from None
     text = " ".join(str(error).split())
-    raise ConfigError(text if isinstance(error, flags.Error) else f"--config = {path!r}: {text}") from None
+    raise ConfigError(
+        text if isinstance(error, flags.Error) else f"--config = {path!r}: {text}"
+    ) from None
 
 
 def help_text() -> str:
     """Usage with every name that can be chosen."""
     from pomcp_jax import envs, presets
 
-    files = sorted(str(p) for p in Path("experiments/configs").glob("[a-z]*.py") if p.stem != "common")
+    files = sorted(
+        str(p) for p in Path("experiments/configs").glob("[a-z]*.py") if p.stem != "common"
+    )
     lines = [USAGE, "configurations: " + ", ".join(files), "presets: " + ", ".join(presets.PRESETS)]
     lines.append("tasks: " + ", ".join(envs.available()))
     lines.append("fields, with the defaults of the 5M PO-MPC agent:")

@@ -119,9 +119,7 @@ def act(
     model = model_fns(agent, config)
 
     def plan(key: Key, root: Array, state: PlanState) -> PlanOutput:
-        return mppi.plan(
-            params, key, root, state, model=model, config=config.mppi, explore=explore
-        )
+        return mppi.plan(params, key, root, state, model=model, config=config.mppi, explore=explore)
 
     keys = jax.random.split(key_plan, obs.shape[0])
     return jax.vmap(plan)(keys, latent, PlanState(mean))
@@ -151,7 +149,7 @@ def replan(
 ) -> tuple[Gaussian, Float[Array, "H b"]]:
     """Plan afresh at the first ``b = replan.batch_size`` windows of ``batch``, steps 0 to H-1.
 
-    BMPC's lazy reanalysis (METHOD section 5): from raw observations, no warm
+    BMPC's lazy reanalysis (docs/method.md): from raw observations, no warm
     start, no exploration noise, proposals with their own log-std range; one
     vmapped plan for all ``H b`` states.
     """

@@ -1,4 +1,4 @@
-"""Losses of the two actors: the learned prior and the policy (METHOD section 3)."""
+"""Losses of the two actors: the learned prior and the policy (docs/method.md)."""
 
 from typing import NamedTuple
 
@@ -135,7 +135,5 @@ def _prior(
     if config.policy.prior != "learned":
         return prior_of_rows(batch, latents.shape[0])
     model = config.world_model
-    mean, log_std = world_model.policy(
-        nets, params, latents, model.log_std_min, model.log_std_max
-    )
+    mean, log_std = world_model.policy(nets, params, latents, model.log_std_min, model.log_std_max)
     return losses.squash(mean, log_std, jnp.zeros_like(mean), model.squash).dist

@@ -1,7 +1,7 @@
 """The learner of one seed, as pure functions. ``vmap`` it over seeds.
 
-``update`` does one optimisation step on one batch: world model and critic, targets, (re-planned records,) learned prior,
-policy - in the order of METHOD section 3. All methods of the family pass
+``update`` does one optimisation step on one batch: targets, world model and
+critic, learned prior, policy, target network. All methods of the family pass
 through this one code path; they differ in configuration values.
 """
 

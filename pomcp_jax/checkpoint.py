@@ -52,7 +52,15 @@ def _plain(tree: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def save(folder: Path | str, decisions: int, state: AgentState, config: Config, static: Agent, *, keep: int = 3) -> Path:
+def save(
+    folder: Path | str,
+    decisions: int,
+    state: AgentState,
+    config: Config,
+    static: Agent,
+    *,
+    keep: int = 3,
+) -> Path:
     """Write ``folder/<decisions>`` atomically and drop all but the ``keep`` newest.
 
     Args:

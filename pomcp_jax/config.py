@@ -7,7 +7,7 @@ that decide a shape or a structure.
 
 ``validate`` raises :class:`ConfigError` with one line naming the field, its
 value and what would be right; nothing is compiled before it has passed.
-Symbols in comments are those of METHOD tables in docs/method.md.
+Formulas and symbols are those of docs/method.md.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ class MppiConfig:
 
 @config
 class CriticConfig:
-    """Value targets (METHOD section 4)."""
+    """Value targets (docs/method.md, "World model")."""
 
     target_reduce: str = "min"
     target_actor: str = "policy"
@@ -112,7 +112,7 @@ class CriticConfig:
 
 @config
 class PolicyConfig:
-    """The one policy loss of the family (METHOD section 3)."""
+    """The one policy loss of the family (docs/method.md, "Policy")."""
 
     q_coef: float = 1.0
     kl_coef: float = 1.0
@@ -154,7 +154,7 @@ class PriorConfig:
 
 @config
 class ReplanConfig:
-    """Lazy re-planning (METHOD section 5); ``interval`` 0 switches it off."""
+    """Lazy re-planning (docs/method.md); ``interval`` 0 switches it off."""
 
     interval: int = 0
     batch_size: int = 20
@@ -294,11 +294,15 @@ def replace(cfg: C, changes: Mapping[str, Any]) -> C:
         for part in parts[:-1]:
             if not isinstance(group.get(part), dict):
                 near = difflib.get_close_matches(path, flatten(cfg), n=1)
-                raise ConfigError(f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else ""))
+                raise ConfigError(
+                    f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else "")
+                )
             group = group[part]
         if parts[-1] not in group:
             near = difflib.get_close_matches(path, flatten(cfg), n=1)
-            raise ConfigError(f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(
+                f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else "")
+            )
         group[parts[-1]] = value
     return from_dict(type(cfg), values)
 

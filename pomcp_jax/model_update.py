@@ -1,4 +1,4 @@
-"""One step of world model, reward and critic, with their targets (METHOD sections 1 and 4)."""
+"""One step of world model, reward and critic, with their targets (docs/method.md)."""
 
 from typing import NamedTuple
 

@@ -276,9 +276,7 @@ def plan(
     proposals = jnp.zeros((0, horizon, action_size), dtype)
     proposal_returns = jnp.zeros((0,), dtype)
     if num_proposals:
-        proposals, proposal_returns = propose(
-            params, key_propose, root, model=model, config=config
-        )
+        proposals, proposal_returns = propose(params, key_propose, root, model=model, config=config)
 
     def iterate(i, population: _Population) -> _Population:
         noise = sample_noise(key_noise, i, (num_free, horizon, action_size)).astype(dtype)

@@ -39,6 +39,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: Float[Array, "*batch D"]) -> Float[Array, "*batch M"]:
+        """Sum of one matrix product per input, plus the bias."""
         out = None
         for i, x in enumerate(inputs):
             kernel = self.param(f"kernel_{i}", self.kernel_init, (x.shape[-1], self.features))
@@ -60,6 +61,7 @@ class NormedLinear(nn.Module):
     def __call__(
         self, *inputs: Float[Array, "*batch D"], dropout_key: Key | None = None
     ) -> Float[Array, "*batch M"]:
+        """Without ``dropout_key`` nothing is dropped."""
         x = Linear(self.features, dtype=self.dtype, name="linear")(*inputs)
         scale = self.param("scale", nn.initializers.ones, (self.features,))
         offset = self.param("offset", nn.initializers.zeros, (self.features,))
@@ -90,6 +92,7 @@ class MLP(nn.Module):
     def __call__(
         self, *inputs: Float[Array, "*batch D"], dropout_key: Key | None = None
     ) -> Float[Array, "*batch M"]:
+        """All layers in order; ``dropout_key`` goes to the first."""
         x = inputs
         for i, width in enumerate(self.hidden):
             layer = NormedLinear(

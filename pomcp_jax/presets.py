@@ -1,6 +1,6 @@
 """The members of the family as configuration values; no code path knows their names.
 
-Rows of METHOD section 3 (docs/method.md). Sources: TD-MPC2 arXiv 2310.16828
+Rows of the table in docs/method.md. Sources: TD-MPC2 arXiv 2310.16828
 (nicklashansen/tdmpc2), BMPC arXiv 2503.18871 (wertyuilife2/bmpc), PO-MPC arXiv
 2510.04280. Every preset uses the 5M model; :func:`with_size` changes that.
 """

@@ -80,7 +80,9 @@ def init(
 ) -> Replay:
     """An empty ring of ``capacity`` rows per environment."""
     shape = (capacity, num_envs)
-    prior = Gaussian(jnp.zeros((*shape, action_size), dtype), jnp.ones((*shape, action_size), dtype))
+    prior = Gaussian(
+        jnp.zeros((*shape, action_size), dtype), jnp.ones((*shape, action_size), dtype)
+    )
     rows = Row(
         obs=jnp.zeros((*shape, obs_size), dtype),
         action=jnp.zeros((*shape, action_size), dtype),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, replay
+from pomcp_jax import acting, agent, replay, validation
 from pomcp_jax.acting import Agent
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
@@ -89,8 +89,12 @@ def init(config: Config, env: Env, static: Agent) -> TrainState:
     """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``."""
     num_seeds, num_envs = config.train.num_seeds, config.env.num_envs
     keys = jax.vmap(jax.random.key)(config.train.seed + jnp.arange(num_seeds))
-    agents = jax.vmap(lambda key: agent.init(jax.random.fold_in(key, AGENT), config.agent, static))(keys)
-    env_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs))(keys)
+    agents = jax.vmap(lambda key: agent.init(jax.random.fold_in(key, AGENT), config.agent, static))(
+        keys
+    )
+    env_keys = jax.vmap(
+        lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
+    )(keys)
     env_state, timestep = env.reset(env_keys.reshape(-1))
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
@@ -175,9 +179,7 @@ def decide_randomly(state: TrainState, config: Config, static: Agent) -> Decisio
     return Decision(action, prior, jnp.zeros(action.shape[:2]), state.plan, {})
 
 
-def environment_step(
-    state: TrainState, decision: Decision, config: Config, env: Env
-) -> TrainState:
+def environment_step(state: TrainState, decision: Decision, config: Config, env: Env) -> TrainState:
     """Step all environments and insert one row for each."""
     num_seeds = config.train.num_seeds
     flat = decision.action.reshape(-1, decision.action.shape[-1])
@@ -243,9 +245,7 @@ def update_step(
 
         horizon, width = length - 1, config.agent.replan.batch_size
         rows = batch.rows
-        held = jax.tree.map(
-            lambda x: x[:, :horizon, :width], (rows.prior, rows.prior_value)
-        )
+        held = jax.tree.map(lambda x: x[:, :horizon, :width], (rows.prior, rows.prior_value))
         # The condition chooses among small arrays only; the ring is written
         # either way (mostly with what it holds), so it is never copied.
         due = (jnp.mod(state.updates, config.agent.replan.interval) == 0) & work.replan
@@ -286,14 +286,18 @@ def chunk(
     compilation. Metrics of what did not happen are NaN.
     """
 
-    def plan_or_not(state: TrainState) -> Decision:
-        planned = jax.eval_shape(lambda: decide(state, config, static))
-        none = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), planned.metrics)
+    # Nested jits: traced once, although shapes are asked for before they run.
+    plan = jax.jit(lambda state, config: decide(state, config, static))
+    improve = jax.jit(lambda state, config, work: update_step(state, config, static, work))
+    acted = jax.eval_shape(plan, state, config).metrics
+    learned = jax.eval_shape(improve, state, config, work)[1]
+    none = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), acted)
 
+    def plan_or_not(state: TrainState) -> Decision:
         def at_random() -> Decision:
             return decide_randomly(state, config, static)._replace(metrics=none)
 
-        return jax.lax.cond(work.random, at_random, lambda: decide(state, config, static))
+        return jax.lax.cond(work.random, at_random, lambda: plan(state, config))
 
     def act(_, carry):
         state, acted, learned = carry
@@ -303,15 +307,13 @@ def chunk(
 
     def learn(_, carry):
         state, acted, learned = carry
-        state, metrics = update_step(state, config, static, work)
+        state, metrics = improve(state, config, work)
         return state, acted, _add(learned, metrics)
 
     def group(_, carry):
         carry = jax.lax.fori_loop(0, work.iterations, act, carry)
         return jax.lax.fori_loop(0, work.updates, learn, carry)
 
-    acted = jax.eval_shape(lambda: plan_or_not(state).metrics)
-    learned = jax.eval_shape(lambda: update_step(state, config, static, work)[1])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
     carry = jax.lax.fori_loop(0, work.groups, group, (state, *zeros))
     state, acted, learned = carry
@@ -350,7 +352,12 @@ def _cut(total: int, most: int) -> list[int]:
 
 
 def build(config: Config, env: Env) -> Program:
-    """Cut a run into chunks and prepare its jitted functions; compiles nothing yet."""
+    """Cut a run into chunks and prepare its jitted functions; compiles nothing yet.
+
+    Raises:
+      ConfigError: for a configuration that cannot work.
+    """
+    validation.validate_run(config)
     train, num_envs, group = config.train, config.env.num_envs, ratio(config)
     static = acting.build(config.agent, env.observation_size, env.action_size)
     seed_iterations = -(-train.seed_decisions // num_envs)

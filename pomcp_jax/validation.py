@@ -104,18 +104,27 @@ def _check(config: Config, rules: tuple[tuple[str, bool, str], ...]) -> None:
 
 
 def validate_config(config: Config) -> None:
-    """Check a whole run, the agent included; knows nothing of the environment's sizes.
+    """Check a whole run and that its task has a known name.
 
     Raises:
       ConfigError: one line naming the field, the value and what would work.
     """
     from pomcp_jax import envs
 
-    config_lib.check_finite(config)
     try:
         envs.check_name(config.env.task)
     except ValueError as error:
         raise ConfigError(f"env.task = {config.env.task!r}: {error}") from None
+    validate_run(config)
+
+
+def validate_run(config: Config) -> None:
+    """Check a whole run on an environment that may have any name and any sizes.
+
+    Raises:
+      ConfigError: one line naming the field, the value and what would work.
+    """
+    config_lib.check_finite(config)
     _check(
         config,
         (
@@ -149,7 +158,11 @@ def validate_config(config: Config) -> None:
             ),
             ("train.total_decisions", train.total_decisions < 2**31, "< 2**31"),
             ("train.pretrain_updates", train.pretrain_updates >= 0, ">= 0"),
-            ("train.updates_per_decision", 0.0 <= train.updates_per_decision <= 1e3, "in [0, 1000]"),
+            (
+                "train.updates_per_decision",
+                0.0 <= train.updates_per_decision <= 1e3,
+                "in [0, 1000]",
+            ),
             (
                 "train.capacity",
                 train.capacity >= rows,
@@ -162,10 +175,22 @@ def validate_config(config: Config) -> None:
                 "'standard' or 'action'",
             ),
             ("train.chunk_decisions", train.chunk_decisions >= 1, ">= 1"),
-            ("train.eval_decisions", train.eval_decisions >= 0, ">= 0 (0 evaluates at the end only)"),
+            (
+                "train.eval_decisions",
+                train.eval_decisions >= 0,
+                ">= 0 (0 evaluates at the end only)",
+            ),
             ("train.eval_episodes", train.eval_episodes >= 1, ">= 1"),
-            ("train.eval_select", train.eval_select in ("sample", "argmax"), "'sample' or 'argmax'"),
-            ("train.checkpoint_decisions", train.checkpoint_decisions >= 0, ">= 0 (0: at the end only)"),
+            (
+                "train.eval_select",
+                train.eval_select in ("sample", "argmax"),
+                "'sample' or 'argmax'",
+            ),
+            (
+                "train.checkpoint_decisions",
+                train.checkpoint_decisions >= 0,
+                ">= 0 (0: at the end only)",
+            ),
             ("train.memory_limit_gb", train.memory_limit_gb > 0.0, "> 0"),
             ("train.max_bad_updates", train.max_bad_updates >= 1, ">= 1"),
         ),

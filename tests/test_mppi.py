@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pomcp_jax import mppi
 from pomcp_jax import config as config_lib
+from pomcp_jax import mppi
 from pomcp_jax.config import ConfigError, MppiConfig
 from pomcp_jax.mppi import ModelFns, PlanState
 
@@ -62,9 +62,7 @@ def f32(x):
 
 def riccati(cost):
     """One backward step: cost-to-go matrix and gain."""
-    gain = np.linalg.solve(
-        ACTION_COST + B_MATRIX.T @ cost @ B_MATRIX, B_MATRIX.T @ cost @ A_MATRIX
-    )
+    gain = np.linalg.solve(ACTION_COST + B_MATRIX.T @ cost @ B_MATRIX, B_MATRIX.T @ cost @ A_MATRIX)
     return STATE_COST + A_MATRIX.T @ cost @ (A_MATRIX - B_MATRIX @ gain), gain
 
 

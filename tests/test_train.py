@@ -66,7 +66,10 @@ def test_state_keeps_its_types():
     config, prog, state, _ = base()
     shapes = jax.eval_shape(lambda: train.init(config, prog.env, prog.static))
     after = jax.eval_shape(lambda s: prog.chunk(s, config, prog.training[0])[0], state)
-    types = lambda tree: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]  # noqa: E731
+
+    def types(tree):
+        return [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]
+
     assert types(shapes) == types(after)
 
 
@@ -116,9 +119,7 @@ def test_replay_holds_what_the_environment_said():
     rows, inserted = jax.device_get((state.replay.rows, state.replay.inserted))
     assert inserted == 30 and rows.reward.shape == (1, 32, 2)
     last = rows.last[0, :30]
-    np.testing.assert_array_equal(
-        last, np.broadcast_to((np.arange(30) % 6 == 5)[:, None], (30, 2))
-    )
+    np.testing.assert_array_equal(last, np.broadcast_to((np.arange(30) % 6 == 5)[:, None], (30, 2)))
     np.testing.assert_array_equal(rows.reward[0, :30], np.where(last, 0.0, 1.0))
     assert not rows.terminated.any()
     assert np.all(np.abs(rows.action) <= 1.0) and np.all(rows.prior.std[0, :30] > 0)
@@ -188,9 +189,7 @@ def test_presets_train(preset):
 
 
 def test_replanning_rewrites_records_of_sampled_rows():
-    config = tiny.run(
-        "bmpc", agent_changes={"replan__interval": 2}, train__pretrain_updates=0
-    )
+    config = tiny.run("bmpc", agent_changes={"replan__interval": 2}, train__pretrain_updates=0)
     prog = program(config)
     state, _ = play(prog, config, prog.seeding)
     held = jax.device_get(state.replay.rows)

@@ -35,13 +35,17 @@ def make(
     """
     parts = (argument or "").split(",")
     if len(parts) > 2:
-        raise ConfigError(f"config argument = {argument!r}: must be 'task', 'task,preset' or ',preset'")
+        raise ConfigError(
+            f"config argument = {argument!r}: must be 'task', 'task,preset' or ',preset'"
+        )
     task = parts[0] or task
     preset = (parts[1] if len(parts) == 2 else "") or preset
     names = tuple(tasks or envs.available())
     if task not in names:
         near = difflib.get_close_matches(task, names, n=1, cutoff=0.0)
-        raise ConfigError(f"task = {task!r}: unknown; did you mean {near[0]}? (tasks: {', '.join(names)})")
+        raise ConfigError(
+            f"task = {task!r}: unknown; did you mean {near[0]}? (tasks: {', '.join(names)})"
+        )
     agent = presets.with_size(presets.get(preset), size)
     config = config_lib.replace(Config(agent=agent), {"env.task": task, **changes})
     return ml_collections.ConfigDict(config_lib.to_dict(config))

@@ -1,0 +1,80 @@
+"""The quick start, seed after seed, each in a new process with an empty compilation cache.
+
+    taskset -c 0,1 python -m experiments.benchmarks.quickstart --seeds 0 1 2 3 4
+
+Prints a markdown table and leaves ``<out>/seed<k>`` (a whole workdir) for every seed.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CONFIG = "experiments/configs/quickstart.py"
+
+
+def first_time(workdir: Path, level: float) -> float | None:
+    """Seconds until the mean return of the latest 8 training episodes is at least ``level``."""
+    with (workdir / "metrics.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["train/return"] and float(row["train/return"]) >= level:
+                return float(row["seconds"])
+    return None
+
+
+def summary(workdir: Path, level: float) -> dict[str, float | None]:
+    """The numbers of one run."""
+    about = json.loads((workdir / "run.json").read_text())
+    with (workdir / "metrics.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    with (workdir / "evaluations.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    planner = [row for row in rows if row["actor"] == "planner"][-1]
+    policy = [row for row in rows if row["actor"] == "policy"]
+    return {
+        "time": first_time(workdir, level),
+        "training": float(last["train/return"]),
+        "planner": float(planner["eval/return"]),
+        "policy": float(policy[-1]["eval/policy_return"]) if policy else None,
+        "seconds": about["seconds"],
+        "memory": about["peak_memory_gb"],
+    }
+
+
+def show(value: float | None, digits: int = 0) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart-benchmark"))
+    parser.add_argument("--level", type=float, default=700.0)
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    args = parser.parse_args()
+    print(
+        f"| seed | seconds to {args.level:g} | training return | planner, 10 episodes | bare policy"
+        " | whole run, s | peak memory, GB |"
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for seed in args.seeds:
+        workdir = args.out / f"seed{seed}"
+        if not args.table:
+            with tempfile.TemporaryDirectory() as cache:
+                command = [sys.executable, "-m", "experiments.run", f"--config={CONFIG}"]
+                command += [f"--config.train.seed={seed}", f"--workdir={workdir}"]
+                subprocess.run(
+                    [*command, f"--cache_dir={cache}"], check=True, stdout=subprocess.DEVNULL
+                )
+        s = summary(workdir, args.level)
+        cells = (show(s["time"]), show(s["training"]), show(s["planner"]), show(s["policy"]),
+                 show(s["seconds"]), show(s["memory"], 2))  # fmt: skip
+        print(f"| {seed} | " + " | ".join(cells) + " |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Swing a pole up in minutes on two CPU cores: a small PO-MPC agent, four environments.
+
+Chosen by measurement (docs/benchmarks.md): the tiny world model learns this task nearly as well per
+decision as larger ones and costs a third; what it saves buys more updates. A value horizon of 50
+decisions (one second) and faster target networks suit so short a training.
+"""
+
+import ml_collections
+
+from experiments.configs import common
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    """``:task,preset``; defaults cartpole-swingup, po_mpc."""
+    changes = {
+        "env.action_repeat": 2,
+        "env.num_envs": 4,
+        "agent.mppi.num_samples": 128,
+        "agent.mppi.num_elites": 16,
+        "agent.mppi.iterations": 4,
+        "agent.policy.kl_coef": 0.1,
+        "agent.optimizer.batch_size": 128,
+        "agent.optimizer.learning_rate": 1e-3,
+        "agent.optimizer.encoder_rate_scale": 1.0,
+        "agent.optimizer.target_rate": 0.03,
+        "agent.optimizer.discount": 0.98,
+        "train.seed_decisions": 1_000,
+        "train.pretrain_updates": 500,
+        "train.updates_per_decision": 1.5,
+        "train.total_decisions": 25_000,
+        "train.capacity": 25_000,
+        "train.chunk_decisions": 500,
+        "train.eval_decisions": 10_000,
+        "train.checkpoint_decisions": 10_000,
+    }
+    return common.make(argument, changes, size="tiny")

@@ -1,0 +1,213 @@
+"""What an agent learns on problems whose values are known, and what it refuses to learn from."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from pomcp_jax import acting, agent, envs, maths, train, world_model
+from pomcp_jax import config as config_lib
+from pomcp_jax.agent import FAULT_TERMS, Scales
+
+DISCOUNT = 0.8
+LEARN = {
+    "optimizer__discount": DISCOUNT,
+    "optimizer__learning_rate": 3e-3,
+    "optimizer__encoder_rate_scale": 1.0,
+    "optimizer__target_rate": 0.1,
+    "optimizer__batch_size": 32,
+    "policy__kl_coef": 0.1,
+}
+
+
+def learn(task, preset="po_mpc", updates=800, **changes):
+    """An agent trained on random experience of a probe, and its program."""
+    config = tiny.run(
+        preset,
+        agent_changes=LEARN | changes,
+        env__task=task,
+        train__seed_decisions=400,
+        train__total_decisions=420,
+        train__capacity=400,
+        train__pretrain_updates=updates,
+        train__chunk_decisions=10_000,
+    )
+    program = train.build(config, envs.make(task))
+    state = program.init(config)
+    for work in program.seeding + program.pretraining:
+        state, _ = program.chunk(state, config, work)
+    return config.agent, program.static, jax.tree.map(lambda x: x[0], state.agent)
+
+
+def values(config, static, params, obs):
+    """The critic's mean value of the policy's mean action at observations ``[B, O]``."""
+    latent = world_model.encode(static.nets, params.model.encoder, obs)
+    action = None
+    if config.world_model.critic == "q":
+        key = jax.random.key(0)
+        action = acting.act_policy(params, key, obs, agent=static, config=config, explore=0.0)
+    logits = world_model.value_logits(static.nets, params.model.value, latent, action)
+    bins = world_model.bins(config.world_model)
+    return np.mean(maths.two_hot_decode(logits, bins), axis=0)
+
+
+SIGNS = jnp.array([[1.0], [-1.0]])
+
+
+@functools.cache
+def match():
+    return learn("probe/match", updates=1500)
+
+
+@pytest.mark.parametrize(
+    "task,obs,expected",
+    [
+        # An end stops the bootstrap: 1, not 1 / (1 - 0.8).
+        ("probe/constant", [[0.0]], [1.0]),
+        # A cut does not: 5, not the 3.36 of five steps.
+        ("probe/truncated", [[0.0]], [5.0]),
+        ("probe/delayed", [[0.0], [1.0]], [DISCOUNT, 1.0]),
+    ],
+)
+def test_critic_reaches_the_known_value(task, obs, expected):
+    config, static, state = learn(task)
+    got = values(config, static, state.params, jnp.array(obs))
+    np.testing.assert_allclose(got, expected, rtol=0.07)
+
+
+def test_v_critic_does_not_bootstrap_through_an_end():
+    """BMPC's targets come from the model, so the end has to be stored with the state."""
+    config, static, state = learn(
+        "probe/constant", "bmpc", replan__interval=0, policy__prior="stored"
+    )
+    got = values(config, static, state.params, jnp.zeros((1, 1)))
+    np.testing.assert_allclose(got, 1.0, rtol=0.07)
+
+
+def test_policy_finds_the_best_action_of_every_observation():
+    config, static, state = match()
+    key = jax.random.key(0)
+    best = acting.act_policy(state.params, key, SIGNS, agent=static, config=config, explore=0.0)
+    np.testing.assert_allclose(best, SIGNS / 2, atol=0.12)
+    np.testing.assert_allclose(values(config, static, state.params, SIGNS), 1.0, rtol=0.07)
+
+
+def test_planner_finds_it_too():
+    config, static, state = match()
+    plan = acting.init_plan(config, static, 2)
+    out = acting.act(
+        state.params, jax.random.key(1), SIGNS, plan, jnp.ones((2,), bool),
+        agent=static, config=config, explore=0.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(out.mode, SIGNS / 2, atol=0.15)
+
+
+# ------------------------------------------------------------------- broken numbers
+
+
+@functools.cache
+def jitted_update():
+    config, static, state = match()
+    return jax.jit(functools.partial(agent.update, agent=static, config=config))
+
+
+def some_batch():
+    from pomcp_jax.replay import Batch, Index, Row
+    from pomcp_jax.types import Gaussian
+
+    rng = np.random.default_rng(0)
+    shape = (4, 32)
+    f32 = lambda *s: jnp.asarray(rng.uniform(-0.5, 0.5, s), jnp.float32)  # noqa: E731
+    no = jnp.zeros(shape, bool)
+    prior = Gaussian(f32(*shape, 1), jnp.full((*shape, 1), 0.5))
+    rows = Row(f32(*shape, 1), f32(*shape, 1), f32(*shape), no, no, prior, f32(*shape))
+    zero = jnp.zeros(shape, jnp.int32)
+    return Batch(rows, Index(zero, zero), ~no)
+
+
+def spoil(name):
+    """A batch and a state in which one term breaks."""
+    _, _, state = match()
+    batch, nan = some_batch(), jnp.float32(jnp.nan)
+    rows, params = batch.rows, state.params
+    if name == "reward":
+        rows = rows._replace(reward=rows.reward.at[1, 2].set(nan))
+    elif name == "prior":
+        mean = rows.prior.mean.at[0, 1].set(nan)
+        rows = rows._replace(prior=rows.prior._replace(mean=mean))
+    elif name == "policy":
+        broken = jax.tree.map(lambda x: x * nan, params.policy)
+        params = params._replace(policy=broken)
+    return state._replace(params=params), batch._replace(rows=rows)
+
+
+def test_a_good_batch_counts_no_fault():
+    """Guards the tests below."""
+    _, _, state = match()
+    after, _ = jitted_update()(state, some_batch(), jax.random.key(0))
+    assert int(after.faults.total) == int(state.faults.total) == 0
+    moved = jax.tree.map(lambda a, b: jnp.any(a != b), after.params, state.params)
+    assert all(any(jax.tree.leaves(part)) for part in moved)
+
+
+@pytest.mark.parametrize("name,part", [("reward", "model"), ("prior", "prior")])
+def test_a_nan_never_reaches_parameters(name, part):
+    state, batch = spoil(name)
+    after, _ = jitted_update()(state, batch, jax.random.key(0))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+    before, now = getattr(state.params, part), getattr(after.params, part)
+    jax.tree.map(np.testing.assert_array_equal, before, now)
+    assert after.faults.total == after.faults.consecutive == 1
+    assert name in FAULT_TERMS[int(after.faults.term)]
+
+
+def test_consecutive_faults_are_counted_and_forgotten():
+    state, batch = spoil("reward")
+    for expected in (1, 2, 3):
+        state, _ = jitted_update()(state, batch, jax.random.key(expected))
+        assert int(state.faults.consecutive) == expected
+    state, _ = jitted_update()(state, some_batch(), jax.random.key(9))
+    assert int(state.faults.consecutive) == 0 and int(state.faults.total) == 3
+
+
+def test_a_broken_policy_does_not_spoil_the_target_network():
+    state, batch = spoil("policy")
+    after, _ = jitted_update()(state, batch, jax.random.key(0))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.target_value))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params.model))
+
+
+# ------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    "kl_scale,power,expected",
+    [("own", 0.0, 2 * 6 / 3), ("q", 1.0, 2 * 4), ("none", -1.0, 2 / 4 * 6)],
+)
+def test_price_of_a_nat_is_the_ratio_of_the_two_coefficients(kl_scale, power, expected):
+    """The policy pays kl_coef A^k / S_K per nat and earns 1 / S_Q per unit of value."""
+    config = config_lib.replace(
+        tiny.agent(),
+        {"policy.kl_scale": kl_scale, "policy.kl_dim_power": power, "policy.kl_coef": 2.0},
+    )
+    scales = Scales(jnp.float32(6.0), jnp.float32(3.0), jnp.float32(1.0))
+    np.testing.assert_allclose(agent._kl_price(scales, 4, config), expected, rtol=1e-6)
+
+
+def test_replanned_records_go_where_they_belong():
+    batch = some_batch()
+    from pomcp_jax.types import Gaussian
+
+    new = Gaussian(jnp.full((3, 5, 1), 7.0), jnp.full((3, 5, 1), 8.0))
+    changed, index = agent.apply_replan(batch, new, jnp.full((3, 5), 9.0))
+    assert index.row.shape == (3, 5)
+    assert np.all(changed.rows.prior.mean[:3, :5] == 7.0)
+    assert np.all(changed.rows.prior.std[:3, :5] == 8.0)
+    assert np.all(changed.rows.prior_value[:3, :5] == 9.0)
+    rest = np.ones((4, 32), bool)
+    rest[:3, :5] = False
+    np.testing.assert_array_equal(changed.rows.prior.mean[rest], batch.rows.prior.mean[rest])
+    np.testing.assert_array_equal(changed.rows.obs, batch.rows.obs)

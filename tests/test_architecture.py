@@ -1,0 +1,114 @@
+"""Who may import whom, how long a file may be, and which names are public."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pomcp_jax
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pomcp_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+LEARNING = {"agent", "train", "envs", "evaluate", "checkpoint", "acting"}
+FORBIDDEN = {
+    "types": {"*"},
+    "config": {"*"},
+    "maths": {"*"},
+    "networks": LEARNING | {"mppi", "losses", "replay", "world_model"},
+    "world_model": LEARNING | {"mppi", "replay"},
+    "mppi": LEARNING | {"networks", "world_model", "losses", "replay", "maths"},
+    "losses": LEARNING | {"networks", "world_model", "mppi", "replay"},
+    "replay": LEARNING | {"networks", "world_model", "mppi", "losses"},
+    "acting": {"agent", "train", "envs", "evaluate", "checkpoint"},
+    "agent": {"train", "envs", "evaluate", "checkpoint"},
+}
+"""What a room may not import; ``*`` is all but types and config."""
+
+
+def imports(path):
+    """Modules that a file imports, as dotted names, function bodies included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms(path):
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("pomcp_jax.")}
+    return ours & {p.stem for p in PACKAGE.iterdir()}
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_rooms_import_only_what_they_may(room):
+    used, forbidden = rooms(PACKAGE / f"{room}.py"), FORBIDDEN[room]
+    if forbidden == {"*"}:
+        assert used <= {"types", "config"}
+    else:
+        assert not used & forbidden
+
+
+def test_environments_know_nothing_of_learning():
+    for path in (PACKAGE / "envs").rglob("*.py"):
+        assert rooms(path) <= {"envs", "types", "config"}, path
+
+
+def test_only_networks_imports_flax():
+    users = {p.stem for p in FILES if any(n.split(".")[0] == "flax" for n in imports(p))}
+    assert users == {"networks"}
+
+
+def test_the_package_does_not_import_experiments():
+    for path in FILES:
+        assert not any(name.split(".")[0] == "experiments" for name in imports(path)), path
+
+
+def test_methods_are_values_not_branches():
+    """The name of a preset appears as a string in presets.py and nowhere else."""
+    from pomcp_jax import presets
+
+    for path in FILES:
+        strings = {
+            node.value for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }  # fmt: skip
+        assert path.stem == "presets" or not strings & set(presets.PRESETS), path
+
+
+@pytest.mark.parametrize("folder", ["pomcp_jax", "experiments"])
+def test_no_file_is_long(folder):
+    lengths = {p: len(p.read_text().splitlines()) for p in (ROOT / folder).rglob("*.py")}
+    assert {p: n for p, n in lengths.items() if n > 410} == {}
+
+
+def test_public_names_are_frozen():
+    modules = (
+        "acting agent checkpoint config envs evaluate losses maths mppi presets replay train"
+        " world_model"
+    )
+    names = "Config ConfigError ModelFns MppiConfig PlanOutput PlanState Task make_env"
+    assert pomcp_jax.__all__ == [*modules.split(), *names.split(), "__version__"]
+    assert len(pomcp_jax.__all__) <= 25
+    for name in pomcp_jax.__all__:
+        assert getattr(pomcp_jax, name) is not None
+
+
+def test_unknown_public_name():
+    with pytest.raises(AttributeError, match="no attribute 'plam'"):
+        pomcp_jax.plam  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, pomcp_jax; print({'jax', 'flax', 'brax', 'mujoco'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+def test_version_is_that_of_the_project():
+    assert f'version = "{pomcp_jax.__version__}"' in (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,216 @@
+"""The command line as its users meet it: in a subprocess, from the repository's root."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pomcp_jax import checkpoint
+
+ROOT = Path(__file__).parent.parent
+DEBUG = "--config=experiments/configs/debug.py"
+STRICT = ("JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUMPY_RANK_PROMOTION")
+# Users do not run under the strict modes of this suite.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in STRICT} | {"PYTHONPATH": str(ROOT)}
+
+
+def command(*args, module="experiments.run"):
+    return [sys.executable, "-m", module, *args]
+
+
+def call(*args, module="experiments.run", timeout=400):
+    return subprocess.run(
+        command(*args, module=module), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+        timeout=timeout,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One whole run of the debug configuration, two seeds."""
+    workdir = tmp_path_factory.mktemp("runs") / "debug"
+    done = call(DEBUG, f"--workdir={workdir}", "--config.train.num_seeds=2", "--tensorboard=false")
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_everything_it_promises(run):
+    workdir, done = run
+    names = {p.name for p in workdir.iterdir()}
+    assert names == {
+        "config.json", "run.json", "metrics.jsonl", "metrics.csv", "evaluations.csv",
+        "learning_curve.png", "checkpoints",
+    }  # fmt: skip
+    assert str(workdir) in done.stdout.splitlines()[-1]
+    assert (workdir / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_metrics_have_one_row_per_chunk_and_seed(run):
+    table = rows(run[0] / "metrics.csv")
+    lines = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
+    # One seeding chunk, one of pre-training, then (600 - 100) / 100.
+    assert len(table) == len(lines) == 2 * (1 + 1 + 5)
+    first = ["seconds", "decisions", "frames", "seed", "train/return", "eval/return"]
+    assert list(table[0])[:7] == [*first, "decisions_per_second"]
+    assert [row["seed"] for row in table[:4]] == ["0", "1", "0", "1"]
+    assert all(list(line) == list(table[0]) for line in lines)
+    last = lines[-1]
+    # 600 calls of the environment; the one after an episode's end of 50 decisions only resets.
+    assert 580 <= last["decisions"] < 600 and last["frames"] == last["decisions"]
+    assert last["loss/model"] > 0 and last["plan/std"] > 0 and last["updates"] == 20 + 250
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+
+
+def test_evaluations_have_every_episode(run):
+    table = rows(run[0] / "evaluations.csv")
+    assert [r["actor"] for r in table] == ["planner"] * 4 + ["policy"] * 2
+    for row in table:
+        episodes = [float(row[f"episode_{i}"]) for i in range(3)]
+        column = "eval/return" if row["actor"] == "planner" else "eval/policy_return"
+        assert float(row[column]) == pytest.approx(sum(episodes) / 3)
+    evaluated = [row for row in rows(run[0] / "metrics.csv") if row["eval/return"]]
+    assert len(evaluated) == 4
+
+
+def test_record_of_what_ran(run):
+    about = json.loads((run[0] / "run.json").read_text())
+    assert about["exit_code"] == 0 and about["status"] == "done"
+    assert {"commit", "versions", "device", "command", "peak_memory_gb", "seconds"} <= set(about)
+    config = json.loads((run[0] / "config.json").read_text())
+    assert config["train"]["num_seeds"] == 2 and config["env"]["task"] == "probe/lqr"
+
+
+def test_configuration_and_progress_are_printed(run):
+    out = run[1].stdout
+    assert "agent.mppi.num_samples = 16\n" in out and "env.task = probe/lqr\n" in out
+    assert "decisions/s" in out and "left" in out
+    for word in ("evaluation", "training return", "peak memory", "files"):
+        assert word in out
+
+
+def test_checkpoints_can_be_restored(run):
+    folder = run[0] / "checkpoints"
+    assert checkpoint.steps(folder) == [300, 600]
+    restored = checkpoint.restore(folder)
+    assert restored.config.train.num_seeds == 2 and restored.decisions == 600
+
+
+def test_the_same_folder_again_keeps_the_earlier_run(run):
+    """Refused for another configuration; the same one moves the earlier files aside."""
+    workdir, _ = run
+    other = call(DEBUG, f"--workdir={workdir}", "--config.train.num_seeds=3")
+    assert other.returncode == 2
+    assert "train.num_seeds = 2" in other.stderr and "choose another folder" in other.stderr
+    assert not list(workdir.glob("previous-*"))
+
+
+def test_pictures_of_several_runs(run, tmp_path):
+    out = tmp_path / "curve.png"
+    done = call(str(run[0]), str(run[0]), f"--out={out}", module="experiments.plot")
+    assert done.returncode == 0 and out.read_bytes()[:4] == b"\x89PNG"
+    done = call(str(tmp_path), module="experiments.plot")
+    assert done.returncode == 2 and "config.json" in done.stderr
+
+
+BAD = {
+    "no config": ([], "--config: missing"),
+    "no such file": (["--config=experiments/configs/quikstart.py"], "quickstart.py"),
+    "task": ([DEBUG + ":probe/lqq"], "did you mean probe/lqr?"),
+    "preset": ([DEBUG + ":,po_mcp"], "did you mean po_mpc?"),
+    "field": ([DEBUG, "--config.agent.mppi.horizn=3"], "config.agent.mppi.horizon"),
+    "type": ([DEBUG, "--config.agent.mppi.horizon=x"], "must be int"),
+    "group": ([DEBUG, "--config.agent.mppi=3"], "agent.mppi"),
+    "flag": ([DEBUG, "--workdirr=x"], "workdir"),
+    "argument": ([DEBUG, "extra"], "'extra'"),
+    "elites": ([DEBUG, "--config.agent.mppi.num_elites=17"], "agent.mppi.num_elites = 17"),
+    "horizon": ([DEBUG, "--config.agent.mppi.horizon=0"], "agent.mppi.horizon = 0"),
+    "capacity": ([DEBUG, "--config.train.capacity=40"], "train.capacity = 40"),
+    "group size": ([DEBUG, "--config.agent.world_model.latent_size=12"], "latent_size = 12"),
+    "memory": ([DEBUG, "--config.train.capacity=900000000"], "train.memory_limit_gb"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(case, tmp_path, capsys, monkeypatch):
+    """In this process, for speed; test_bad_input_in_a_subprocess does it all the way."""
+    from experiments import run as run_module
+
+    monkeypatch.chdir(ROOT)
+    arguments, expected = BAD[case]
+    workdir = tmp_path / "run"
+    code = run_module.main(["run", *arguments, f"--workdir={workdir}"])
+    text = capsys.readouterr()
+    assert code == 2 and text.out == ""
+    assert text.err.startswith("error: ") and text.err.count("\n") == 1 and expected in text.err
+    assert not workdir.exists()
+
+
+def test_bad_input_in_a_subprocess(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    done = call(DEBUG, f"--workdir={file}")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: --workdir = '{file}': is a file; must be a folder\n"
+    assert list(tmp_path.iterdir()) == [file] and file.read_text() == ""
+
+
+def test_help_and_print_config(capsys, monkeypatch):
+    from experiments import run as run_module
+
+    monkeypatch.chdir(ROOT)
+    assert run_module.main(["run", "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("walker-walk", "brax/ant", "po_mpc_direct", "--config.agent.mppi.horizon=3"):
+        assert word in text
+    assert run_module.main(["run", DEBUG, "--print_config"]) == 0
+    assert "env.task = probe/lqr" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_cleanly_and_keeps_what_is_there(run, tmp_path):
+    workdir = tmp_path / "run"
+    long = [f"--workdir={workdir}", "--config.train.total_decisions=1000000",
+            "--config.train.num_seeds=2", "--config.train.capacity=1000"]  # fmt: skip
+    process = subprocess.Popen(
+        command(DEBUG, *long), cwd=ROOT, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count("\n") >= 6:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and "stopped by SIGINT" in out
+    about = json.loads((workdir / "run.json").read_text())
+    assert about["exit_code"] == 130 and "SIGINT" in about["status"]
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    saved = checkpoint.steps(workdir / "checkpoints")
+    assert len(lines) >= 6 and saved and saved[-1] >= lines[-1]["decisions"]
+    assert (workdir / "learning_curve.png").exists()
+
+
+def test_a_broken_environment_stops_the_run_with_its_name(tmp_path):
+    """Every update and step is refused or masked; the program says what broke."""
+    workdir = tmp_path / "run"
+    done = call(
+        DEBUG + ":probe/nan", f"--workdir={workdir}", "--config.train.max_bad_updates=1",
+        "--config.train.num_seeds=2",
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "environment steps were not finite" in done.stderr
+    assert json.loads((workdir / "run.json").read_text())["exit_code"] == 3

@@ -1,0 +1,65 @@
+"""The README's python blocks run as they stand, and its commands name things that exist."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    """Without this suite's strict modes, and without the suite leaving them off."""
+    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", before[0])
+    jax.config.update("jax_numpy_rank_promotion", before[1])
+
+
+def test_planner_block():
+    scope = {}
+    exec(BLOCKS[0], scope)
+    actions = scope["plan"](scope["keys"], scope["robots"]).action
+    assert actions.shape == (3, 1)
+    # Far right: brake. Left: push. Fast to the right: brake.
+    assert np.sign(actions[:, 0]).tolist() == [-1.0, 1.0, -1.0]
+    lines = BLOCKS[0].strip().splitlines()
+    assert len(lines) <= 16
+
+
+def test_own_task_block():
+    scope = {}
+    exec(BLOCKS[1], scope)
+    stats = scope["state"].stats
+    assert int(stats.episodes[0]) >= 38
+    # Random actions earn about 0; going to the middle earns nearly 50.
+    assert np.mean(stats.returns) > 20.0
+
+
+def test_there_are_no_other_blocks():
+    assert len(BLOCKS) == 2
+
+
+def test_files_named_in_the_readme_exist():
+    paths = re.findall(r"(?:pomcp_jax|experiments|docs)/[\w./]*\w", README)
+    assert len(paths) > 10
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_links_point_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_presets_of_the_table_are_all():
+    from pomcp_jax import presets
+
+    assert set(re.findall(r"^\| `(\w+)` \|", README, flags=re.M)) == set(presets.PRESETS)
