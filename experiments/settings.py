@@ -49,6 +49,9 @@ def parse(argv: list[str]) -> Settings:
     """
     if any(arg in ("--help", "-h", "-help", "--helpfull", "--helpshort") for arg in argv[1:]):
         raise HelpWanted
+    if not _config_argument(argv):
+        example = "--config=experiments/configs/quickstart.py"
+        raise ConfigError(f"--config: missing; for example {example}")
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "configuration file", flag_values=values, sys_argv=argv
@@ -59,15 +62,12 @@ def parse(argv: list[str]) -> Settings:
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
     try:
         rest = values(argv)
+        chosen = values.config.to_dict()  # a file that could not be loaded raises here
     except Exception as error:  # ml_collections raises many kinds; all are the user's input
         _explain(error, argv)
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r}: unexpected argument; flags look like --config.field=value")
-    if values.config is None:
-        raise ConfigError(
-            "--config: missing; for example --config=experiments/configs/quickstart.py"
-        )
-    config = config_lib.from_dict(Config, values.config.to_dict())
+    config = config_lib.from_dict(Config, chosen)
     cache_dir = values.cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if cache_dir is None:
         cache_dir = str(Path.home() / ".cache" / "pomcp_jax" / "xla")
@@ -103,7 +103,8 @@ def _explain(error: Exception, argv: list[str]) -> NoReturn:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigError):
-            raise ConfigError(str(cause)) from None
+            # ml_collections raises the same type anew, with the traceback as its text.
+            raise ConfigError(str(cause).strip().split("ConfigError: ")[-1]) from None
         cause = cause.__cause__ or cause.__context__
     path = _config_argument(argv).partition(":")[0]
     if isinstance(error, (OSError, ImportError)) and not Path(path).is_file():

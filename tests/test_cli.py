@@ -94,8 +94,9 @@ def test_record_of_what_ran(run):
 
 def test_configuration_and_progress_are_printed(run):
     out = run[1].stdout
+    progress = run[1].stderr
     assert "agent.mppi.num_samples = 16\n" in out and "env.task = probe/lqr\n" in out
-    assert "decisions/s" in out and "left" in out
+    assert "decisions/s" in progress and "frames/s" in progress and "left" in progress
     for word in ("evaluation", "training return", "peak memory", "files"):
         assert word in out
 

@@ -26,7 +26,7 @@ def as_users_have_it():
 def test_planner_block():
     scope = {}
     exec(BLOCKS[0], scope)
-    actions = scope["plan"](scope["keys"], scope["robots"]).action
+    actions = jax.vmap(scope["plan"])(scope["keys"], scope["robots"]).action
     assert actions.shape == (3, 1)
     # Far right: brake. Left: push. Fast to the right: brake.
     assert np.sign(actions[:, 0]).tolist() == [-1.0, 1.0, -1.0]

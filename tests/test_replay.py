@@ -209,7 +209,7 @@ def test_other_keys_draw_other_batches():
 
 def records(index):
     """New records, each naming its row and environment."""
-    name = jnp.asarray(index.row * 100 + index.env + 0.125, jnp.float32)
+    name = (index.row * 100 + index.env).astype(jnp.float32) + 0.125
     return Gaussian(name[..., None], name[..., None] + 0.5), name + 1000.0
 
 
