@@ -5,7 +5,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def read_curves(path: Path, column: str) -> dict[int, Curve]:
     return {seed: Curve(*np.array(pairs).T) for seed, pairs in points.items()}
 
 
-def mean_curve(curves: dict[int, Curve]) -> Curve:
+def mean_curve(curves: dict[Any, Curve]) -> Curve:
     """Mean over seeds, on the decisions that the shortest seed has reached too."""
     longest = max(curves.values(), key=lambda curve: len(curve.decisions))
     low = max(curve.decisions[0] for curve in curves.values())
@@ -40,8 +40,19 @@ def mean_curve(curves: dict[int, Curve]) -> Curve:
     return Curve(grid, np.mean(values, axis=0))
 
 
+def _gather(runs: list[Path], file: str, column: str) -> dict[tuple[int, int], Curve]:
+    """The curves of all seeds of several runs."""
+    return {
+        (i, seed): curve
+        for i, run in enumerate(runs)
+        for seed, curve in read_curves(run / file, column).items()
+    }
+
+
 def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
     """Write one picture of training returns (lines) and evaluations (dots) of ``runs``.
+
+    Runs with the same label count as seeds of one method: thin lines, and their mean.
 
     Raises:
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
@@ -53,25 +64,28 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
 
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     titles, repeats = [], set()
+    groups: dict[str, list[Path]] = {}
     for i, run in enumerate(runs):
         config = json.loads((run / "config.json").read_text())
         titles.append(config["env"]["task"])
         repeats.add(config["env"]["action_repeat"])
-        training = read_curves(run / "metrics.csv", "train/return")
-        evaluated = read_curves(run / "evaluations.csv", "eval/return")
+        label = labels[i] if labels else (run.name if len(runs) > 1 else "")
+        groups.setdefault(label, []).append(run)
+    for i, (label, members) in enumerate(groups.items()):
         color = f"C{i}"
-        name = labels[i] if labels else (run.name if len(runs) > 1 else "")
-        for curve in training.values():
-            axes.plot(*curve, color=color, alpha=0.3 if len(training) > 1 else 0.6, linewidth=1)
-        for curve in evaluated.values():
-            axes.plot(*curve, "o", color=color, markersize=3, alpha=0.5)
+        training = _gather(members, "metrics.csv", "train/return")
+        evaluated = _gather(members, "evaluations.csv", "eval/return")
+        if len(training) > 1:
+            for curve in training.values():
+                axes.plot(*curve, color=color, alpha=0.3, linewidth=1)
+            for curve in evaluated.values():
+                axes.plot(*curve, "o", color=color, markersize=3, alpha=0.4)
         if training:
-            axes.plot(
-                *mean_curve(training), color=color, linewidth=2, label=f"{name} training".strip()
-            )
+            name = f"{label} training".strip()
+            axes.plot(*mean_curve(training), color=color, linewidth=2, label=name)
         if evaluated:
-            mean = mean_curve(evaluated)
-            axes.plot(*mean, "o--", color=color, markersize=5, label=f"{name} evaluation".strip())
+            name = f"{label} evaluation".strip()
+            axes.plot(*mean_curve(evaluated), "o--", color=color, markersize=5, label=name)
     axes.set_xlabel("decisions per seed")
     axes.set_ylabel("episode return")
     axes.set_title(", ".join(dict.fromkeys(titles)))
@@ -92,7 +106,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="workdirs of experiments.run")
     parser.add_argument("--out", type=Path, default=Path("learning_curve.png"))
-    parser.add_argument("--labels", nargs="*")
+    parser.add_argument("--labels", nargs="*", help="one per run; equal ones are seeds of a method")
     args = parser.parse_args()
     for run in args.runs:
         if not (run / "config.json").is_file():

@@ -12,5 +12,9 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import hypothesis  # noqa: E402
 
+from experiments import xla  # noqa: E402
+
+xla.save_memory()
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, print_blob=True)
 hypothesis.settings.load_profile("default")

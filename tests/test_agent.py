@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from pomcp_jax import acting, agent, envs, maths, train, world_model
+from pomcp_jax import acting, agent, envs, maths, replay, world_model
 from pomcp_jax import config as config_lib
 from pomcp_jax.agent import FAULT_TERMS, Scales
+from pomcp_jax.replay import Batch, Index, Row
+from pomcp_jax.types import Gaussian
 
 DISCOUNT = 0.8
 LEARN = {
@@ -23,23 +25,59 @@ LEARN = {
 }
 
 
+ROWS = 200
+
+
+@functools.cache
+def learner(config):
+    """Updates on sampled batches, compiled once for all probes of one observation."""
+    static = acting.build(config, 1, 1)
+
+    @jax.jit
+    def run(ring, updates):
+        def body(i, state):
+            key_batch, key_update = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
+            length = config.mppi.horizon + 1
+            batch = replay.sample(ring, key_batch, config.optimizer.batch_size, length)
+            return agent.update(state, batch, key_update, agent=static, config=config)[0]
+
+        start = agent.init(jax.random.key(0), config, static)
+        return jax.lax.fori_loop(0, updates, body, start)
+
+    return static, run
+
+
+@functools.cache
+def experience(task):
+    """Random actions in two environments, as training's seeding phase stores them."""
+    env = envs.make(task)
+
+    def act(carry, key):
+        (state, timestep), ring = carry
+        action = jax.random.uniform(key, (2, 1), minval=-1.0)
+        following = env.step(state, action)
+        after = following[1]
+        row = Row(
+            obs=timestep.obs,
+            action=action,
+            reward=after.reward,
+            terminated=after.terminated,
+            last=after.is_first,
+            prior=Gaussian(action, jnp.ones_like(action)),
+            prior_value=jnp.zeros((2,)),
+        )
+        return (following, replay.insert(ring, row)), None
+
+    keys = jax.random.split(jax.random.key(2), ROWS)
+    start = env.reset(jax.random.split(jax.random.key(3), 2)), replay.init(ROWS, 2, 1, 1)
+    return jax.jit(lambda start: jax.lax.scan(act, start, keys)[0][1])(start)
+
+
 def learn(task, preset="po_mpc", updates=800, **changes):
-    """An agent trained on random experience of a probe, and its program."""
-    config = tiny.run(
-        preset,
-        agent_changes=LEARN | changes,
-        env__task=task,
-        train__seed_decisions=400,
-        train__total_decisions=420,
-        train__capacity=400,
-        train__pretrain_updates=updates,
-        train__chunk_decisions=10_000,
-    )
-    program = train.build(config, envs.make(task))
-    state = program.init(config)
-    for work in program.seeding + program.pretraining:
-        state, _ = program.chunk(state, config, work)
-    return config.agent, program.static, jax.tree.map(lambda x: x[0], state.agent)
+    """An agent trained on random experience of a probe."""
+    config = tiny.agent(preset, **(LEARN | changes))
+    static, run = learner(config)
+    return config, static, run(experience(task), updates)
 
 
 def values(config, static, params, obs):
@@ -115,9 +153,6 @@ def jitted_update():
 
 
 def some_batch():
-    from pomcp_jax.replay import Batch, Index, Row
-    from pomcp_jax.types import Gaussian
-
     rng = np.random.default_rng(0)
     shape = (4, 32)
     f32 = lambda *s: jnp.asarray(rng.uniform(-0.5, 0.5, s), jnp.float32)  # noqa: E731
@@ -199,8 +234,6 @@ def test_price_of_a_nat_is_the_ratio_of_the_two_coefficients(kl_scale, power, ex
 
 def test_replanned_records_go_where_they_belong():
     batch = some_batch()
-    from pomcp_jax.types import Gaussian
-
     new = Gaussian(jnp.full((3, 5, 1), 7.0), jnp.full((3, 5, 1), 8.0))
     changed, index = agent.apply_replan(batch, new, jnp.full((3, 5), 9.0))
     assert index.row.shape == (3, 5)

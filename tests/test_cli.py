@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from pomcp_jax import checkpoint
@@ -205,13 +207,18 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_is_there(run, tmp_path):
     assert (workdir / "learning_curve.png").exists()
 
 
-def test_a_broken_environment_stops_the_run_with_its_name(tmp_path):
-    """Every update and step is refused or masked; the program says what broke."""
+def test_updates_that_keep_failing_stop_the_run_with_the_term_named(run, tmp_path):
+    """A step so large that everything after it overflows; same program as the fixture's."""
     workdir = tmp_path / "run"
     done = call(
-        DEBUG + ":probe/nan", f"--workdir={workdir}", "--config.train.max_bad_updates=1",
+        DEBUG,
+        f"--workdir={workdir}",
         "--config.train.num_seeds=2",
-    )  # fmt: skip
+        "--config.agent.optimizer.learning_rate=1e30",
+    )
     assert done.returncode == 3
-    assert "environment steps were not finite" in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "updates in a row were not finite, first in: " in errors[0]
     assert json.loads((workdir / "run.json").read_text())["exit_code"] == 3
+    state = checkpoint.restore(workdir / "checkpoints").state
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))

@@ -38,7 +38,7 @@ def test_own_task_block():
     scope = {}
     exec(BLOCKS[1], scope)
     stats = scope["state"].stats
-    assert int(stats.episodes[0]) >= 38
+    assert int(stats.episodes[0]) == 1_000 // 51
     # Random actions earn about 0; going to the middle earns nearly 50.
     assert np.mean(stats.returns) > 20.0
 
