@@ -218,15 +218,18 @@ def test_world_model_forward():
     norm = functools.partial(ref.simnorm, group=4)
     latent = mlp(params.encoder, [obs], norm)
     z, a = jnp.asarray(latent, jnp.float32), jnp.asarray(action)
-    out = jax.jit(
-        lambda: dict(
+
+    @jax.jit
+    def forward(params, policy):
+        return dict(
             latent=world_model.encode(nets, params.encoder, jnp.asarray(obs)),
             next=world_model.dynamics(nets, params.dynamics, z, a),
             reward=world_model.reward_logits(nets, params.reward, z, a),
             value=world_model.value_logits(nets, params.value, z, a),
             policy=world_model.policy(nets, policy, z, -3.0, 1.0),
         )
-    )()
+
+    out = forward(params, policy)
     near(out["latent"], latent, F32)
     near(out["next"], mlp(params.dynamics, [latent, action], norm), F32)
     near(out["reward"], mlp(params.reward, [latent, action]), F32)
