@@ -19,9 +19,10 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "agent.world_model.num_bins": 51,
         "agent.world_model.bin_low": -5.0,
         "agent.world_model.bin_high": 5.0,
-        "agent.mppi.num_samples": 128,
-        "agent.mppi.num_elites": 16,
-        "agent.mppi.iterations": 4,
+        "agent.mppi.num_samples": 64,
+        "agent.mppi.num_elites": 12,
+        "agent.mppi.num_proposals": 12,
+        "agent.mppi.iterations": 3,
         "agent.policy.kl_coef": 0.1,
         "agent.optimizer.batch_size": 96,
         "agent.optimizer.learning_rate": 1e-3,
@@ -34,7 +35,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "train.total_decisions": 25_000,
         "train.capacity": 25_000,
         "train.chunk_decisions": 500,
-        "train.eval_decisions": 12_500,
+        "train.eval_decisions": 20_000,
         "train.checkpoint_decisions": 10_000,
     }
     return common.make(argument, changes, size="tiny")
