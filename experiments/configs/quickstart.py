@@ -1,9 +1,10 @@
 """Swing a pole up in minutes on two CPU cores: a small PO-MPC agent, four environments.
 
-Chosen by measurement (docs/benchmarks.md): the tiny world model learns this task nearly as well per
-decision as larger ones and costs a third; what it saves buys more updates. A value horizon of 50
-decisions (one second) and faster target networks suit so short a training. Bins reach from -5 to 5
-in symlog space, that is to values of 147: dm_control's cannot pass 100 at this discount.
+Chosen by measurement (docs/decisions.md): the tiny world model learns this task nearly as well per
+decision as larger ones and costs a third, a plan of two steps nearly as well as one of three; what
+they save buys more updates. A value horizon of 50 decisions (one second) and faster target networks
+suit so short a training. Bins reach from -5 to 5 in symlog space, that is to values of 147:
+dm_control's cannot pass 100 at this discount.
 """
 
 import ml_collections
