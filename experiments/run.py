@@ -7,10 +7,7 @@ what happens between chunks: records, evaluations, checkpoints, signals.
 Exit codes: 0 done, 2 bad input, 3 training broke, 130/143 stopped by SIGINT/SIGTERM.
 """
 
-import concurrent.futures
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +19,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments import plot, record, settings, xla  # noqa: E402
+from experiments.jobs import Signals, Stop, Worker  # noqa: E402
 from experiments.progress import Progress, duration, number  # noqa: E402
 from experiments.settings import Settings  # noqa: E402
 from pomcp_jax import agent, checkpoint, envs, evaluate, train, validation  # noqa: E402
@@ -32,60 +30,6 @@ from pomcp_jax.train import Program, TrainState, Work  # noqa: E402
 
 Results = dict[str, np.ndarray]
 """Named arrays with the leading axis S."""
-
-
-class Stop(Exception):
-    """The run ends early, with everything so far kept."""
-
-    def __init__(self, code: int, text: str):
-        super().__init__(text)
-        self.code = code
-
-
-class Signals:
-    """The first SIGINT or SIGTERM asks for a clean end, the second ends at once."""
-
-    def __init__(self, progress: Progress):
-        self.received = 0
-        self._progress = progress
-        for number_ in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number_, self._handle)
-
-    def _handle(self, number_: int, _frame: Any) -> None:
-        if self.received:
-            os._exit(128 + number_)
-        self.received = number_
-        self._progress.say("stopping after this chunk; once more to stop at once")
-
-    def check(self) -> None:
-        """Raise :class:`Stop` if a signal has come."""
-        if self.received:
-            name = signal.Signals(self.received).name
-            raise Stop(128 + self.received, f"stopped by {name}")
-
-
-class Worker:
-    """Runs device work in a thread, so that signals and the progress line stay alive."""
-
-    def __init__(self, progress: Progress):
-        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self._progress = progress
-
-    def __call__(self, function: Callable, *args: Any, busy: str = "") -> Any:
-        """``function(*args)``, waited for; ``busy`` is shown meanwhile."""
-        begin = time.monotonic()
-        future = self._pool.submit(lambda: jax.block_until_ready(function(*args)))
-        while True:
-            try:
-                result = future.result(timeout=0.5)
-                if busy:
-                    xla.return_memory()
-                return result
-            except concurrent.futures.TimeoutError:
-                if future.done():  # the function's own TimeoutError
-                    raise
-                if busy:
-                    self._progress.line(f"{busy} ({duration(time.monotonic() - begin)})")
 
 
 class Functions(NamedTuple):
