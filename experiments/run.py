@@ -148,7 +148,8 @@ class Run:
             f"{phase} {self.done:,}/{self.config.train.total_decisions:,} decisions"
             f" | {number(rate[0])} decisions/s, {number(rate[0] * repeat)} frames/s"
             f" | return {number(_mean(self.returns), 1)} | eval {number(_mean(evaluated), 1)}"
-            f" | {duration(left) if self.done > before else '?'} left"
+            f" | {duration(left) if self.done > before else '?'} left",
+            force=self.done >= self.config.train.total_decisions,
         )
         return values, seconds
 
