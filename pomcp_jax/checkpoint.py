@@ -38,12 +38,8 @@ class Restored(NamedTuple):
     decisions: int
 
 
-def _digests(tree: Any) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
-        for path, leaf in leaves
-    }
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _plain(tree: Any) -> dict[str, np.ndarray]:
@@ -88,7 +84,7 @@ def save(
         "observation_size": static.obs_size,
         "action_size": static.action_size,
         "config": config_lib.to_dict(config),
-        "sha256": _digests(state),
+        "sha256": {name: _digest(array) for name, array in arrays.items()},
     }
     with ocp.PyTreeCheckpointer() as writer:
         writer.save(partial / "agent", arrays)
@@ -153,7 +149,7 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
             raise CheckpointError(
                 f"{place}: {name} is {array.dtype}{array.shape}, must be {leaf.dtype}{leaf.shape}"
             )
-        if hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() != digests.get(name):
+        if _digest(array) != digests.get(name):
             raise CheckpointError(f"{place}: {name} does not match its digest; the file is damaged")
     structure = jax.tree.structure(shapes)
     state = jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in wanted])

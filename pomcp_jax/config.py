@@ -282,6 +282,11 @@ def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
     return cls(**out)
 
 
+def _unknown(path: str, cfg: Any) -> ConfigError:
+    near = difflib.get_close_matches(path, flatten(cfg), n=1)
+    return ConfigError(f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else ""))
+
+
 def replace(cfg: C, changes: Mapping[str, Any]) -> C:
     """Copy of ``cfg`` with dotted fields replaced: ``{"mppi.horizon": 5}``.
 
@@ -293,16 +298,10 @@ def replace(cfg: C, changes: Mapping[str, Any]) -> C:
         group, *parts = values, *path.split(".")
         for part in parts[:-1]:
             if not isinstance(group.get(part), dict):
-                near = difflib.get_close_matches(path, flatten(cfg), n=1)
-                raise ConfigError(
-                    f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else "")
-                )
+                raise _unknown(path, cfg)
             group = group[part]
         if parts[-1] not in group:
-            near = difflib.get_close_matches(path, flatten(cfg), n=1)
-            raise ConfigError(
-                f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            raise _unknown(path, cfg)
         group[parts[-1]] = value
     return from_dict(type(cfg), values)
 

@@ -1,14 +1,22 @@
-"""Pins that should go when their reason goes; these tests fail on that day, which is good news."""
+"""Pins that should go when their reason goes; these tests say when that day may have come."""
 
 import importlib.metadata
+
+import pytest
+
+
+def test_mujoco_and_mjx_are_one_version_before_4():
+    version = importlib.metadata.version("mujoco")
+    assert version == importlib.metadata.version("mujoco-mjx") and version.startswith("3.")
 
 
 def test_dm_control_still_needs_mujoco_3():
     """dm_control 1.0.50 fails to load its models under MuJoCo 4 (``flex_vertedge``).
 
-    A newer dm_control may have caught up: try MuJoCo 4, run tests/test_envs_dm_control.py, and
-    loosen the pin in pyproject.toml.
+    Skips, rather than fails, when there is a newer one: users run these tests too.
     """
-    assert importlib.metadata.version("dm_control") == "1.0.50"
-    version = importlib.metadata.version("mujoco")
-    assert version == importlib.metadata.version("mujoco-mjx") and version.startswith("3.")
+    version = importlib.metadata.version("dm_control")
+    if version != "1.0.50":
+        pytest.skip(
+            f"dm_control {version} is out: try MuJoCo 4 and loosen the pin in pyproject.toml"
+        )
