@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import pytest
 
@@ -33,13 +31,13 @@ def test_floats_are_leaves_and_the_rest_is_structure():
     assert sorted(leaves) == sorted(floats)
 
 
-@hypothesis.given(st.sampled_from(sorted(FLAT)))
+@pytest.mark.parametrize("name", sorted(FLAT))
 def test_round_trip_of_any_field(name):
     value = FLAT[name]
     other = {
         bool: lambda v: not v,
         int: lambda v: v + 1,
-        float: lambda v: v / 2 + 1,
+        float: lambda v: v + 0.5,
         str: lambda v: v + "x",
     }
     changed = config_lib.replace(Config(), {name: other[type(value)](value)})
