@@ -42,7 +42,7 @@ class Functions(NamedTuple):
 
 def build(config: Config) -> Functions:
     """Prepare everything; compiles nothing."""
-    env = envs.make(config.env.task, config.env.action_repeat)
+    env = envs.make(config.env.task, config.env.action_repeat, config.env.backend)
     program = train.build(config, env)
 
     def evaluator(planner: bool) -> Callable:

@@ -50,6 +50,9 @@ class EnvConfig:
     task: str = "cartpole-swingup"
     action_repeat: int = 2
     num_envs: int = 1
+    backend: str = "mjx"
+    """``mjx``: physics on the accelerator. ``host``: dm_control's tasks in MuJoCo's C
+    code on the CPU, original models, much cheaper there for bodies with contacts."""
 
 
 @config

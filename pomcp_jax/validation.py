@@ -113,8 +113,12 @@ def validate_config(config: Config) -> None:
 
     try:
         envs.check_name(config.env.task)
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         raise ConfigError(f"env.task = {config.env.task!r}: {error}") from None
+    try:
+        envs.check_backend(config.env.task, config.env.backend)
+    except ValueError as error:
+        raise ConfigError(f"env.backend = {config.env.backend!r}: {error}") from None
     validate_run(config)
 
 

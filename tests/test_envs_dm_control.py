@@ -13,39 +13,46 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks.envs import adopt, blank_state, deviation, original
+from experiments.benchmarks.fidelity import adopt, blank_state, deviation, original
 from pomcp_jax import envs
 
-SMALL = [
-    "cartpole-balance",
-    "cartpole-balance_sparse",
-    "cartpole-swingup",
-    "cartpole-swingup_sparse",
-    "pendulum-swingup",
-    "reacher-easy",
-    "reacher-hard",
-]
+EXACT = {
+    "acrobot-swingup": ("acrobot-swingup_sparse",),
+    "ball_in_cup-catch": (),
+    "cartpole-balance": ("cartpole-balance_sparse",),
+    "cartpole-swingup": ("cartpole-swingup_sparse",),
+    "cheetah-run": (),
+    "finger-turn_easy": (),
+    "fish-swim": (),
+    "hopper-hop": ("hopper-stand",),
+    "pendulum-swingup": (),
+    "point_mass-easy": (),
+    "reacher-easy": (),
+    "walker-run": ("walker-walk", "walker-stand"),
+}
+"""A task of each domain, and those whose rewards can be read off the same states."""
 
 
-def check_exact(name, also=()):
+@pytest.mark.parametrize("name", EXACT)
+def test_tasks_are_exact_in_float64(name):
     with jax.enable_x64(True):
-        found = deviation(name, episodes=3, also=also)
-    assert max(found.step_obs, found.step_reward) < 1e-10
+        found = deviation(name, episodes=3, also=EXACT[name])
+    assert max(found.step_obs, found.step_reward) < 1e-9
     for steps, bound in ((1, 1e-10), (10, 1e-10), (100, 1e-6)):
         assert found.obs[steps] < bound and found.reward[steps] < bound
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_small_tasks_are_exact_in_float64(name):
-    check_exact(name)
+def test_quadruped_is_exact_in_float64():
+    with jax.enable_x64(True):
+        found = deviation("quadruped-run", checkpoints=(40,), also=("quadruped-walk",))
+    assert max(found.step_obs, found.step_reward, found.obs[40], found.reward[40]) < 1e-9
 
 
-def test_walker_is_exact_in_float64():
-    check_exact("walker-run", also=("walker-walk", "walker-stand"))
-
-
-def test_cheetah_is_exact_in_float64():
-    check_exact("cheetah-run")
+def test_humanoid_is_exact_in_float64():
+    with jax.enable_x64(True):
+        found = deviation("humanoid-run", checkpoints=(30,), also=("humanoid-stand",))
+    # MuJoCo's own solver stops at a tolerance: what is left of two steps in a hundred.
+    assert found.step_obs_median < 1e-10 and max(found.step_obs, found.step_reward) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["cartpole-swingup", "pendulum-swingup", "reacher-hard"])
@@ -63,7 +70,18 @@ def first_states(name, count=2000):
 
 @pytest.mark.parametrize(
     "name",
-    ["cartpole-balance", "cartpole-swingup", "pendulum-swingup", "reacher-easy", "walker-walk"],
+    [
+        "acrobot-swingup",
+        "ball_in_cup-catch",
+        "cartpole-balance",
+        "cartpole-swingup",
+        "finger-spin",
+        "fish-swim",
+        "hopper-hop",
+        "pendulum-swingup",
+        "reacher-easy",
+        "walker-walk",
+    ],
 )
 def test_first_states_are_distributed_as_there(name, count=400):
     states, _ = first_states(name)
@@ -75,20 +93,20 @@ def test_first_states_are_distributed_as_there(name, count=400):
         theirs.append(np.concatenate([reference.physics.data.qpos, reference.physics.data.qvel]))
     mean, spread = np.mean(theirs, axis=0), np.std(theirs, axis=0)
     # Five standard errors of the smaller sample; what never varies there must not here.
-    assert np.all(np.abs(ours.mean(axis=0) - mean) < 1e-6 + 5 * spread / count**0.5)
-    np.testing.assert_allclose(ours.std(axis=0), spread, rtol=0.15, atol=1e-6)
+    assert np.all(np.abs(ours.mean(axis=0) - mean) < 1e-5 + 5 * spread / count**0.5)
+    np.testing.assert_allclose(ours.std(axis=0), spread, rtol=0.15, atol=1e-5)
 
 
 def test_reacher_draws_its_target_as_there():
     states, obs = first_states("reacher-easy")
-    radius = np.linalg.norm(states.episode.position, axis=1)
+    radius = np.linalg.norm(states.episode, axis=1)
     assert 0.05 <= radius.min() < 0.055 and 0.195 < radius.max() <= 0.2
     assert abs(radius.mean() - 0.125) < 0.004
-    assert np.abs(np.mean(states.episode.position, axis=0)).max() < 0.01
+    assert np.abs(np.mean(states.episode, axis=0)).max() < 0.01
     reference = original("reacher-easy", seed=0)
     there = reference.reset().observation
     task = envs.make_task("reacher-easy")
-    state = adopt(blank_state(task), reference.physics)
+    state = adopt(blank_state(task), reference.physics, "reacher")
     ours = jax.jit(lambda state: task.observe(task.step(state, jnp.zeros(2))))(state)
     there = np.concatenate([np.ravel(x) for x in reference.step(np.zeros(2)).observation.values()])
     np.testing.assert_allclose(ours, there, atol=1e-6)

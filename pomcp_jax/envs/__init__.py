@@ -4,8 +4,9 @@
 unbatched :class:`Task` below it. A task of one's own needs no name: write a
 ``Task`` and give it to :func:`make_env`.
 
-Three families of names: dm_control's (``cartpole-swingup``), raw brax
-environments (``brax/ant``) and probes with known values (``probe/constant``).
+Four families of names: dm_control's (``cartpole-swingup``), raw brax environments
+(``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed)
+and probes with known values (``probe/constant``).
 Physics engines are imported when a task is built, not before.
 """
 
@@ -21,25 +22,46 @@ __all__ = [
     "Task",
     "available",
     "check_action_repeat",
+    "check_backend",
     "check_name",
+    "dm_control_tasks",
     "make",
     "make_env",
     "make_task",
 ]
 
-_DM_CONTROL = (
-    "cartpole-balance",
-    "cartpole-balance_sparse",
-    "cartpole-swingup",
-    "cartpole-swingup_sparse",
-    "cheetah-run",
-    "pendulum-swingup",
-    "reacher-easy",
-    "reacher-hard",
-    "walker-run",
-    "walker-stand",
-    "walker-walk",
-)
+_BENCHMARK = {
+    "acrobot": ("swingup",),
+    "ball_in_cup": ("catch",),
+    "cartpole": ("balance", "balance_sparse", "swingup", "swingup_sparse"),
+    "cheetah": ("run",),
+    "dog": ("run", "stand", "trot", "walk"),
+    "finger": ("spin", "turn_easy", "turn_hard"),
+    "fish": ("swim",),
+    "hopper": ("hop", "stand"),
+    "humanoid": ("run", "stand", "walk"),
+    "pendulum": ("swingup",),
+    "quadruped": ("run", "walk"),
+    "reacher": ("easy", "hard"),
+    "walker": ("run", "stand", "walk"),
+}
+"""The 28 tasks of the DMControl tables of TD-MPC2, BMPC and PO-MPC."""
+_MORE = {
+    "acrobot": ("swingup_sparse",),
+    "fish": ("upright",),
+    "humanoid_CMU": ("run", "stand", "walk"),
+    "point_mass": ("easy",),
+    "swimmer": ("swimmer15", "swimmer6"),
+}
+"""Other tasks of dm_control."""
+_TDMPC2 = {
+    "ball_in_cup": ("spin",),
+    "cheetah": ("jump", "run_back", "run_backwards", "run_front", "stand_back", "stand_front"),
+    "hopper": ("hop_backwards",),
+    "pendulum": ("spin",),
+    "walker": ("run_backwards", "walk_backwards"),
+}
+"""Tasks that TD-MPC2 added on dm_control's models."""
 _BRAX = (
     "ant",
     "halfcheetah",
@@ -52,17 +74,34 @@ _BRAX = (
     "reacher",
     "walker2d",
 )
+_FAMILIES = {"brax": "brax", "playground": "playground", "probe": "probes"}
+"""The module of each family."""
 _PROBES = ("action", "constant", "delayed", "lqr", "match", "nan", "observation", "truncated")
 
 
+def dm_control_tasks(*, extra: bool = True) -> tuple[str, ...]:
+    """The 28 benchmark tasks, then with ``extra`` all others, sorted each."""
+
+    def names(table: dict[str, tuple[str, ...]]) -> list[str]:
+        return [f"{domain}-{task}" for domain, tasks in table.items() for task in tasks]
+
+    more = sorted(names(_MORE) + names(_TDMPC2)) if extra else []
+    return tuple(sorted(names(_BENCHMARK)) + more)
+
+
 def available() -> tuple[str, ...]:
-    """Every name that :func:`make` knows."""
+    """Every name that :func:`make` knows, Playground's left out."""
     brax = tuple(f"brax/{name}" for name in _BRAX)
-    return _DM_CONTROL + brax + tuple(f"probe/{name}" for name in _PROBES)
+    return dm_control_tasks() + brax + tuple(f"probe/{name}" for name in _PROBES)
 
 
 def check_name(name: str) -> None:
     """Raise a one-line ``ValueError`` unless ``name`` is known; builds nothing."""
+    if str(name).startswith("playground/"):
+        # Its own one-line errors; imports Playground, builds nothing.
+        module = importlib.import_module("pomcp_jax.envs.playground")
+        module.check_name(str(name).partition("/")[2])
+        return
     names = available()
     if name in names:
         return
@@ -70,22 +109,41 @@ def check_name(name: str) -> None:
     raise ValueError(f"unknown environment {name!r}; the nearest known name is {close[0]!r}")
 
 
-def make_task(name: str, **options: Any) -> Task:
-    """The unbatched task of that name; ``options`` go to its builder (brax: ``backend``)."""
+def check_backend(name: str, backend: str) -> None:
+    """Raise a one-line ``ValueError`` unless that environment has that physics backend."""
+    known = {
+        "": ("mjx", "host"),
+        "brax": ("mjx", "spring", "positional", "generalized"),
+        "playground": ("mjx", "warp"),
+    }
+    choices = known.get(name.split("/")[0] if "/" in name else "", ("mjx",))
+    if backend not in choices:
+        raise ValueError(f"{name} has the backend {' or '.join(choices)}, not {backend!r}")
+
+
+def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
+    """The unbatched task of that name.
+
+    ``backend`` is the physics: ``mjx``, or ``host`` for MuJoCo's C code on the CPU
+    (dm_control's tasks); brax has its own others. ``options`` go to the builder.
+    """
     check_name(name)
+    check_backend(name, backend)
     family, slash, rest = name.partition("/")
     if not slash:
         domain, task = name.split("-")
         module = importlib.import_module(f"pomcp_jax.envs.tasks.{domain}")
-        return module.make(task, **options)
-    module = importlib.import_module(
-        {"brax": "pomcp_jax.envs.brax", "probe": "pomcp_jax.envs.probes"}[family]
-    )
-    return module.make(rest, **options)
+        return module.make(task, backend, **options)
+    if family == "brax":
+        options = {"backend": backend, **options}
+    if family == "playground":
+        options = {"impl": {"mjx": "jax"}.get(backend, backend), **options}
+    return importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}").make(rest, **options)
 
 
-def make(name: str, action_repeat: int = 1, **options: Any) -> Env:
+def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any) -> Env:
     """The batched environment of that name, each decision held for ``action_repeat`` steps."""
     check_name(name)
+    check_backend(name, backend)
     check_action_repeat(action_repeat)
-    return make_env(make_task(name, **options), action_repeat)
+    return make_env(make_task(name, backend, **options), action_repeat)

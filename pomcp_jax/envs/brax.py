@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs.dm_control import quiet_mjx, relaxed
+from pomcp_jax.envs.physics import quiet_mjx, quiet_mujoco, relaxed
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.types import Key, PyTree
 
@@ -45,23 +45,10 @@ def _quiet():
         yield
 
 
-@contextlib.contextmanager
-def _quiet_mujoco():
-    """MuJoCo's C code writes its remarks about brax' XML files past Python's stderr."""
-    import mujoco
-
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(before)
-
-
 def make(name: str, backend: str = "mjx", episode_steps: int = _EPISODE_STEPS) -> Task:
     """The brax environment of that name; ``backend`` is mjx, spring, positional or generalized."""
     quiet_mjx()
-    with _quiet(), _quiet_mujoco(), relaxed():
+    with _quiet(), quiet_mujoco(), relaxed():
         from brax import envs
 
         env = envs.get_environment(name, backend=backend)

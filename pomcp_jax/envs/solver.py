@@ -1,20 +1,23 @@
-"""MuJoCo's constraint solver for small models: a primal Newton method.
+"""MuJoCo's constraint solver for one environment: a primal Newton method.
 
 Solves the same convex problem as ``mujoco.mjx``'s solver and MuJoCo's C code
-(MuJoCo documentation, "Computation": "Primal problem"; pyramidal friction cones)::
+(MuJoCo documentation, "Computation": "Primal problem")::
 
-    min_a  1/2 (a - a_s)' M (a - a_s) + 1/2 sum_i D_i min(0, J_i a - b_i)^2
+    min_a  1/2 (a - a_s)' M (a - a_s) + sum_i s_i(J_i a - b_i)
 
-with ``a_s`` the unconstrained acceleration, ``M`` the inertia, and rows ``J``,
-``b`` (aref), ``D`` of joint limits and contacts. Its minimum is unique, so only
-the route differs: MJX searches each line with 50 rounds of three points, all
-of which a batch has to pay; here a line ends when its derivative vanishes.
+with ``a_s`` the unconstrained acceleration, ``M`` the inertia, rows ``J``, ``b``
+(aref), ``D``, and a cost ``s`` for each kind of row: quadratic for equalities,
+Huber's for friction loss, one-sided quadratic for limits and pyramidal contacts;
+elliptic contacts take their rows together. The minimum is unique, so only the
+route differs: MJX searches each line with 50 rounds of three points, all of
+which a batch has to pay; here a line ends when its derivative vanishes.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,6 +25,15 @@ ITERATIONS = 100
 """MuJoCo's default ``opt.iterations``; contacts of the tasks here need 2 to 8."""
 LINE_ITERATIONS = 50
 """MuJoCo's default ``opt.ls_iterations``."""
+
+
+class Cones(NamedTuple):
+    """C elliptic contacts of one dimension d."""
+
+    rows: Int[np.ndarray, "C d"]
+    """Their rows, known when compiling: first the normal, then d - 1 tangents."""
+    scale: Float[Array, "C d"]
+    """``[mu, friction_1, ...]``; ``mu = friction_1 / sqrt(impratio)``."""
 
 
 class Problem(NamedTuple):
@@ -33,48 +45,143 @@ class Problem(NamedTuple):
     aref: Float[Array, " R"]
     weight: Float[Array, " R"]
     """D, the inverse regularisation of each row."""
+    equalities: int = 0
+    """The first rows hold with equality ..."""
+    frictions: int = 0
+    """... the next are friction losses, all others one-sided."""
+    loss: Float[Array, " R"] | None = None
+    """The largest force of each friction row."""
+    cones: tuple[Cones, ...] = ()
 
 
-class _Newton(NamedTuple):
-    qacc: Float[Array, " V"]
-    active: Bool[Array, " R"]
-    stable: Int[Array, ""]
-    """Consecutive full steps that left the set of active rows as it was."""
-    iteration: Int[Array, ""]
+class _Law(NamedTuple):
+    """All rows' costs at one point."""
+
+    cost: Float[Array, ""]
+    slope: Float[Array, " R"]
+    """Derivative with respect to each row's residual: minus its force."""
+    curvature: Float[Array, " R"]
+    """Second derivative, elliptic contacts left out."""
+    blocks: tuple[Float[Array, "C d d"], ...]
+    """Second derivatives of the elliptic contacts."""
+    zone: Int[Array, " Z"]
+    """Which piece of its cost each row and each elliptic contact is in."""
 
 
 def residual(problem: Problem, qacc: Float[Array, " V"]) -> Float[Array, " R"]:
-    """``J a - b``; a row pushes where this is negative."""
+    """``J a - b``; a one-sided row pushes where this is negative."""
     return problem.jacobian @ qacc - problem.aref
+
+
+def _law(problem: Problem, value: Float[Array, " R"]) -> _Law:
+    """Costs, forces and curvatures of all rows at their residuals."""
+    weight, rows = problem.weight, np.arange(problem.weight.shape[0])
+    active = value < 0
+    if problem.equalities:
+        active = active | (rows < problem.equalities)
+    if problem.cones:
+        elliptic = np.isin(rows, np.concatenate([c.rows.ravel() for c in problem.cones]))
+        active = active & ~elliptic
+    slope = jnp.where(active, weight * value, 0.0)
+    cost = 0.5 * jnp.sum(slope * value)
+    if problem.frictions:
+        # Huber's function: quadratic while the force is below its largest value.
+        mine = (rows >= problem.equalities) & (rows < problem.equalities + problem.frictions)
+        bound = jnp.where(mine, problem.loss, 0.0)
+        push = jnp.clip(weight * value, -bound, bound)
+        active = jnp.where(mine, jnp.abs(weight * value) < bound, active)
+        slope = jnp.where(mine, push, slope)
+        cost = 0.5 * jnp.sum(jnp.where(mine, 0.0, slope * value))
+        cost = cost + jnp.sum(jnp.where(mine, push * value - 0.5 * push * push / weight, 0.0))
+    curvature = jnp.where(active, weight, 0.0)
+    zone, blocks = [active.astype(jnp.int32)], []
+    for cones in problem.cones:
+        energy, pull, block, where = _cone_law(cones, weight[cones.rows], value[cones.rows])
+        cost = cost + jnp.sum(energy)
+        slope = slope.at[cones.rows].set(pull)
+        blocks.append(block)
+        zone.append(where)
+    return _Law(cost, slope, curvature, tuple(blocks), jnp.concatenate(zone))
+
+
+def _cone_law(
+    cones: Cones, weight: Float[Array, "C d"], value: Float[Array, "C d"]
+) -> tuple[Float[Array, " C"], Float[Array, "C d"], Float[Array, "C d d"], Int[Array, " C"]]:
+    """Cost, derivatives and zone of elliptic contacts.
+
+    MuJoCo documentation, "Computation", "Friction cones": with ``N = mu x_0`` and
+    ``T = |friction x_t|`` a contact is free above its dual cone, quadratic in
+    every row inside the polar one, and ``D_m / 2 (N - mu T)^2`` between them
+    (``mj_constraintUpdate`` in ``engine_core_constraint.c``).
+    """
+    scaled = value * cones.scale
+    mu, normal, tangent = cones.scale[:, 0], scaled[:, 0], scaled[:, 1:]
+    length = jnp.sqrt(jnp.sum(jnp.square(tangent), axis=1))
+    slides = length > 0
+    safe = jnp.where(slides, length, 1.0)
+    below = jnp.where(slides, mu * normal + length <= 0, normal < 0)
+    between = slides & ~below & (normal < mu * length)
+    stiffness = weight[:, 0] / (mu * mu * (1 + mu * mu))
+    gap = normal - mu * length
+    unit = tangent / safe[:, None]
+    # Derivative of the gap, then of the cost, in scaled coordinates.
+    turn = jnp.concatenate([jnp.ones_like(normal)[:, None], -mu[:, None] * unit], axis=1)
+    pull = (stiffness * gap)[:, None] * turn * cones.scale
+    eye = jnp.eye(value.shape[1], dtype=value.dtype)[None]
+    across = eye[:, 1:, 1:] - unit[:, :, None] * unit[:, None, :]
+    bend = jnp.pad((-mu * gap / safe)[:, None, None] * across, ((0, 0), (1, 0), (1, 0)))
+    hessian = stiffness[:, None, None] * (turn[:, :, None] * turn[:, None, :] + bend)
+    hessian = hessian * cones.scale[:, :, None] * cones.scale[:, None, :]
+    full = weight[:, :, None] * eye
+    return (
+        jnp.where(
+            below,
+            0.5 * jnp.sum(weight * value * value, axis=1),
+            jnp.where(between, 0.5 * stiffness * gap * gap, 0.0),
+        ),
+        jnp.where(below[:, None], weight * value, jnp.where(between[:, None], pull, 0.0)),
+        jnp.where(below[:, None, None], full, jnp.where(between[:, None, None], hessian, 0.0)),
+        below.astype(jnp.int32) + 2 * between.astype(jnp.int32),
+    )
 
 
 def cost(problem: Problem, qacc: Float[Array, " V"]) -> Float[Array, ""]:
     """The objective above."""
     delta = qacc - problem.qacc_smooth
-    violation = jnp.minimum(residual(problem, qacc), 0.0)
-    return 0.5 * (
-        delta @ (problem.inertia @ delta) + jnp.sum(problem.weight * jnp.square(violation))
-    )
+    gauss = 0.5 * (delta @ (problem.inertia @ delta))
+    return gauss + _law(problem, residual(problem, qacc)).cost
+
+
+def row_force(problem: Problem, qacc: Float[Array, " V"]) -> Float[Array, " R"]:
+    """The force of every row at an acceleration (``efc_force``)."""
+    return -_law(problem, residual(problem, qacc)).slope
 
 
 def force(problem: Problem, qacc: Float[Array, " V"]) -> Float[Array, " V"]:
     """The constraint force in joint coordinates at an acceleration."""
-    violation = jnp.minimum(residual(problem, qacc), 0.0)
-    return -(problem.weight * violation) @ problem.jacobian
+    return row_force(problem, qacc) @ problem.jacobian
+
+
+class _Newton(NamedTuple):
+    qacc: Float[Array, " V"]
+    zone: Int[Array, " Z"]
+    stable: Int[Array, ""]
+    """Consecutive full steps that left every row in its piece."""
+    iteration: Int[Array, ""]
 
 
 def solve(problem: Problem, warmstart: Float[Array, " V"]) -> Float[Array, " V"]:
     """The constrained acceleration, from the better of two starting points.
 
-    Where the unconstrained acceleration violates no row it is the solution, and
-    a batch of such problems iterates not once.
+    Where the unconstrained acceleration moves no row it is the solution, and a
+    batch of such problems iterates not once.
     """
-    free = jnp.all(residual(problem, problem.qacc_smooth) >= 0)
+    free = jnp.all(_law(problem, residual(problem, problem.qacc_smooth)).slope == 0)
     better = cost(problem, warmstart) < cost(problem, problem.qacc_smooth)
     qacc = jnp.where(better & ~free, warmstart, problem.qacc_smooth)
     start = _Newton(
         qacc=qacc,
-        active=residual(problem, qacc) < 0,
+        zone=_law(problem, residual(problem, qacc)).zone,
         stable=jnp.where(free, jnp.int32(2), jnp.int32(0)),
         iteration=jnp.zeros((), jnp.int32),
     )
@@ -89,18 +196,26 @@ def solve(problem: Problem, warmstart: Float[Array, " V"]) -> Float[Array, " V"]
 def _newton_step(problem: Problem, now: _Newton) -> _Newton:
     """One Newton direction with its exact line search."""
     value = residual(problem, now.qacc)
-    weight = jnp.where(value < 0, problem.weight, 0.0)
-    slope = problem.inertia @ (now.qacc - problem.qacc_smooth)
-    gradient = slope + (weight * value) @ problem.jacobian
-    hessian = problem.inertia + (problem.jacobian.T * weight[None, :]) @ problem.jacobian
+    law = _law(problem, value)
+    gauss = problem.inertia @ (now.qacc - problem.qacc_smooth)
+    gradient = gauss + law.slope @ problem.jacobian
+    hessian = problem.inertia + (problem.jacobian.T * law.curvature[None, :]) @ problem.jacobian
+    for cones, block in zip(problem.cones, law.blocks, strict=True):
+        rows = problem.jacobian[cones.rows]
+        hessian = hessian + jnp.einsum("cdv,cde,cew->vw", rows, block, rows)
     direction = -cho_solve(cho_factor(hessian), gradient)
-    step = _line_search(problem, value, slope, direction)
+    step = _line_search(problem, value, gauss, direction)
     qacc = now.qacc + step * direction
-    active = residual(problem, qacc) < 0
-    same = jnp.all(active == now.active)
+    zone = _law(problem, residual(problem, qacc)).zone
+    same = jnp.all(zone == now.zone)
+    if problem.cones:
+        # Between the cones the cost is not quadratic: one more step squares the error.
+        moved = jnp.max(jnp.abs(step * direction))
+        enough = jnp.sqrt(jnp.finfo(qacc.dtype).eps) * (1 + jnp.max(jnp.abs(qacc)))
+        same = same & (moved <= enough)
     return _Newton(
         qacc=qacc,
-        active=active,
+        zone=zone,
         stable=jnp.where(same, now.stable + 1, 0),
         iteration=now.iteration + 1,
     )
@@ -119,25 +234,29 @@ class _Line(NamedTuple):
 def _line_search(
     problem: Problem,
     value: Float[Array, " R"],
-    slope: Float[Array, " V"],
+    gauss: Float[Array, " V"],
     direction: Float[Array, " V"],
 ) -> Float[Array, ""]:
     """The minimum of the objective along a line.
 
-    Its derivative is piecewise linear and rises, so Newton's method (kept inside
-    a bracket) ends after as many pieces as it has to cross.
+    Its derivative rises, in straight pieces but for elliptic contacts, so Newton's
+    method (kept inside a bracket) ends after as many pieces as it has to cross.
     """
     change = problem.jacobian @ direction
-    linear = slope @ direction
+    linear = gauss @ direction
     quadratic = direction @ (problem.inertia @ direction)
 
     def derivatives(alpha: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        at = value + alpha * change
-        push = jnp.where(at < 0, problem.weight * change, 0.0)
-        return linear + alpha * quadratic + push @ at, quadratic + push @ change
+        law = _law(problem, value + alpha * change)
+        second = quadratic + law.curvature @ (change * change)
+        for cones, block in zip(problem.cones, law.blocks, strict=True):
+            along = change[cones.rows]
+            second = second + jnp.einsum("cd,cde,ce->", along, block, along)
+        return linear + alpha * quadratic + law.slope @ change, second
 
     # What rounding leaves of the derivative where it vanishes: its terms cancel.
-    either = (value < 0) | (value + change < 0)
+    here, there = _law(problem, value).slope, _law(problem, value + change).slope
+    either = (here != 0) | (there != 0)
     terms = problem.weight * jnp.abs(change) * (jnp.abs(value) + jnp.abs(change))
     size = jnp.abs(linear) + quadratic + jnp.sum(jnp.where(either, terms, 0.0))
     small = 8 * jnp.finfo(size.dtype).eps * size

@@ -8,61 +8,59 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 
-def _begin_balance(key: Key) -> tuple[Float[Array, "2"], Float[Array, "2"], None]:
+def _begin_balance(key: Key) -> dm_control.Start:
     """Near upright (``Balance.initialize_episode``)."""
     key_cart, key_pole, key_velocity = jax.random.split(key, 3)
     cart = jax.random.uniform(key_cart, (), minval=-0.1, maxval=0.1)
     pole = jax.random.uniform(key_pole, (), minval=-0.034, maxval=0.034)
-    return jnp.stack([cart, pole]), 0.01 * jax.random.normal(key_velocity, (2,)), None
+    velocity = 0.01 * jax.random.normal(key_velocity, (2,))
+    return dm_control.Start(jnp.stack([cart, pole]), velocity)
 
 
-def _begin_swingup(key: Key) -> tuple[Float[Array, "2"], Float[Array, "2"], None]:
+def _begin_swingup(key: Key) -> dm_control.Start:
     """Hanging down (``Balance.initialize_episode``)."""
     key_position, key_velocity = jax.random.split(key)
     hanging = jnp.asarray([0.0, jnp.pi])
     qpos = hanging + 0.01 * jax.random.normal(key_position, (2,))
-    return qpos, 0.01 * jax.random.normal(key_velocity, (2,)), None
+    return dm_control.Start(qpos, 0.01 * jax.random.normal(key_velocity, (2,)))
 
 
-def _observe(state: dm_control.State) -> Float[Array, "5"]:
+def _look(view: View, episode: None) -> dm_control.Seen:
     """Cart position, cosine and sine of the pole, velocities (``get_observation``).
 
     The pole turns about the y axis, so the entries zz and xz of its frame are
     the cosine and the sine of its joint.
     """
-    cart, pole = state.qpos
-    return jnp.stack([cart, jnp.cos(pole), jnp.sin(pole), *state.qvel])
+    cart, pole = view.qpos
+    obs = jnp.stack([cart, jnp.cos(pole), jnp.sin(pole), *view.qvel])
+    return dm_control.Seen(obs, (cart, jnp.cos(pole), view.qvel[1]))
 
 
-def _dense(state: dm_control.State) -> Float[Array, ""]:
+def _dense(facts: tuple, ctrl: Float[Array, "1"]) -> Float[Array, ""]:
     """``Balance._get_reward`` with ``sparse=False``."""
-    upright = (jnp.cos(state.qpos[1]) + 1) / 2
-    centred = (1 + tolerance(state.qpos[0], margin=2)) / 2
-    small_control = tolerance(state.ctrl[0], margin=1, value_at_margin=0, sigmoid="quadratic")
-    small_velocity = (1 + tolerance(state.qvel[1], margin=5)) / 2
+    cart, cosine, speed = facts
+    upright = (cosine + 1) / 2
+    centred = (1 + tolerance(cart, margin=2)) / 2
+    small_control = tolerance(ctrl[0], margin=1, value_at_margin=0, sigmoid="quadratic")
+    small_velocity = (1 + tolerance(speed, margin=5)) / 2
     return upright * ((4 + small_control) / 5) * small_velocity * centred
 
 
-def _sparse(state: dm_control.State) -> Float[Array, ""]:
+def _sparse(facts: tuple, ctrl: Float[Array, "1"]) -> Float[Array, ""]:
     """``Balance._get_reward`` with ``sparse=True``."""
-    centred = tolerance(state.qpos[0], (-0.25, 0.25))
-    return centred * tolerance(jnp.cos(state.qpos[1]), (0.995, 1))
+    cart, cosine, _ = facts
+    return tolerance(cart, (-0.25, 0.25)) * tolerance(cosine, (0.995, 1))
 
 
-def make(task: str) -> Task:
+def make(task: str, backend: str = "mjx") -> Task:
     """One of balance, balance_sparse, swingup, swingup_sparse."""
     kind, _, sparse = task.partition("_")
-    domain = dm_control.Domain(
-        physics=dm_control.load("cartpole"),
-        begin={"balance": _begin_balance, "swingup": _begin_swingup}[kind],
-        measure=lambda qpos, qvel, episode: None,
-        observe=_observe,
-        observation_size=5,
-        episode_steps=1000,
-    )
+    begin = {"balance": _begin_balance, "swingup": _begin_swingup}[kind]
+    domain = dm_control.Domain(dm_control.load("cartpole", backend), begin, _look)
     return dm_control.make_task(f"cartpole-{task}", domain, _sparse if sparse else _dense)

@@ -1,9 +1,11 @@
-"""Half cheetah: run.
+"""Half cheetah: run, and TD-MPC2's variations of it.
 
-Source of every constant: ``dm_control/suite/cheetah.py``.
+Source of every constant: ``dm_control/suite/cheetah.py``; of the variations,
+[TD-MPC2] ``tdmpc2/envs/tasks/cheetah.py``.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +13,72 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _RUN_SPEED = 10
 _SETTLE_STEPS = 200
+_JUMP_HEIGHT = 1.2
+_STAND_SPEED = 0.5
+_SPEED = "torso_subtreelinvel"
 
 
-def make(task: str) -> Task:
-    """``run``."""
-    physics = dm_control.load("cheetah")
-    model = physics.model
-    torso = model.body("torso").id
+class Facts(NamedTuple):
+    """What rewards see."""
+
+    speed: Float[Array, ""]
+    """Horizontal velocity of the centre of mass."""
+    torso: Float[Array, ""]
+    """Height, as of the feet."""
+    front: Float[Array, ""]
+    back: Float[Array, ""]
+
+
+def _faster(speed: Float[Array, ""], goal: float) -> Float[Array, ""]:
+    """One at a speed, falling linearly to zero at rest."""
+    return tolerance(speed, (goal, math.inf), goal, value_at_margin=0, sigmoid="linear")
+
+
+def _high(height: Float[Array, ""]) -> Float[Array, ""]:
+    return tolerance(height, (_JUMP_HEIGHT, math.inf), _JUMP_HEIGHT / 2)
+
+
+def _stand(seen: Facts, foot: Float[Array, ""]) -> Float[Array, ""]:
+    """Stand on the other foot (``CustomCheetah._stand_one_foot_reward``)."""
+    bounds = (-_STAND_SPEED, _STAND_SPEED)
+    slow = tolerance(seen.speed, bounds, _STAND_SPEED, value_at_margin=0, sigmoid="linear")
+    return (5 * _high((seen.torso + foot) / 2) + slow) / 6
+
+
+def _run_on_one(seen: Facts, foot: Float[Array, ""]) -> Float[Array, ""]:
+    """Run on the other foot (``CustomCheetah._run_one_foot_reward``)."""
+    up = (3 * _high(foot) + 2 * _high(seen.torso)) / 5
+    return up * (5 * _faster(seen.speed, 0.6 * _RUN_SPEED) + 1) / 6
+
+
+_REWARDS = {
+    "run": lambda seen: _faster(seen.speed, _RUN_SPEED),
+    "run_backwards": lambda seen: _faster(-seen.speed, 0.8 * _RUN_SPEED),
+    "stand_front": lambda seen: _stand(seen, seen.back),
+    "stand_back": lambda seen: _stand(seen, seen.front),
+    "jump": lambda seen: (_stand(seen, seen.back) + _stand(seen, seen.front)) / 2,
+    "run_front": lambda seen: _run_on_one(seen, seen.back),
+    "run_back": lambda seen: _run_on_one(seen, seen.front),
+}
+
+
+def make(task: str, backend: str = "mjx") -> Task:
+    """``run``, or one of TD-MPC2's, see ``_REWARDS``."""
+    physics = dm_control.load("cheetah", backend, sensors=(_SPEED,))
+    model, engine = physics.model, physics.engine
     limited = np.asarray(model.jnt_limited, bool)
     first_velocity = dm_control.velocity_after_one_step(model)
     low, high = np.asarray(model.jnt_range, np.float32).T
+    bodies = [model.body(name).id for name in ("torso", "ffoot", "bfoot")]
 
-    def begin(key: Key) -> tuple[Float[Array, "9"], Float[Array, "9"], None]:
+    def begin(key: Key) -> dm_control.Start:
         """Random limited joints, then 200 steps without control (``initialize_episode``).
 
         dm_control sets the joints after computing forces at the model's own
@@ -38,39 +88,16 @@ def make(task: str) -> Task:
         qvel = jnp.asarray(first_velocity, drawn.dtype)
         rest = jnp.asarray(model.qpos0, drawn.dtype)
         qpos = jnp.where(limited, drawn, rest) + float(model.opt.timestep) * qvel
+        motion, _ = engine.start(qpos, qvel, jnp.zeros((0,), drawn.dtype))
         ctrl = jnp.zeros((model.nu,), drawn.dtype)
-        qpos, qvel, _ = dm_control.advance(
-            physics, qpos, qvel, jnp.zeros_like(qvel), ctrl, _SETTLE_STEPS - 1
-        )
-        return qpos, qvel, None
+        motion, _ = engine.advance(motion, ctrl, _SETTLE_STEPS - 1)
+        return dm_control.Start(motion.qpos, motion.qvel)
 
-    def measure(
-        qpos: Float[Array, "9"], qvel: Float[Array, "9"], episode: None
-    ) -> Float[Array, ""]:
-        """Horizontal velocity of the centre of mass (sensor ``torso_subtreelinvel``)."""
-        data = dm_control.kinematics(physics, qpos)
-        return dm_control.subtree_velocity(physics, data, qvel, torso)[0]
-
-    def observe(state: dm_control.State) -> Float[Array, "17"]:
+    def look(view: View, episode: None) -> dm_control.Seen:
         """Joints without the horizontal position, velocities (``get_observation``)."""
-        return jnp.concatenate([state.qpos[1:], state.qvel])
+        obs = jnp.concatenate([view.qpos[1:], view.qvel])
+        heights = (view.data.xpos[body, 2] for body in bodies)
+        return dm_control.Seen(obs, Facts(view.sensors[_SPEED][0], *heights))
 
-    def reward(state: dm_control.State) -> Float[Array, ""]:
-        """Speed, up to ten metres a second (``get_reward``)."""
-        return tolerance(
-            state.measured,
-            bounds=(_RUN_SPEED, math.inf),
-            margin=_RUN_SPEED,
-            value_at_margin=0,
-            sigmoid="linear",
-        )
-
-    domain = dm_control.Domain(
-        physics=physics,
-        begin=begin,
-        measure=measure,
-        observe=observe,
-        observation_size=17,
-        episode_steps=1000,
-    )
-    return dm_control.make_task(f"cheetah-{task}", domain, reward)
+    domain = dm_control.Domain(physics, begin, look)
+    return dm_control.make_task(f"cheetah-{task}", domain, lambda seen, ctrl: _REWARDS[task](seen))

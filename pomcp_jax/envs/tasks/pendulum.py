@@ -1,6 +1,7 @@
-"""Pendulum swing-up with limited torque.
+"""Pendulum with limited torque: swing-up, and TD-MPC2's spin.
 
-Source of every constant: ``dm_control/suite/pendulum.py``.
+Source of every constant: ``dm_control/suite/pendulum.py``; of ``spin``,
+[TD-MPC2] ``tdmpc2/envs/tasks/pendulum.py``.
 """
 
 import math
@@ -10,36 +11,46 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _COSINE_BOUND = math.cos(math.radians(8))
+_SPIN_SPEED = 9.0
 
 
-def _begin(key: Key) -> tuple[Float[Array, "1"], Float[Array, "1"], None]:
+def _begin(key: Key) -> dm_control.Start:
     """Any angle, at rest (``SwingUp.initialize_episode``)."""
-    return jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi), jnp.zeros((1,)), None
+    return dm_control.Start(jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi))
 
 
-def _observe(state: dm_control.State) -> Float[Array, "3"]:
+def _look(view: View, episode: None) -> dm_control.Seen:
     """Cosine and sine of the pole (xmat zz and xz), velocity (``get_observation``)."""
-    return jnp.concatenate([jnp.cos(state.qpos), jnp.sin(state.qpos), state.qvel])
+    cosine = jnp.cos(view.qpos)
+    obs = jnp.concatenate([cosine, jnp.sin(view.qpos), view.qvel])
+    return dm_control.Seen(obs, (cosine[0], view.qvel[0]))
 
 
-def _reward(state: dm_control.State) -> Float[Array, ""]:
+def _swingup(facts: tuple, ctrl: Float[Array, "1"]) -> Float[Array, ""]:
     """One within eight degrees of upright (``SwingUp.get_reward``)."""
-    return tolerance(jnp.cos(state.qpos[0]), (_COSINE_BOUND, 1))
+    return tolerance(facts[0], (_COSINE_BOUND, 1))
 
 
-def make(task: str) -> Task:
-    """``swingup``."""
-    domain = dm_control.Domain(
-        physics=dm_control.load("pendulum"),
-        begin=_begin,
-        measure=lambda qpos, qvel, episode: None,
-        observe=_observe,
-        observation_size=3,
-        episode_steps=1000,
+def _spin(facts: tuple, ctrl: Float[Array, "1"]) -> Float[Array, ""]:
+    """Speed in either direction (``Spin.get_reward``)."""
+    return tolerance(
+        jnp.abs(facts[1]),
+        bounds=(_SPIN_SPEED, math.inf),
+        margin=_SPIN_SPEED / 2,
+        value_at_margin=0.5,
+        sigmoid="linear",
     )
-    return dm_control.make_task(f"pendulum-{task}", domain, _reward)
+
+
+def make(task: str, backend: str = "mjx") -> Task:
+    """``swingup`` or ``spin``."""
+    domain = dm_control.Domain(dm_control.load("pendulum", backend), _begin, _look)
+    return dm_control.make_task(
+        f"pendulum-{task}", domain, {"swingup": _swingup, "spin": _spin}[task]
+    )

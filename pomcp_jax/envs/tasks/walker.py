@@ -1,6 +1,7 @@
-"""Planar walker: stand, walk, run.
+"""Planar walker: stand, walk, run, and TD-MPC2's variations.
 
-Source of every constant: ``dm_control/suite/walker.py``.
+Source of every constant: ``dm_control/suite/walker.py``; of the variations,
+[TD-MPC2] ``tdmpc2/envs/tasks/walker.py``.
 """
 
 import math
@@ -10,55 +11,48 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.physics import View, random_joints
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _CONTROL_TIMESTEP = 0.025
 _STAND_HEIGHT = 1.2
-_MOVE_SPEED = {"stand": 0.0, "walk": 1.0, "run": 8.0}
+_MOVE_SPEED = {"stand": 0.0, "walk": 1.0, "run": 8.0, "walk_backwards": 1.0, "run_backwards": 8.0}
+_SPEED = "torso_subtreelinvel"
 
 
-class Measured(NamedTuple):
-    """What observation and reward see besides joints."""
+class Facts(NamedTuple):
+    """What rewards see."""
 
-    orientations: Float[Array, "14"]
-    """xx and xz of every body's frame."""
     height: Float[Array, ""]
     upright: Float[Array, ""]
     """zz of the torso's frame."""
     speed: Float[Array, ""]
-    """Horizontal velocity of the centre of mass (sensor ``torso_subtreelinvel``)."""
+    """Horizontal velocity of the centre of mass."""
 
 
-def make(task: str) -> Task:
-    """``stand``, ``walk`` or ``run``."""
-    physics = dm_control.load("walker", _CONTROL_TIMESTEP)
+def make(task: str, backend: str = "mjx") -> Task:
+    """One of stand, walk, run, walk_backwards, run_backwards."""
+    physics = dm_control.load("walker", backend, _CONTROL_TIMESTEP, sensors=(_SPEED,))
     torso = physics.model.body("torso").id
+    direction = -1 if task.endswith("_backwards") else 1
     move_speed = _MOVE_SPEED[task]
 
-    def begin(key: Key) -> tuple[Float[Array, "9"], Float[Array, "9"], None]:
+    def begin(key: Key) -> dm_control.Start:
         """Random joints, the root where the model has it (``initialize_episode``)."""
-        qpos = dm_control.random_joints(physics, key)
-        return qpos, jnp.zeros_like(qpos), None
+        return dm_control.Start(random_joints(physics.model, key))
 
-    def measure(qpos: Float[Array, "9"], qvel: Float[Array, "9"], episode: None) -> Measured:
-        data = dm_control.kinematics(physics, qpos)
-        return Measured(
-            orientations=jnp.ravel(data.xmat[1:, 0, 0::2]),
-            height=data.xpos[torso, 2],
-            upright=data.xmat[torso, 2, 2],
-            speed=dm_control.subtree_velocity(physics, data, qvel, torso)[0],
-        )
+    def look(view: View, episode: None) -> dm_control.Seen:
+        """Orientations (xx and xz of every body), height, velocities (``get_observation``)."""
+        data = view.data
+        height = data.xpos[torso, 2]
+        frames = jnp.ravel(data.xmat[1:, 0, 0::2])
+        facts = Facts(height, data.xmat[torso, 2, 2], view.sensors[_SPEED][0])
+        return dm_control.Seen(jnp.concatenate([frames, height[None], view.qvel]), facts)
 
-    def observe(state: dm_control.State) -> Float[Array, "24"]:
-        """Orientations, height, velocities (``get_observation``)."""
-        seen = state.measured
-        return jnp.concatenate([seen.orientations, seen.height[None], state.qvel])
-
-    def reward(state: dm_control.State) -> Float[Array, ""]:
+    def reward(seen: Facts, ctrl: Float[Array, "6"]) -> Float[Array, ""]:
         """Stand, and move unless told to stand (``get_reward``)."""
-        seen = state.measured
         standing = tolerance(
             seen.height, bounds=(_STAND_HEIGHT, math.inf), margin=_STAND_HEIGHT / 2
         )
@@ -66,7 +60,7 @@ def make(task: str) -> Task:
         if not move_speed:
             return stand
         move = tolerance(
-            seen.speed,
+            direction * seen.speed,
             bounds=(move_speed, math.inf),
             margin=move_speed / 2,
             value_at_margin=0.5,
@@ -74,12 +68,5 @@ def make(task: str) -> Task:
         )
         return stand * (5 * move + 1) / 6
 
-    domain = dm_control.Domain(
-        physics=physics,
-        begin=begin,
-        measure=measure,
-        observe=observe,
-        observation_size=24,
-        episode_steps=1000,
-    )
+    domain = dm_control.Domain(physics, begin, look)
     return dm_control.make_task(f"walker-{task}", domain, reward)

@@ -1,0 +1,220 @@
+"""Bodies moved by MJX: MuJoCo's forward dynamics in JAX, with a solver of our own.
+
+MJX computes kinematics, contacts and forces; :mod:`pomcp_jax.envs.solver` solves
+for the constrained acceleration, to the same minimum as MuJoCo's C code.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from pomcp_jax.envs import collision, noslip, solver
+from pomcp_jax.envs.physics import (
+    Engine,
+    Motion,
+    guarded,
+    quiet_mjx,
+    relaxed,
+    sensor_indices,
+)
+
+
+def check(model: Any, domain: str) -> None:
+    """Refuse models outside what this engine covers; none of dm_control's is."""
+    import mujoco
+
+    rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+    unsupported = {
+        "an integrator other than Euler and RK4": not rk4
+        and model.opt.integrator != mujoco.mjtIntegrator.mjINT_EULER,
+        "RK4 with activations or quaternions": rk4 and (model.na > 0 or model.nq != model.nv),
+    }
+    found = [name for name, present in unsupported.items() if present]
+    if found:
+        raise NotImplementedError(f"{domain} has {', '.join(found)}")
+
+
+class _Model(NamedTuple):
+    """What one physics step needs."""
+
+    device: Any
+    blank: Any
+    noslip: noslip.Setting | None
+    max_contacts: Mapping[int, int]
+    """Of each condim: see :func:`collision.limit`."""
+
+
+def make(
+    edited: Any,
+    device: Any,
+    blank: Any,
+    forces: tuple[str, ...],
+    noslip_iterations: int = 0,
+    max_contacts: Mapping[int, int] = MappingProxyType({}),
+) -> Engine:
+    """The engine of one model; ``forces`` are the sensors it reports."""
+    import mujoco
+
+    if max_contacts:
+        blank = collision.limit(edited, blank, max_contacts)
+    model = _Model(device, blank, _noslip(edited, blank, noslip_iterations), max_contacts)
+
+    wanted = sensor_indices(edited, forces)
+    timestep = float(edited.opt.timestep)
+    is_rk4 = edited.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+    sized = wanted.shape
+
+    def sense(data: Any) -> Float[Array, " F"]:
+        return quiet_mjx().sensor_acc(device, data).sensordata[wanted]
+
+    def start(
+        qpos: Float[Array, " Q"], qvel: Float[Array, " V"], act: Float[Array, " M"]
+    ) -> tuple[Motion, Float[Array, " F"]]:
+        motion = Motion(qpos, qvel, act, jnp.zeros_like(qvel))
+        if not forces:
+            return motion, jnp.zeros(sized, qpos.dtype)
+        with relaxed():
+            ctrl = jnp.zeros((edited.nu,), qpos.dtype)
+            data = _accelerate(model, motion, ctrl, actuated=False)
+            return motion, sense(data)
+
+    def euler(motion: Motion, ctrl: Float[Array, " U"], sensed: Array, last: Array | bool):
+        data = _accelerate(model, motion, ctrl)
+        if forces:
+            sensed = jax.lax.cond(last, sense, lambda _: sensed, data)
+        data = quiet_mjx().euler(device, data)
+        return Motion(data.qpos, data.qvel, data.act, data.qacc_warmstart), sensed
+
+    def rk4(motion: Motion, ctrl: Float[Array, " U"], sensed: Array, last: Array | bool):
+        return _rk4(model, timestep, motion, ctrl), sensed
+
+    one = rk4 if is_rk4 else euler
+
+    def advance(
+        motion: Motion, ctrl: Float[Array, " U"], steps: int
+    ) -> tuple[Motion, Float[Array, " F"]]:
+        sensed = jnp.zeros(sized, motion.qpos.dtype)
+        with relaxed():
+            if steps == 1:
+                motion, sensed = one(motion, ctrl, sensed, True)
+            else:
+                body = lambda now, last: (one(now[0], ctrl, now[1], last), None)  # noqa: E731
+                last = jnp.arange(steps) == steps - 1
+                (motion, sensed), _ = jax.lax.scan(body, (motion, sensed), last)
+        return guarded(motion), sensed
+
+    def touching(qpos: Float[Array, " Q"]) -> Bool[Array, ""]:
+        mjx = quiet_mjx()
+        with relaxed():
+            data = mjx.kinematics(device, blank.replace(qpos=qpos))
+            data = collision.collide(device, data, max_contacts)
+            contact = data._impl.contact
+            return jnp.any(contact.dist < contact.includemargin)
+
+    return Engine(start, advance, touching)
+
+
+def _noslip(edited: Any, blank: Any, iterations: int) -> noslip.Setting | None:
+    """The second solver pass of a model, over its pyramids' opposing edges."""
+    contact = blank._impl.contact
+    slides = contact.dim > 1
+    if not iterations or not slides.any():
+        return None
+    edges = [
+        address + 2 * np.arange(dim - 1)
+        for address, dim in zip(contact.efc_address[slides], contact.dim[slides], strict=True)
+    ]
+    first = np.concatenate(edges)
+    return noslip.Setting(
+        iterations=iterations,
+        tolerance=float(edited.opt.noslip_tolerance),
+        scale=1.0 / (float(edited.stat.meaninertia) * max(1, edited.nv)),
+        edges=np.stack([first, first + 1], axis=1),
+    )
+
+
+def _accelerate(
+    model: _Model, motion: Motion, ctrl: Float[Array, " U"], actuated: bool = True
+) -> Any:
+    """``mj_forward`` up to the acceleration: MJX data with ``qacc`` and its forces."""
+    mjx, device = quiet_mjx(), model.device
+    data = model.blank.replace(qpos=motion.qpos, qvel=motion.qvel, act=motion.act, ctrl=ctrl)
+    data = mjx.fwd_velocity(device, _position(model, data))
+    if actuated:
+        data = mjx.fwd_actuation(device, data)
+    data = mjx.fwd_acceleration(device, data)
+    if data._impl.efc_J.size == 0:
+        return data.replace(qacc=data.qacc_smooth)
+    problem = _problem(device, data)
+    qacc = solver.solve(problem, motion.hidden)
+    force = solver.row_force(problem, qacc)
+    if model.noslip is not None:
+        qacc, force = noslip.refine(problem, force, model.noslip)
+    return data.replace(qacc=qacc, qfrc_constraint=force @ problem.jacobian).tree_replace(
+        {"_impl.efc_force": force}
+    )
+
+
+def _position(model: _Model, data: Any) -> Any:
+    """``mjx.fwd_position`` with our contacts."""
+    mjx, device = quiet_mjx(), model.device
+    data = mjx.com_pos(device, mjx.kinematics(device, data))
+    data = mjx.crb(device, mjx.tendon(device, data))
+    data = mjx.factor_m(device, mjx.tendon_armature(device, data))
+    data = mjx.make_constraint(device, collision.collide(device, data, model.max_contacts))
+    return mjx.transmission(device, data)
+
+
+def _problem(device: Any, data: Any) -> solver.Problem:
+    """MJX' constraint rows for our solver."""
+    import mujoco
+
+    mjx, rows, contact = quiet_mjx(), data._impl, data._impl.contact
+    cones = []
+    if device.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC:
+        for dim in sorted(set(contact.dim[contact.dim > 1].tolist())):
+            which = np.nonzero(contact.dim == dim)[0]
+            friction = contact.friction[which][:, : dim - 1]
+            mu = friction[:, :1] / jnp.sqrt(device.opt.impratio)
+            address = contact.efc_address[which][:, None] + np.arange(dim)[None]
+            cones.append(solver.Cones(address, jnp.concatenate([mu, friction], axis=1)))
+    return solver.Problem(
+        inertia=mjx.full_m(device, data) if mjx.is_sparse(device) else rows.M,
+        qacc_smooth=data.qacc_smooth,
+        jacobian=rows.efc_J,
+        aref=rows.efc_aref,
+        weight=rows.efc_D,
+        equalities=int(rows.ne),
+        frictions=int(rows.nf),
+        loss=rows.efc_frictionloss,
+        cones=tuple(cones),
+    )
+
+
+def _rk4(model: _Model, timestep: float, now: Motion, ctrl: Float[Array, " U"]) -> Motion:
+    """MuJoCo's fourth-order Runge-Kutta step (``mj_RungeKutta``), its stages scanned."""
+    reach = jnp.asarray([0.5, 0.5, 1.0, 0.0], now.qpos.dtype)
+    share = jnp.asarray([1 / 6, 1 / 3, 1 / 3, 1 / 6], now.qpos.dtype)
+
+    def stage(carry: tuple, tableau: tuple) -> tuple:
+        point, velocity, acceleration = carry
+        ahead, part = tableau
+        qacc = _accelerate(model, point, ctrl).qacc
+        following = Motion(
+            qpos=now.qpos + ahead * timestep * point.qvel,
+            qvel=now.qvel + ahead * timestep * qacc,
+            act=now.act,
+            hidden=qacc,
+        )
+        return (following, velocity + part * point.qvel, acceleration + part * qacc), None
+
+    zero = jnp.zeros_like(now.qvel)
+    (last, velocity, acceleration), _ = jax.lax.scan(stage, (now, zero, zero), (reach, share))
+    return Motion(
+        now.qpos + timestep * velocity, now.qvel + timestep * acceleration, now.act, last.hidden
+    )

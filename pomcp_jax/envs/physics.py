@@ -1,0 +1,230 @@
+"""What tasks know of a simulated body, whichever engine moves it.
+
+``Physics`` pairs a model with an :class:`Engine`, two or three functions; there
+are two engines, MJX (:mod:`pomcp_jax.envs.mjx_engine`) and MuJoCo's C code on
+the host (:mod:`pomcp_jax.envs.host_engine`). Observations, rewards and resets
+are computed in JAX from the same :class:`View` for both.
+
+``dm_control`` steps with ``legacy_step`` (``mujoco/engine.py``): after the last
+physics step what depends on positions and velocities is computed anew, while
+forces and accelerations are those of the last step. A ``View`` is the same.
+"""
+
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from pomcp_jax.types import Key, PyTree
+
+LARGEST = 1e10
+"""Positions, velocities and accelerations beyond it have diverged (``mjMAXVAL``)."""
+
+
+class Motion(NamedTuple):
+    """A body's state: Q positions, V velocities, M activations."""
+
+    qpos: Float[Array, " Q"]
+    qvel: Float[Array, " V"]
+    act: Float[Array, " M"]
+    hidden: PyTree
+    """The engine's own: a warm start (MJX), the float64 state (host)."""
+
+
+class Engine(NamedTuple):
+    """How bodies move; all functions are traceable and unbatched."""
+
+    start: Callable[[Array, Array, Array], tuple[Motion, Array]]
+    """``(qpos, qvel, act) -> (motion, force sensors)``, forces without actuation as in
+    dm_control's ``after_reset``."""
+    advance: Callable[[Motion, Array, int], tuple[Motion, Array]]
+    """``(motion, ctrl, physics steps) -> (motion, force sensors)`` under constant controls."""
+    touching: Callable[[Array], Array]
+    """Whether any two geoms are in contact at ``qpos`` (``ncon > 0``)."""
+
+
+class Physics(NamedTuple):
+    """A compiled domain."""
+
+    model: Any
+    """``mujoco.MjModel``, the original."""
+    edited: Any
+    """``mujoco.MjModel``, what MJX can hold of it, without sensors nobody asked for."""
+    device: Any
+    """``edited`` as ``mujoco.mjx.Model``."""
+    blank: Any
+    """``mujoco.mjx.Data`` to fill in; constants of a trace."""
+    engine: Engine
+    substeps: int
+    """Physics steps per control step."""
+    sensors: tuple[str, ...]
+    """The sensors that the domain asked for."""
+    forces: tuple[str, ...]
+    """Those of them that depend on forces: the engine reports them, in this order."""
+
+
+class View(NamedTuple):
+    """A body as observations and rewards see it."""
+
+    motion: Motion
+    data: Any
+    """``mujoco.mjx.Data`` with frames, centres of mass and velocities of this motion."""
+    sensors: dict[str, Array]
+    """Every sensor that the domain asked for, by name."""
+
+    @property
+    def qpos(self) -> Float[Array, " Q"]:
+        """Positions."""
+        return self.motion.qpos
+
+    @property
+    def qvel(self) -> Float[Array, " V"]:
+        """Velocities."""
+        return self.motion.qvel
+
+
+def quiet_mjx() -> ModuleType:
+    """``mujoco.mjx``, imported without its remarks about optional packages."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return importlib.import_module("mujoco.mjx")
+
+
+@contextlib.contextmanager
+def quiet_mujoco():
+    """Drop what MuJoCo's C code writes past Python's stderr, and what it warns about."""
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="compiler attribute")
+            yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+@contextlib.contextmanager
+def relaxed():
+    """Let MJX and brax promote dtypes and ranks, whatever the caller's strictness."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def sensor_indices(model: Any, names: tuple[str, ...]) -> np.ndarray:
+    """Entries of ``sensordata`` that hold the named sensors, in their order."""
+    found = [model.sensor(name) for name in names]
+    spans = [np.arange(s.adr[0], s.adr[0] + s.dim[0]) for s in found]
+    return np.concatenate([*spans, np.arange(0)]).astype(np.int32)
+
+
+def force_sensors(model: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the named sensors that depend on forces or accelerations."""
+    import mujoco
+
+    stage = mujoco.mjtStage.mjSTAGE_ACC
+    return tuple(name for name in names if model.sensor_needstage[model.sensor(name).id] == stage)
+
+
+def view(physics: Physics, motion: Motion, forces: Float[Array, " F"]) -> View:
+    """Everything that depends on a motion's positions and velocities, and its force sensors."""
+    mjx, model = quiet_mjx(), physics.device
+    with relaxed():
+        data = physics.blank.replace(qpos=motion.qpos, qvel=motion.qvel, act=motion.act)
+        data = mjx.com_vel(model, mjx.com_pos(model, mjx.kinematics(model, data)))
+        if model.nsensor > len(physics.forces):
+            data = mjx.sensor_vel(model, mjx.sensor_pos(model, data))
+    sensors, at = {}, 0
+    for name in physics.sensors:
+        if name in physics.forces:
+            size = physics.edited.sensor(name).dim[0]
+            sensors[name] = forces[at : at + size]
+            at += size
+        else:
+            sensors[name] = data.sensordata[sensor_indices(physics.edited, (name,))]
+    return View(motion, data, sensors)
+
+
+def escaped(motion: Motion) -> Bool[Array, ""]:
+    """Whether a motion has diverged, as MuJoCo's own checks see it (``mj_checkPos`` ...)."""
+    parts = (motion.qpos, motion.qvel, motion.act)
+    bounded = [jnp.all(jnp.abs(part) <= LARGEST) for part in parts]
+    return ~(bounded[0] & bounded[1] & bounded[2])
+
+
+def guarded(motion: Motion) -> Motion:
+    """``motion``, made NaN where it has diverged, so that the environment is reset."""
+    bad = escaped(motion)
+    return motion._replace(
+        qpos=jnp.where(bad, jnp.full_like(motion.qpos, jnp.nan), motion.qpos),
+        qvel=jnp.where(bad, jnp.full_like(motion.qvel, jnp.nan), motion.qvel),
+    )
+
+
+def random_joints(model: Any, key: Key) -> Float[Array, " Q"]:
+    """Uniform joints inside their limits, hinges without limits anywhere, slides at rest.
+
+    A free joint keeps its position and turns to ``rand(4)`` normalised: the positive
+    orthant only, as ``randomize_limited_and_rotational_joints`` in
+    ``dm_control/suite/utils/randomizers.py`` has it.
+    """
+    import mujoco
+
+    low, high = np.array(model.qpos0), np.array(model.qpos0)
+    free = []
+    for joint in range(model.njnt):
+        at, kind = model.jnt_qposadr[joint], model.jnt_type[joint]
+        if kind == mujoco.mjtJoint.mjJNT_FREE:
+            free.append(at + 3)
+            low[at + 3 : at + 7], high[at + 3 : at + 7] = 0.0, 1.0
+        elif kind == mujoco.mjtJoint.mjJNT_BALL:
+            raise ValueError("random_joints: ball joints are in none of these models")
+        elif model.jnt_limited[joint]:
+            low[at], high[at] = model.jnt_range[joint]
+        elif kind == mujoco.mjtJoint.mjJNT_HINGE:
+            low[at], high[at] = -np.pi, np.pi
+    share = jax.random.uniform(key, (model.nq,))
+    qpos = jnp.asarray(low, share.dtype) + share * jnp.asarray(high - low, share.dtype)
+    for at in free:
+        quaternion = qpos[at : at + 4]
+        qpos = qpos.at[at : at + 4].set(quaternion / jnp.linalg.norm(quaternion))
+    return qpos
+
+
+def draw_until(
+    key: Key,
+    draw: Callable[[Key], Float[Array, " Q"]],
+    good: Callable[[Array], Array],
+    attempts: int = 1000,
+) -> Float[Array, " Q"]:
+    """Draw positions until they are good; after ``attempts`` the last ones stay.
+
+    dm_control's domains loop in the same way, most for ever, finger for 1,000 attempts.
+    """
+
+    def unfinished(carry: tuple) -> Bool[Array, ""]:
+        return ~carry[2] & (carry[3] < attempts)
+
+    def again(carry: tuple) -> tuple:
+        key, here = jax.random.split(carry[0])
+        qpos = draw(here)
+        return key, qpos, good(qpos), carry[3] + 1
+
+    shape = jax.eval_shape(draw, key)
+    start = (key, jnp.zeros(shape.shape, shape.dtype), jnp.zeros((), bool), jnp.int32(0))
+    return jax.lax.while_loop(unfinished, again, start)[1]
+
+
+def until_apart(
+    engine: Engine, key: Key, draw: Callable[[Key], Float[Array, " Q"]]
+) -> Float[Array, " Q"]:
+    """Draw positions until no two geoms touch (``ncon > 0`` in dm_control's domains)."""
+    return draw_until(key, draw, lambda qpos: ~engine.touching(qpos))

@@ -1,0 +1,148 @@
+"""Raw MuJoCo Playground environments as tasks.
+
+Playground's wrappers replace the last observation of an episode by the first one
+of the next and restart from one cached state; here only the raw environment is
+used and :func:`pomcp_jax.envs.protocol.make_env` does the rest. ``done`` of the raw
+environment is a termination, unless the physics broke: then the reward is NaN and
+``make_env`` masks the step. Actions pass as they are, like those of Playground's own
+agents. Where observations are dictionaries, their entry ``state`` is used.
+
+Its ports of dm_control are other tasks than the originals. Nothing is downloaded.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import io
+import warnings
+from dataclasses import fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pomcp_jax.envs.physics import quiet_mjx, quiet_mujoco, relaxed
+from pomcp_jax.envs.protocol import Task
+from pomcp_jax.types import Key
+
+
+@contextlib.contextmanager
+def _loose():
+    """No prints or warnings, of MuJoCo's C code either, and no strict promotion."""
+    sink = io.StringIO()
+    out, err = contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink)
+    with out, err, quiet_mujoco(), warnings.catch_warnings(), relaxed():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def names() -> tuple[str, ...]:
+    """Every name that :func:`make` knows; none if Playground is not installed."""
+    if importlib.util.find_spec("mujoco_playground") is None:
+        return ()
+    with _loose():
+        from mujoco_playground import registry
+    return tuple(registry.ALL_ENVS)
+
+
+def check_name(name: str) -> None:
+    """Raise a one-line error unless Playground is installed and has ``name``."""
+    _config(name)
+
+
+def _config(name: str) -> Any:
+    """The default configuration of the environment of that name."""
+    known = names()
+    if not known:
+        raise ModuleNotFoundError(
+            'playground tasks need MuJoCo Playground: pip install "pomcp_jax[playground]"'
+        )
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.0)
+        raise ValueError(f"unknown environment 'playground/{name}'; nearest: {', '.join(close)}")
+    from mujoco_playground import registry
+
+    return registry.get_default_config(name)
+
+
+def action_repeat(name: str) -> int:
+    """The action repeat that Playground trains this environment with; a task has none."""
+    return int(_config(name).action_repeat)
+
+
+def _load(name: str, config: Any) -> tuple[Any, Any, Any]:
+    """The raw environment, the shapes of its state and MJX data to fill in."""
+    import mujoco
+    from mujoco_playground import dm_control_suite, registry
+    from mujoco_playground._src import mjx_env
+
+    robots = mjx_env.MENAGERIE_PATH
+    if name not in dm_control_suite.ALL_ENVS and not robots.exists():
+        # registry.load would run git clone.
+        raise FileNotFoundError(
+            f"playground/{name} needs mujoco_menagerie: clone https://github.com/google-deepmind/"
+            f"mujoco_menagerie to {robots} and check out {mjx_env.MENAGERIE_COMMIT_SHA}"
+        )
+    try:
+        with _loose():
+            env = registry.load(name, config=config)
+            shapes = jax.eval_shape(env.reset, jax.random.key(0))
+            sizes = {size: config.get(size) for size in ("naconmax", "naccdmax", "njmax")}
+            impl = env.mjx_model.impl.value
+            return env, shapes, quiet_mjx().make_data(env.mj_model, impl=impl, **sizes)
+    except Exception as error:
+        failed = f"playground/{name} does not load under mujoco {mujoco.__version__}"
+        raise RuntimeError(f"{failed}: {' '.join(str(error).split())}") from error
+
+
+def _is_finite(state: Any) -> Bool[Array, ""]:
+    return jnp.all(jnp.isfinite(jnp.concatenate([state.data["qpos"], state.data["qvel"]])))
+
+
+def make(name: str, impl: str = "jax", **overrides: Any) -> Task:
+    """The Playground environment of that name; ``overrides`` go to its configuration."""
+    config = _config(name).lock()
+    # AeroCubeRotateZAxis has no such setting.
+    wanted = ({"impl": impl} if "impl" in config else {}) | overrides
+    try:
+        config.update_from_flattened_dict(wanted)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).partition(" Other fields")[0]
+        raise ValueError(f"playground/{name} refuses {overrides}: {reason}") from error
+    env, shapes, blank = _load(name, config)
+
+    def observe(state: Any) -> Any:
+        return state.obs.get("state") if isinstance(state.obs, dict) else state.obs
+
+    seen = observe(shapes)
+    if len(getattr(seen, "shape", ())) != 1:
+        raise ValueError(f"playground/{name} has no flat observation but {shapes.obs}")
+
+    def keep(state: Any) -> Any:
+        # Without the engine's scratch space, part of which Warp shares between the rows.
+        kept = [field.name for field in fields(state.data) if field.name != "_impl"]
+        return state.replace(data={key: getattr(state.data, key) for key in kept})
+
+    def reset(key: Key) -> Any:
+        with _loose():
+            return keep(env.reset(key))
+
+    def step(state: Any, action: Float[Array, " A"]) -> Any:
+        # The containers are copied: Playground writes into the dictionaries it is given.
+        state = jax.tree.map(lambda leaf: leaf, state)
+        with _loose():
+            full = state.replace(data=blank.replace(**state.data))
+            return keep(env.step(full, action.astype(full.data.ctrl.dtype)))
+
+    return Task(
+        name=f"playground/{name}",
+        reset=reset,
+        step=step,
+        observe=observe,
+        reward=lambda state: jnp.where(_is_finite(state), state.reward, jnp.nan),
+        terminated=lambda state: state.done.astype(bool) & _is_finite(state),
+        observation_size=seen.shape[0],
+        action_size=env.action_size,
+        episode_steps=int(config.episode_length),
+    )

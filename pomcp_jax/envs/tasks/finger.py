@@ -1,0 +1,79 @@
+"""Finger: spin a free body, or turn it to a target angle, easy and hard.
+
+Source of every constant: ``dm_control/suite/finger.py``.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.physics import View, random_joints, until_apart
+from pomcp_jax.envs.protocol import Task
+from pomcp_jax.types import Key
+
+_CONTROL_TIMESTEP = 0.02
+_TARGET_SIZE = {"turn_easy": 0.07, "turn_hard": 0.03}
+_SPIN_VELOCITY = 15.0
+_SPIN_DAMPING = 0.03
+_TOUCH = ("touchtop", "touchbottom")
+
+
+class Facts(NamedTuple):
+    """What rewards see."""
+
+    hinge_velocity: Float[Array, ""]
+    distance: Float[Array, ""]
+    """From the tip to the target's surface; negative inside."""
+
+
+def _spin_easily(model: Any) -> None:
+    """``Spin.initialize_episode`` lowers the damping of the hinge."""
+    model.dof_damping[model.joint("hinge").dofadr[0]] = _SPIN_DAMPING
+
+
+def make(task: str, backend: str = "mjx") -> Task:
+    """One of spin, turn_easy, turn_hard."""
+    turns = task in _TARGET_SIZE
+    physics = dm_control.load(
+        "finger",
+        backend,
+        _CONTROL_TIMESTEP,
+        sensors=_TOUCH,
+        adjust=None if turns else _spin_easily,
+    )
+    model = physics.model
+    tip, spinner = model.site("tip").id, model.body("spinner").id
+    hinge = model.joint("hinge").dofadr[0]
+    # The hinge is at the origin of its body, whose place in the world is fixed.
+    centre = model.body_pos[spinner][[0, 2]]
+    reach = float(model.geom_size[model.geom("cap1").id].sum())
+
+    def begin(key: Key) -> dm_control.Start:
+        """Random joints that touch nothing, and a target (``initialize_episode``)."""
+        key_joints, key_target = jax.random.split(key)
+        angle = jax.random.uniform(key_target, (), minval=-jnp.pi, maxval=jnp.pi)
+        # Relative to the hinge (``Physics.target_position``).
+        target = reach * jnp.stack([jnp.sin(angle), jnp.cos(angle)])
+        draw = lambda key: random_joints(model, key)  # noqa: E731
+        return dm_control.Start(until_apart(physics.engine, key_joints, draw), episode=target)
+
+    def look(view: View, target: Float[Array, "2"]) -> dm_control.Seen:
+        """Joints, tip, velocities, touch; turning: the target (``get_observation``)."""
+        place = view.data.site_xpos[tip, 0::2] - jnp.asarray(centre, view.qpos.dtype)
+        touch = jnp.log1p(jnp.concatenate([view.sensors[name] for name in _TOUCH]))
+        distance = jnp.linalg.norm(target - place) - _TARGET_SIZE.get(task, 0.0)
+        parts = [view.qpos[:2], place, view.qvel, touch]
+        if turns:
+            parts += [target, distance[None]]
+        return dm_control.Seen(jnp.concatenate(parts), Facts(view.qvel[hinge], distance))
+
+    def reward(seen: Facts, ctrl: Float[Array, "2"]) -> Float[Array, ""]:
+        """Fast enough (``Spin.get_reward``), or at the target (``Turn.get_reward``)."""
+        good = seen.distance <= 0 if turns else seen.hinge_velocity <= -_SPIN_VELOCITY
+        return good.astype(seen.distance.dtype)
+
+    domain = dm_control.Domain(physics, begin, look)
+    return dm_control.make_task(f"finger-{task}", domain, reward)

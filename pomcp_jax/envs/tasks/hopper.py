@@ -1,0 +1,67 @@
+"""Planar hopper: stand, hop, and TD-MPC2's backward hop.
+
+Source of every constant: ``dm_control/suite/hopper.py``; of ``hop_backwards``,
+[TD-MPC2] ``tdmpc2/envs/tasks/hopper.py``.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.physics import View, random_joints
+from pomcp_jax.envs.protocol import Task
+from pomcp_jax.envs.rewards import tolerance
+from pomcp_jax.types import Key
+
+_CONTROL_TIMESTEP = 0.02
+_STAND_HEIGHT = 0.6
+_HOP_SPEED = {"hop": 2.0, "hop_backwards": 1.0}
+_SPEED, _TOUCH = "torso_subtreelinvel", ("touch_toe", "touch_heel")
+
+
+class Facts(NamedTuple):
+    """What rewards see."""
+
+    height: Float[Array, ""]
+    """Of the torso above the foot."""
+    speed: Float[Array, ""]
+    """Horizontal velocity of the centre of mass."""
+
+
+def make(task: str, backend: str = "mjx") -> Task:
+    """One of stand, hop, hop_backwards."""
+    physics = dm_control.load("hopper", backend, _CONTROL_TIMESTEP, sensors=(_SPEED, *_TOUCH))
+    torso, foot = physics.model.body("torso").id, physics.model.body("foot").id
+    direction = -1 if task == "hop_backwards" else 1
+
+    def begin(key: Key) -> dm_control.Start:
+        """Random joints, the root where the model has it (``initialize_episode``)."""
+        return dm_control.Start(random_joints(physics.model, key))
+
+    def look(view: View, episode: None) -> dm_control.Seen:
+        """Joints without the horizontal position, velocities, touch (``get_observation``)."""
+        height = view.data.xipos[torso, 2] - view.data.xipos[foot, 2]
+        touch = jnp.log1p(jnp.concatenate([view.sensors[name] for name in _TOUCH]))
+        obs = jnp.concatenate([view.qpos[1:], view.qvel, touch])
+        return dm_control.Seen(obs, Facts(height, view.sensors[_SPEED][0]))
+
+    def reward(seen: Facts, ctrl: Float[Array, "4"]) -> Float[Array, ""]:
+        """Upright, and fast or still (``Hopper.get_reward``)."""
+        standing = tolerance(seen.height, (_STAND_HEIGHT, 2))
+        if task == "stand":
+            small = tolerance(ctrl, margin=1, value_at_margin=0, sigmoid="quadratic")
+            return standing * (jnp.mean(small) + 4) / 5
+        goal = _HOP_SPEED[task]
+        return standing * tolerance(
+            direction * seen.speed,
+            bounds=(goal, math.inf),
+            margin=goal / 2,
+            value_at_margin=0.5,
+            sigmoid="linear",
+        )
+
+    domain = dm_control.Domain(physics, begin, look)
+    return dm_control.make_task(f"hopper-{task}", domain, reward)
