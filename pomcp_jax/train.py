@@ -3,8 +3,7 @@
 Everything a run owns is one pytree, :class:`TrainState`. Learning state has the
 seeds S as its leading axis; counters do not, so that schedules stay scalar
 conditions under ``vmap`` (a batched ``lax.cond`` would run both branches).
-Any float of ``config.agent`` may have that axis too: one value per seed makes a
-sweep over settings (:mod:`pomcp_jax.sweeps`), whose S rows are settings x seeds.
+Floats of ``config.agent`` may have that axis too (:mod:`pomcp_jax.sweeps`).
 Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is
 cut into chunks. Environments are stepped as one flat batch of S N.
 """
@@ -91,14 +90,10 @@ def replay_bytes(config: Config, env: Env) -> int:
 def init(
     config: Config, env: Env, static: Agent, seeds: Int[Array, " S"] | None = None
 ) -> TrainState:
-    """Fresh state of ``train.num_seeds`` seeds.
+    """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``.
 
-    Args:
-      config: of the run; floats of its agent may have the seeds' axis S.
-      env: batched environment.
-      static: static part of the agent.
-      seeds: what the keys are made of; by default ``train.seed + k`` for seed k.
-        Rows of the same number draw the same random numbers, in whichever batch.
+    ``seeds`` names other numbers. Rows of the same number draw the same random
+    numbers, in whichever batch: the cells of a sweep share theirs.
     """
     num_seeds, num_envs = config.train.num_seeds, config.env.num_envs
     if seeds is None:
