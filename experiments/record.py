@@ -10,6 +10,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,23 @@ def open_workdir(workdir: Path, config: Config) -> Path | None:
       Where the earlier run went, if there was one.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    moved = None
-    old = [workdir / name for name in FILES if (workdir / name).exists()]
-    if old:
-        number = 1
-        while (workdir / f"previous-{number}").exists():
-            number += 1
-        moved = workdir / f"previous-{number}"
-        moved.mkdir()
-        for path in old:
-            path.rename(moved / path.name)
+    moved = set_aside(workdir, FILES)
     write_text(workdir / "config.json", config_text(config))
+    return moved
+
+
+def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:
+    """Move what is there of ``names`` to a new ``previous-N``; where that is, if anything was."""
+    old = [workdir / name for name in names if (workdir / name).exists()]
+    if not old:
+        return None
+    number = 1
+    while (workdir / f"previous-{number}").exists():
+        number += 1
+    moved = workdir / f"previous-{number}"
+    moved.mkdir()
+    for path in old:
+        path.rename(moved / path.name)
     return moved
 
 
@@ -116,13 +123,13 @@ def _commit() -> str | None:
     return out.stdout.strip() or None if out.returncode == 0 else None
 
 
-def describe(argv: list[str]) -> dict[str, Any]:
+def describe(argv: list[str], module: str = "experiments.run") -> dict[str, Any]:
     """Command, commit, versions and device: what a number has to be read with."""
     packages = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "brax", "dm_control")
     device = jax.devices()[0]
     affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "command": "python -m experiments.run " + " ".join(argv[1:]),
+        "command": f"python -m {module} " + " ".join(argv[1:]),
         "commit": _commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

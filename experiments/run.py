@@ -11,25 +11,23 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 STARTED = time.monotonic()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from experiments import plot, record, settings, xla  # noqa: E402
+from experiments import measure, plot, record, settings, xla  # noqa: E402
 from experiments.jobs import Signals, Stop, Worker  # noqa: E402
+from experiments.measure import Results  # noqa: E402
 from experiments.progress import Progress, duration, number  # noqa: E402
 from experiments.settings import Settings  # noqa: E402
-from pomcp_jax import agent, checkpoint, envs, evaluate, train, validation  # noqa: E402
+from pomcp_jax import checkpoint, envs, evaluate, train, validation  # noqa: E402
 from pomcp_jax import config as config_lib  # noqa: E402
 from pomcp_jax.config import Config, ConfigError  # noqa: E402
 from pomcp_jax.evaluate import Episodes  # noqa: E402
 from pomcp_jax.train import Program, TrainState, Work  # noqa: E402
-
-Results = dict[str, np.ndarray]
-"""Named arrays with the leading axis S."""
 
 
 class Functions(NamedTuple):
@@ -122,32 +120,22 @@ class Run:
         stats = jax.device_get(self.state.stats)
         seconds = time.monotonic() - begin
         self.done = int(self.state.iteration) * self.config.env.num_envs
-        finished = np.sum(np.isfinite(stats.returns), axis=1)
-        total = np.nansum(stats.returns, axis=1)
-        self.returns = np.where(finished > 0, total / np.maximum(finished, 1), np.nan)
-        rate = np.full_like(self.returns, (self.done - before) / seconds)
+        rate = (self.done - before) / seconds
         repeat = self.config.env.action_repeat
-        values |= {
-            "decisions": stats.decisions,
-            "frames": stats.decisions * repeat,
-            "train/return": self.returns,
-            "train/episodes": stats.episodes,
-            "env/invalid": stats.invalid,
-            "decisions_per_second": rate,
-            "frames_per_second": rate * repeat,
-            "updates": np.full_like(stats.decisions, int(self.state.updates)),
-        }
+        values |= measure.chunk_values(self.config, stats, int(self.state.updates), rate)
+        self.returns = values["train/return"]
         if self.record is None:
             extra = ["eval/return", "eval/policy_return", "eval/length"]
             names = [*values, *extra]
             self.record = record.Record(self.options.workdir, names, self.options.tensorboard)
         self.check_faults(phase, stats, self.done - before)
-        left = (self.config.train.total_decisions - self.done) / max(rate[0], 1e-9)
+        left = (self.config.train.total_decisions - self.done) / max(rate, 1e-9)
         evaluated = self.evaluated.get("eval/return", np.array([np.nan]))
         self.progress.line(
             f"{phase} {self.done:,}/{self.config.train.total_decisions:,} decisions"
-            f" | {number(rate[0])} decisions/s, {number(rate[0] * repeat)} frames/s"
-            f" | return {number(_mean(self.returns), 1)} | eval {number(_mean(evaluated), 1)}"
+            f" | {number(rate)} decisions/s, {number(rate * repeat)} frames/s"
+            f" | return {number(measure.mean(self.returns), 1)}"
+            f" | eval {number(measure.mean(evaluated), 1)}"
             f" | {duration(left) if self.done > before else '?'} left",
             force=self.done >= self.config.train.total_decisions,
         )
@@ -155,24 +143,11 @@ class Run:
 
     def check_faults(self, phase: str, stats: train.Stats, decisions: int) -> None:
         """Stop when updates keep failing or environments keep breaking."""
-        faults = jax.device_get(self.state.agent.faults)
-        most = self.config.train.max_bad_updates
-        for i in np.flatnonzero(faults.consecutive >= most):
-            term = agent.FAULT_TERMS[int(faults.term[i])]
-            raise Stop(
-                3,
-                f"training broke: seed {self.config.train.seed + i}, {faults.consecutive[i]}"
-                f" updates in a row were not finite, first in: {term}; parameters are as before",
-            )
         before = getattr(self, "_invalid", np.zeros_like(stats.invalid))
         self._invalid = stats.invalid
-        for i in np.flatnonzero(stats.invalid - before > max(decisions / 4, most)):
-            broken = stats.invalid[i] - before[i]
-            raise Stop(
-                3,
-                f"training broke: seed {self.config.train.seed + i}, {broken} of {decisions}"
-                f" environment steps were not finite in one {phase} chunk",
-            )
+        faults = measure.faults(self.config, self.state, stats, before, decisions, phase)
+        for i, fault in faults.items():
+            raise Stop(3, f"training broke: seed {self.config.train.seed + i}, {fault.text}")
 
     def write(self, phase: str, values: Results, seconds: float) -> None:
         """One row for every seed."""
@@ -204,24 +179,8 @@ class Run:
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
         decisions = np.asarray(self.state.stats.decisions)
-        column = "eval/return" if actor == "planner" else "eval/policy_return"
-        other = "eval/policy_return" if actor == "planner" else "eval/return"
-        for i, returns in enumerate(episodes.returns):
-            row: dict[str, Any] = {
-                "seconds": round(time.monotonic() - STARTED, 3),
-                "decisions": int(decisions[i]),
-                "frames": int(decisions[i]) * self.config.env.action_repeat,
-                "seed": self.config.train.seed + i,
-                "actor": actor,
-                column: float(np.mean(returns)),
-                other: None,
-                "std": float(np.std(returns)),
-                "valid": int(np.sum(episodes.valid[i])),
-            }
-            order = ("seconds", "decisions", "frames", "seed", "actor")
-            order += ("eval/return", "eval/policy_return", "std", "valid")
-            row = {name: row[name] for name in order}
-            row |= {f"episode_{j}": float(value) for j, value in enumerate(returns)}
+        seconds = time.monotonic() - STARTED
+        for row in measure.episode_rows(self.config, decisions, actor, episodes, seconds):
             self.record.evaluation(row)
 
     def draw(self) -> None:
@@ -241,11 +200,6 @@ class Run:
         self.saved_at = self.done
 
 
-def _mean(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.mean(finite)) if finite.size else float("nan")
-
-
 def summary(run: Run, text: str) -> str:
     """What happened and where everything is."""
     workdir, config = run.options.workdir, run.config
@@ -254,7 +208,7 @@ def summary(run: Run, text: str) -> str:
     def each(values: np.ndarray | None) -> str:
         if values is None or not np.isfinite(values).any():
             return "-"
-        mean = f"{_mean(values):.1f}"
+        mean = f"{measure.mean(values):.1f}"
         shown = " ".join(number(v, 1) for v in values)
         return mean if len(values) == 1 else f"{mean}  (seeds {', '.join(seeds)}: {shown})"
 
