@@ -277,6 +277,7 @@ def prepare(argv: list[str]) -> Plan:
     record.check_workdir(options.workdir, options.config)
     if (options.workdir / "config.json").exists():
         raise ConfigError(f"--workdir = {str(options.workdir)!r}: holds a run; choose another")
+    _held(options.workdir)
     config = grid.joined(cells)
     functions = run_lib.build(config)
     try:
@@ -287,13 +288,27 @@ def prepare(argv: list[str]) -> Plan:
     return Plan(options, axes, cells, config, functions)
 
 
+def _held(workdir: Path) -> list[str]:
+    """Folders of the cells of an earlier sweep.
+
+    Raises:
+      ConfigError: if its record cannot be read.
+    """
+    held = workdir / "sweep.json"
+    if not held.is_file():
+        return []
+    try:
+        names = [Path(name) for name in json.loads(held.read_text())["cells"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"--workdir = {str(workdir)!r}: its sweep.json is unreadable") from None
+    return [name.name for name in names]
+
+
 def open_workdir(plan: Plan) -> Path | None:
     """Make all folders; an earlier sweep moves aside. Returns where it went."""
-    workdir, held = plan.options.workdir, []
+    workdir = plan.options.workdir
     workdir.mkdir(parents=True, exist_ok=True)
-    if (workdir / "sweep.json").is_file():
-        held = json.loads((workdir / "sweep.json").read_text())["cells"]
-    names = dict.fromkeys([*FILES, *held, *(cell.name for cell in plan.cells)])
+    names = dict.fromkeys([*FILES, *_held(workdir), *(cell.name for cell in plan.cells)])
     moved = record.set_aside(workdir, names)
     for cell in plan.cells:
         record.open_workdir(grid.folder(workdir, cell), cell.config)

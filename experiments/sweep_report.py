@@ -146,7 +146,7 @@ def draw(outcomes: Sequence[Outcome], axes: Sequence[Axis], workdir: Path) -> No
     left.set(xlabel="decisions per seed", ylabel="episode return", title=config.env.task)
     left.set_xlim(left=0)
     if len(outcomes) <= 12 and left.get_legend_handles_labels()[0]:
-        left.legend(loc="best", frameon=False, fontsize="small")
+        left.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize="small")
     _draw_final(right, outcomes, axes)
     for panel in (left, right):
         panel.grid(alpha=0.3)
@@ -169,7 +169,9 @@ def _draw_final(panel: Any, outcomes: Sequence[Outcome], axes: Sequence[Axis]) -
         x = np.array([outcome.cell.values[across.short] for outcome in members])
         mean = np.array([measure.mean(o.planner[o.healthy]) for o in members])
         bounds = np.array([interval(o.planner[o.healthy]) for o in members])
-        reach = np.nan_to_num(np.abs(bounds - mean[:, None]).T)
+        # Of two seeds it would be ten times their distance and hide everything else.
+        few = np.array([np.sum(o.healthy) < 3 for o in members])
+        reach = np.where(few, 0.0, np.nan_to_num(np.abs(bounds - mean[:, None]).T))
         style = {"color": f"C{i}", "capsize": 3, "marker": "o", "label": label or None}
         panel.errorbar(x, mean, yerr=reach, **style)
         for outcome, value in zip(members, x, strict=True):
@@ -182,6 +184,8 @@ def _draw_final(panel: Any, outcomes: Sequence[Outcome], axes: Sequence[Axis]) -
         panel.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     panel.set_xticks(values, [grid.text(value) for value in values])
     panel.minorticks_off()
-    panel.set(xlabel=across.short, ylabel="return of the latest evaluation", title="mean, 95 %")
+    panel.set(
+        xlabel=across.short, ylabel="return of the latest evaluation", title="mean over seeds, 95 %"
+    )
     if panel.get_legend_handles_labels()[0] and len(lines) > 1:
-        panel.legend(loc="best", frameon=False, fontsize="small")
+        panel.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize="small")
