@@ -147,7 +147,7 @@ def test_rows_that_cannot_share_a_program_are_refused():
     first, second = CELLS
     config = joined(first, second)
     three = dataclasses.replace(config.train, num_seeds=3)
-    with pytest.raises(ConfigError, match=r"kl_coef: has shape \(2,\).*3 rows"):
+    with pytest.raises(ConfigError, match=r"agent\.mppi\.temperature: has shape \(2,\).*3 rows"):
         program(dataclasses.replace(config, train=three))
     bad = joined(first, second | {"mppi__temperature": -1.0})
     with pytest.raises(ConfigError, match=r"agent\.mppi\.temperature = -1\.0"):
@@ -224,7 +224,7 @@ def test_interval_is_students_t():
     values = np.array([1.0, 2.0, 4.0, np.nan])
     # t(0.975, 2) = 4.302653 (tables), mean 7/3, standard error sqrt(7/3) / sqrt(3).
     half = 4.302653 * np.sqrt(7 / 3 / 3)
-    np.testing.assert_allclose(sweep_report.interval(values), [7 / 3 - half, 7 / 3 + half])
+    np.testing.assert_allclose(sweep_report.interval(values), [7 / 3 - half, 7 / 3 + half], 1e-6)
     assert np.isnan(sweep_report.interval(np.array([1.0]))).all()
 
 
