@@ -253,14 +253,14 @@ def follow(runner: Runner, total: int, progress: Progress) -> dict[str, list[Pla
             workers -= 1
         elif event.kind == "started":
             running[event.plan.name] = (event.plan, time.monotonic())
-            progress.say(f"start   {event.plan.name}  (log: {event.plan.log})")
+            progress.say(f"start    {event.plan.name}  (log: {event.plan.log})")
         else:
             now = time.monotonic()
             _, since = running.pop(event.plan.name, (None, now))
             ended[event.kind].append(event.plan)
             done = len(ended["finished"])
             left = total - sum(map(len, ended.values()))
-            text = f"{event.kind:<8}{event.plan.name}  {duration(now - since)}"
+            text = f"{event.kind:<9}{event.plan.name}  {duration(now - since)}"
             if event.kind == "finished":
                 text += f", {left} left"
                 text += f" (about {duration((now - begin) / done * left)})" if left else ""
