@@ -6,7 +6,7 @@
 
 For each task: observations, rewards and terminations after equal states and
 equal actions; moments and ranges of 1,000 resets; returns of fixed policies
-over 20 episodes in both, with 95 % intervals; non-finite numbers in 100,000
+over 20 (random: 100) episodes in both, with 95 % intervals; non-finite numbers in 100,000
 random control steps. Tasks that differ in nothing but their reward are measured
 together, all rewards read off the same states. One JSON file a task.
 """
@@ -32,7 +32,7 @@ from pomcp_jax.envs.protocol import Task
 OUT = pathlib.Path("experiments/results/fidelity")
 POLICIES = ("zero", "random", "wave")
 EPISODES, RANDOM_EPISODES = 20, 100
-"""Episodes of each policy; ours runs the random one for 100,000 control steps."""
+"""Episodes of a policy and of the random one, which makes 100,000 control steps."""
 RESETS, RESET_BATCH = 1000, 100
 STEPS, CHUNK = 1000, 100
 """Control steps of an episode, in all of these tasks, and of one call of ours."""
@@ -234,7 +234,8 @@ def resets(name: str, count: int = RESETS, backend: str = "mjx") -> Resets:
     reference = original(name, seed=1)
     theirs = np.stack([flat(reference.reset().observation) for _ in range(count)])
     spread, other = theirs.std(axis=0), ours.std(axis=0)
-    varies = np.maximum(spread, other) > 1e-6
+    # What never varies there is known here to float32's rounding.
+    varies = np.maximum(spread, other) > 1e-5
     gap = np.abs(ours.mean(axis=0) - theirs.mean(axis=0))
     error = np.sqrt((np.square(spread) + np.square(other)) / count)
     pooled = np.maximum(np.maximum(spread, other), 1e-12)
@@ -265,7 +266,7 @@ Returns = dict[str, dict[str, list[float]]]
 
 
 def their_returns(names: Sequence[str]) -> Returns:
-    """:data:`EPISODES` episodes of each policy in dm_control."""
+    """Episodes of each policy in dm_control; more of the random one, whose rewards are rare."""
     totals: dict[str, list[list[float]]] = {}
     others = other_tasks(names)
     for policy in POLICIES:
@@ -273,7 +274,7 @@ def their_returns(names: Sequence[str]) -> Returns:
         generator = np.random.default_rng(2)
         shape = (STEPS, reference.action_spec().shape[0])
         totals[policy] = []
-        for _ in range(EPISODES):
+        for _ in range(RANDOM_EPISODES if policy == "random" else EPISODES):
             actions = {
                 "zero": np.zeros(shape),
                 "random": generator.uniform(-1, 1, shape),
