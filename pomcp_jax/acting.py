@@ -3,11 +3,12 @@
 All functions are pure, for one seed and N environments; ``vmap`` them over seeds.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import losses, maths, mppi, networks, world_model
 from pomcp_jax.config import AgentConfig
@@ -46,19 +47,26 @@ def model_fns(
 ) -> ModelFns:
     """The world model as the planner's callables; their params are :class:`AgentParams`.
 
-    The value heads found in ``params.model.value`` are averaged: choose them
-    beforehand (:func:`plan_params`), once for all samples. ``log_std_range``
-    overrides the policy's when it proposes.
+    The value heads found in ``params.model.value`` are averaged, less
+    ``critic.tail_penalty`` of their standard deviations: choose them beforehand
+    (:func:`plan_params`), once for all samples. ``log_std_range`` overrides the
+    actors' when they propose.
     """
     nets, model = agent.nets, config.world_model
     low, high = log_std_range or (model.log_std_min, model.log_std_max)
     bins = world_model.bins(model)
     discount = config.optimizer.discount
 
-    def act(params: AgentParams, key: Key, latent: Array, low, high) -> Array:
-        mean, log_std = world_model.policy(nets, params.policy, latent, low, high)
+    def act(actor: Params, key: Key, latent: Array, low, high) -> Array:
+        mean, log_std = world_model.policy(nets, actor, latent, low, high)
         noise = jax.random.normal(key, mean.shape)
         return losses.squash(mean, log_std, noise, model.squash).action
+
+    def policy_proposes(params: AgentParams, key: Key, latent: Array) -> Array:
+        return act(params.policy, key, latent, low, high)
+
+    def prior_proposes(params: AgentParams, key: Key, latent: Array) -> Array:
+        return act(params.prior, key, latent, low, high)
 
     def step(params: AgentParams, latent: Array, action: Array):
         reward = world_model.reward_logits(nets, params.model.reward, latent, action)
@@ -73,19 +81,25 @@ def model_fns(
     def value(params: AgentParams, key: Key, latent: Array) -> Array:
         action = None
         if model.critic == "q":
-            action = act(params, key, latent, model.log_std_min, model.log_std_max)
+            action = act(params.policy, key, latent, model.log_std_min, model.log_std_max)
         logits = world_model.value_logits(nets, params.model.value, latent, action)
-        return jnp.mean(maths.two_hot_decode(logits, bins))
+        values = maths.two_hot_decode(logits, bins)
+        return jnp.mean(values) - config.critic.tail_penalty * jnp.std(values)
 
-    return ModelFns(step, value, lambda params, key, latent: act(params, key, latent, low, high))
+    proposers = {
+        "policy": policy_proposes,
+        "prior": prior_proposes,
+        "both": (policy_proposes, prior_proposes),
+    }
+    return ModelFns(step, value, proposers[config.policy.proposer])
 
 
 def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentParams:
-    """``params`` with two random value heads for a plan's tail ([TD-MPC2] ``Q(..., "avg")``)."""
-    heads = config.world_model.num_heads
-    if heads <= 2:
+    """``params`` with the random value heads of a plan's tail ([TD-MPC2] ``Q(..., "avg")``)."""
+    heads, tail = config.world_model.num_heads, config.critic.num_tail_heads
+    if heads <= tail:
         return params
-    index = jax.random.choice(key, heads, (2,), replace=False)
+    index = jax.random.choice(key, heads, (tail,), replace=False)
     value = networks.select_heads(params.model.value, index)
     return params._replace(model=params.model._replace(value=value))
 
@@ -161,12 +175,49 @@ def replan(
     latent = world_model.encode(agent.nets, params.model.encoder, obs)
     limits = (config.replan.proposal_log_std_min, config.replan.proposal_log_std_max)
     model = model_fns(agent, config, limits)
-    state = mppi.init(config.mppi, agent.action_size)
+    planner = dataclasses.replace(
+        config.mppi,
+        num_samples=config.replan.num_samples or config.mppi.num_samples,
+        iterations=config.replan.iterations or config.mppi.iterations,
+    )
+    state = mppi.init(planner, agent.action_size)
 
     def plan(key: Key, root: Array) -> PlanOutput:
-        return mppi.plan(params, key, root, state, model=model, config=config.mppi, explore=0.0)
+        return mppi.plan(params, key, root, state, model=model, config=planner, explore=0.0)
 
     out = jax.vmap(plan)(jax.random.split(key_plan, horizon * size), latent)
     shape = (horizon, size)
     prior = jax.tree.map(lambda x: x.reshape(*shape, -1), out.prior)
     return prior, out.value.reshape(shape)
+
+
+def replan_order(
+    params: AgentParams,
+    batch: Batch,
+    updates: Int[Array, ""] | int,
+    *,
+    agent: Agent,
+    config: AgentConfig,
+) -> Int[Array, " B"]:
+    """The batch's windows, the ones to plan anew first, as ``replan.select`` says.
+
+    ``oldest`` by the mean age of their records, ``kl`` by the mean KL(policy ||
+    record); windows without a transition come last.
+    """
+    rows, mask = batch.rows, batch.transition
+    steps = mask.shape[0]
+    if config.replan.select == "oldest":
+        urgency = (updates - rows.made[:steps]).astype(rows.reward.dtype)
+    else:
+        nets, model = agent.nets, config.world_model
+        latent = world_model.encode(nets, params.model.encoder, rows.obs[:steps])
+        mean, log_std = world_model.policy(
+            nets, params.policy, latent, model.log_std_min, model.log_std_max
+        )
+        dist = losses.squash(mean, log_std, jnp.zeros_like(mean), model.squash).dist
+        record = jax.tree.map(lambda x: x[:steps], rows.prior)
+        record = losses.floored(record, config.policy)
+        urgency = jnp.sum(maths.gaussian_kl(dist, record), axis=-1)
+    count = jnp.sum(mask, axis=0, dtype=urgency.dtype)
+    mean = jnp.sum(jnp.where(mask, urgency, 0.0), axis=0) / jnp.maximum(count, 1.0)
+    return jnp.argsort(jnp.where(count > 0, mean, -jnp.inf), descending=True)

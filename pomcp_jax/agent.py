@@ -29,11 +29,13 @@ class OptStates(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Running scales S; each starts at 1."""
+    """Running scales S, which start at 1, and the learned strength of the prior."""
 
     q: Float[Array, ""]
     kl: Float[Array, ""]
     prior: Float[Array, ""]
+    log_multiplier: Float[Array, ""]
+    """Logarithm of what multiplies ``policy.kl_coef``; stays 0 unless ``kl_tuning`` is dual."""
 
 
 class Faults(NamedTuple):
@@ -65,33 +67,35 @@ def init(key: Key, config: AgentConfig, agent: Agent) -> AgentState:
     model = world_model.init(key_model, model_config, agent.obs_size, agent.action_size)
     policy = world_model.init_policy(key_policy, model_config, agent.action_size)
     prior = None
-    if config.policy.prior == "learned":
+    if config.policy.learns_prior:
         prior = world_model.init_policy(key_prior, model_config, agent.action_size)
     adam = optax.scale_by_adam()
     opt = OptStates(
         adam.init(model), adam.init(policy), None if prior is None else adam.init(prior)
     )
     # Distinct buffers: the state is donated, and XLA refuses a buffer donated twice.
-    one = [jnp.ones(()) for _ in Scales._fields]
+    one = [jnp.ones(()) for _ in range(3)]
     zero = [jnp.zeros((), jnp.int32) for _ in Faults._fields]
     return AgentState(
         AgentParams(model, policy, prior),
         jax.tree.map(jnp.copy, model.value),
         opt,
-        Scales(*one),
+        Scales(*one, jnp.zeros(())),
         Faults(*zero),
     )
 
 
 def apply_replan(
-    batch: Batch, prior: Gaussian, value: Float[Array, "H b"]
+    batch: Batch, prior: Gaussian, value: Float[Array, "H b"], made: Int[Array, "H b"]
 ) -> tuple[Batch, replay.Index]:
     """``batch`` with re-planned records in place, and the index of the rows they belong to."""
     horizon, size = value.shape
     rows = batch.rows
     put = lambda old, new: old.at[:horizon, :size].set(new)  # noqa: E731
     rows = rows._replace(
-        prior=jax.tree.map(put, rows.prior, prior), prior_value=put(rows.prior_value, value)
+        prior=jax.tree.map(put, rows.prior, prior),
+        prior_value=put(rows.prior_value, value),
+        made=put(rows.made, made),
     )
     index = jax.tree.map(lambda x: x[:horizon, :size], batch.index)
     return batch._replace(rows=rows), index
@@ -181,11 +185,12 @@ def update(
 
 
 def _kl_price(scales: Scales, action_size: int, config: AgentConfig) -> Float[Array, ""]:
-    """Value units that the policy loss pays per nat of KL: ``lambda A^k S_Q / S_K``."""
+    """Value units that the policy loss pays per nat of KL: ``lambda m A^k S_Q / S_K``."""
     policy = config.policy
     divisor = {"own": scales.kl, "q": scales.q, "none": jnp.ones(())}[policy.kl_scale]
     size = jnp.power(float(action_size), policy.kl_dim_power)
-    return policy.kl_coef * size * scales.q / divisor
+    multiplier = jnp.exp(scales.log_multiplier)
+    return policy.kl_coef * multiplier * size * scales.q / divisor
 
 
 def _update_actors(
@@ -206,7 +211,13 @@ def _update_actors(
     prior_opt = state.opt.prior
     if params.prior is not None:
         (loss, aux), grads = jax.value_and_grad(actor_update.prior_loss, has_aux=True)(
-            params.prior, latents, batch, scales.prior, nets=nets, config=config
+            params.prior,
+            params.model.value,
+            latents,
+            batch,
+            scales.prior,
+            nets=nets,
+            config=config,
         )
         step = optimise.adam_step(
             params.prior,
@@ -220,15 +231,21 @@ def _update_actors(
         finite = [jnp.isfinite(loss), step.finite]
         params, prior_opt = params._replace(prior=step.params), step.opt
         scales = scales._replace(prior=jnp.where(enabled, aux.scale, scales.prior))
-        metrics |= {"loss/prior": loss, "prior/kl": aux.kl, "prior/scale": aux.scale}
+        metrics |= {
+            "loss/prior": loss,
+            "prior/kl": aux.kl,
+            "prior/scale": aux.scale,
+            "prior/fitted": aux.fitted,
+        }
     (loss, aux), grads = jax.value_and_grad(actor_update.policy_loss, has_aux=True)(
         params.policy,
-        params.model.value,
+        params.model,
         params.prior,
         latents,
         batch,
         scales.q,
         scales.kl,
+        scales.log_multiplier,
         key,
         nets=nets,
         config=config,
@@ -251,6 +268,7 @@ def _update_actors(
         "policy/std": aux.std,
         "policy/scale_q": aux.scale_q,
         "policy/scale_kl": aux.scale_kl,
+        "policy/kl_multiplier": jnp.exp(scales.log_multiplier),
         "grad/policy": step.grad_norm,
     }
     state = state._replace(
@@ -259,6 +277,7 @@ def _update_actors(
         scales=scales._replace(
             q=jnp.where(enabled, aux.scale_q, scales.q),
             kl=jnp.where(enabled, aux.scale_kl, scales.kl),
+            log_multiplier=jnp.where(enabled, aux.log_multiplier, scales.log_multiplier),
         ),
     )
     return state, finite, metrics

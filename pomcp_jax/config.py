@@ -111,6 +111,10 @@ class CriticConfig:
     """Subtract the policy's closed-form KL to the prior at the next state (needs a prior)."""
     soft_target_clip: float = 10.0
     num_target_heads: int = 2
+    num_tail_heads: int = 2
+    """Heads, drawn anew for each plan, whose mean is the value at a plan's end."""
+    tail_penalty: float = 0.0
+    """Standard deviations over those heads that are subtracted from their mean."""
 
 
 @config
@@ -118,7 +122,17 @@ class PolicyConfig:
     """The one policy loss of the family (docs/method.md, "Policy")."""
 
     q_coef: float = 1.0
+    q_source: str = "critic"
+    """``critic``: Q(z, a) of a Q critic. ``model``: R(z, a) + gamma V(d(z, a)) of a V critic.
+    ``none``: the loss has no value term."""
     kl_coef: float = 1.0
+    kl_tuning: str = "fixed"
+    """``dual`` multiplies ``kl_coef`` by a factor that is learned so that the divergence per
+    dimension approaches ``kl_target``."""
+    kl_target: float = 0.1
+    """Nats per dimension."""
+    dual_rate: float = 1e-3
+    """Change of the factor's logarithm per update and nat."""
     kl_dim_power: float = 0.0
     """The KL term is multiplied by A to this power: 0 sums over dimensions, -1 averages."""
     entropy_coef: float = 1e-4
@@ -127,7 +141,15 @@ class PolicyConfig:
     entropy: str = "gaussian"
     """``gaussian``: of the unsquashed Gaussian; ``squashed`` adds sum log(1 - a^2)."""
     prior: str = "learned"
-    """Source of the prior: ``none``, ``stored``, ``replanned`` or ``learned``."""
+    """Source of the prior: ``none``, ``stored``, ``replanned``, ``learned``, or ``mixture``:
+    the normalised geometric mean of the learned one and the record."""
+    prior_mix: float = 0.5
+    """Weight of the learned prior in a mixture."""
+    proposer: str = "policy"
+    """Who proposes plans: ``policy``, the learned ``prior``, or ``both``, half of them each."""
+    seed_record: str = "standard"
+    """Record of random actions: ``standard`` N(0, 1) or ``action`` N(action, seed_std)."""
+    seed_std: float = 1.0
     divergence: str = "reverse"
     """``reverse`` KL(pi || p), ``forward`` KL(p || pi), ``cross_entropy`` -log p(a), ``nll``."""
     kl_scale: str = "own"
@@ -147,12 +169,24 @@ class PolicyConfig:
     scale_rate: float = 0.01
     train_in_pretraining: bool = True
 
+    @property
+    def learns_prior(self) -> bool:
+        """Whether there is a learned prior."""
+        return self.prior in ("learned", "mixture")
+
+    @property
+    def uses_records(self) -> bool:
+        """Whether the loss itself looks at planner records."""
+        return self.prior in ("stored", "replanned", "mixture")
+
 
 @config
 class PriorConfig:
     """Fitting of the learned prior to stored planner records."""
 
     divergence: str = "reverse"
+    gate: bool = False
+    """Fit a record only where its plan's value is at least the prior's own."""
 
 
 @config
@@ -161,6 +195,14 @@ class ReplanConfig:
 
     interval: int = 0
     batch_size: int = 20
+    """Windows planned anew each time, ``mppi.horizon`` states of each."""
+    select: str = "first"
+    """Which windows of the batch: the ``first`` (a random choice), those with the ``oldest``
+    records, or those with the largest ``kl`` of the policy to its records."""
+    num_samples: int = 0
+    """Candidates of an iteration when planning anew; 0: as many as ``mppi.num_samples``."""
+    iterations: int = 0
+    """Iterations when planning anew; 0: as many as ``mppi.iterations``."""
     proposal_log_std_min: float = -2.0
     proposal_log_std_max: float = 1.0
 
@@ -208,8 +250,6 @@ class TrainConfig:
     updates_per_decision: float = static(1.0)
     capacity: int = 500_000
     """Rows of replay per seed, over all its environments."""
-    seed_record: str = "standard"
-    """Prior record of random actions: ``standard`` N(0, 1) or ``action`` N(action, 1)."""
     chunk_decisions: int = 1_000
     """Decisions between two returns to Python: progress, metrics, signals."""
     eval_decisions: int = 25_000

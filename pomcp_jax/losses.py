@@ -86,8 +86,12 @@ def divergence(
 def prepare_prior(prior: Gaussian, sample: PolicySample, config: PolicyConfig) -> Gaussian:
     """The stopped prior, with the std that the configuration asks for, floored."""
     std = sample.dist.std if config.prior_std_from == "policy" else prior.std
-    std = jnp.maximum(std, config.prior_std_min)
-    return jax.lax.stop_gradient(Gaussian(prior.mean, std))
+    return jax.lax.stop_gradient(floored(prior._replace(std=std), config))
+
+
+def floored(prior: Gaussian, config: PolicyConfig) -> Gaussian:
+    """``prior`` with its std at least ``prior_std_min``."""
+    return prior._replace(std=jnp.maximum(prior.std, config.prior_std_min))
 
 
 def value_weights(
@@ -125,17 +129,19 @@ def policy_loss(
     scale_kl: Float[Array, ""],
     weight: Float[Array, "*batch"] | float,
     config: PolicyConfig,
+    multiplier: Float[Array, ""] | float = 1.0,
 ) -> PolicyLoss:
     """The family's loss.
 
     Args:
       sample: the policy at the states of the loss; gradients flow through it.
-      q: value of ``sample.action``, differentiable in it; None without a Q critic.
+      q: value of ``sample.action``, differentiable in it; None without a value term.
       kl: :func:`divergence` to the prior; None without a prior.
       scale_q: running scale of Q, a number without gradient.
       scale_kl: running scale of the divergence, a number without gradient.
       weight: weights of the divergence, 1 or :func:`value_weights`.
       config: coefficients (traced) and options (static).
+      multiplier: of ``kl_coef``, see :func:`dual_step`.
     """
     entropy = entropy_bonus(sample, config)
     loss = -config.entropy_coef * entropy
@@ -146,8 +152,22 @@ def policy_loss(
         return PolicyLoss(loss, zero, entropy)
     divisor = {"own": scale_kl, "q": scale_q, "none": 1.0}[config.kl_scale]
     open_gate = (scale_q > config.kl_gate).astype(loss.dtype)
-    loss = loss + config.kl_coef * open_gate * weight * kl / divisor
+    loss = loss + config.kl_coef * multiplier * open_gate * weight * kl / divisor
     return PolicyLoss(loss, kl, entropy)
+
+
+def dual_step(
+    log_multiplier: Float[Array, ""], kl: Float[Array, ""], action_size: int, config: PolicyConfig
+) -> Float[Array, ""]:
+    """Gradient step on the multiplier of ``kl_coef`` as in SAC's temperature (arXiv 1812.05905).
+
+    ``log m <- log m + dual_rate (kl - kl_target)`` with the batch's mean divergence per
+    dimension, within ``e^-10`` and ``e^10``: a constraint that nothing can meet, or that
+    always holds, must not run off.
+    """
+    per_dim = kl / jnp.power(float(action_size), config.kl_dim_power + 1.0)
+    step = config.dual_rate * (per_dim - config.kl_target)
+    return jnp.clip(log_multiplier + jnp.where(jnp.isfinite(step), step, 0.0), -10.0, 10.0)
 
 
 def td_target(

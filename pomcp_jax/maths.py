@@ -164,6 +164,16 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> Float[Array, "*batch A"]:
     return jnp.log(q.std) - jnp.log(p.std) + ratio - 0.5
 
 
+def geometric_mean(p: Gaussian, q: Gaussian, weight: Float[Array, ""] | float) -> Gaussian:
+    """The normalised ``p^weight q^(1 - weight)``: precisions add, means weigh by them.
+
+    It is the minimiser over pi of ``weight KL(pi || p) + (1 - weight) KL(pi || q)``.
+    """
+    left, right = weight / jnp.square(p.std), (1.0 - weight) / jnp.square(q.std)
+    precision = left + right
+    return Gaussian((left * p.mean + right * q.mean) / precision, jax.lax.rsqrt(precision))
+
+
 def percentile_range(
     values: Float[Array, "*batch"], mask: Bool[Array, "*batch"] | None = None
 ) -> Float[Array, ""]:

@@ -23,6 +23,8 @@ from jaxtyping import Array, Float, Int
 from pomcp_jax.config import ConfigError, MppiConfig
 from pomcp_jax.types import Gaussian, Key, Params, PyTree
 
+Proposer = Callable[[Params, Key, PyTree], Float[Array, " A"]]
+
 
 class ModelFns(NamedTuple):
     """The model to plan in; unbatched pure functions of ``params``."""
@@ -31,8 +33,9 @@ class ModelFns(NamedTuple):
     """``(params, latent, action [A]) -> (next latent, reward [], discount [])``."""
     value: Callable[[Params, Key, PyTree], Float[Array, ""]]
     """``(params, key, latent) -> []``: value of the state at the end of a plan."""
-    sample_action: Callable[[Params, Key, PyTree], Float[Array, " A"]] | None = None
-    """``(params, key, latent) -> [A]``: proposal policy; None plans without proposals."""
+    sample_action: "Proposer | tuple[Proposer, ...] | None" = None
+    """``(params, key, latent) -> [A]``: proposal policy; several share the P proposals
+    evenly, the first ones take what is left over. None plans without proposals."""
 
 
 class PlanState(NamedTuple):
@@ -182,14 +185,25 @@ def propose(
 
     They stay in the population of every iteration, so one score serves all.
     """
-    act = jax.vmap(model.sample_action, in_axes=(None, 0, 0))
+    proposers = model.sample_action
+    proposers = proposers if isinstance(proposers, tuple) else (proposers,)
     step = jax.vmap(model.step, in_axes=(None, 0, 0))
     num = config.num_proposals
     keys = jax.random.split(key, (config.horizon + 1, num))
     latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), root)
 
+    ends = [-(-num * i // len(proposers)) for i in range(len(proposers) + 1)]
+
+    def act(keys, latent):
+        parts = []
+        for proposer, begin, end in zip(proposers, ends[:-1], ends[1:], strict=True):
+            if end > begin:
+                own = jax.tree.map(lambda x: x[begin:end], (keys, latent))  # noqa: B023
+                parts.append(jax.vmap(proposer, in_axes=(None, 0, 0))(params, *own))
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+
     def advance(latent, step_keys):
-        action = act(params, step_keys, latent)
+        action = act(step_keys, latent)
         action = jnp.clip(jnp.nan_to_num(action), -1.0, 1.0)
         latent, reward, gamma = step(params, latent, action)
         return latent, (action, reward, gamma)

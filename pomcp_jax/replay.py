@@ -33,6 +33,8 @@ class Row(NamedTuple):
     """Planner record of this state."""
     prior_value: Float[Array, "*batch"]
     """The planner's value estimate when the record was made."""
+    made: Int[Array, "*batch"]
+    """Updates that had been done when the record was made."""
 
 
 class Replay(NamedTuple):
@@ -91,13 +93,14 @@ def init(
         last=jnp.ones(shape, bool),
         prior=prior,
         prior_value=jnp.zeros(shape, dtype),
+        made=jnp.zeros(shape, jnp.int32),
     )
     return Replay(rows, jnp.zeros((), jnp.int32))
 
 
 def row_bytes(obs_size: int, action_size: int) -> int:
-    """Bytes of one float32 row."""
-    return 4 * (obs_size + 3 * action_size + 2) + 2
+    """Bytes of one row, in float32."""
+    return 4 * (obs_size + 3 * action_size + 3) + 2
 
 
 def insert(replay: Replay, row: Row) -> Replay:
@@ -137,9 +140,16 @@ def read(replay: Replay, index: Index) -> Row:
 
 
 def write_back(
-    replay: Replay, index: Index, prior: Gaussian, prior_value: Float[Array, "*batch"]
+    replay: Replay,
+    index: Index,
+    prior: Gaussian,
+    prior_value: Float[Array, "*batch"],
+    made: Int[Array, "*batch"],
 ) -> Replay:
-    """Replace the planner records at ``index``, dropping rows overwritten since sampling."""
+    """Replace the planner records at ``index``, dropping rows overwritten since sampling.
+
+    ``made`` are the numbers of updates that their model had had.
+    """
     held = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
     # An index past the end is dropped by the scatter.
     place = jnp.where(held, jnp.mod(index.row, replay.capacity), replay.capacity)
@@ -150,5 +160,6 @@ def write_back(
     rows = replay.rows._replace(
         prior=jax.tree.map(put, replay.rows.prior, prior),
         prior_value=put(replay.rows.prior_value, prior_value),
+        made=put(replay.rows.made, made),
     )
     return replay._replace(rows=rows)

@@ -21,7 +21,7 @@ from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanState
-from pomcp_jax.replay import Index, Replay, Row
+from pomcp_jax.replay import Batch, Index, Replay, Row
 from pomcp_jax.types import Gaussian, Key, PyTree, TimeStep
 
 AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
@@ -170,12 +170,14 @@ def decide(state: TrainState, config: Config, static: Agent) -> Decision:
 
 
 def decide_randomly(state: TrainState, config: Config, static: Agent) -> Decision:
-    """Uniform actions of the seeding phase, with the record that ``train.seed_record`` names."""
+    """Uniform actions of the seeding phase, with the record that ``policy.seed_record`` names."""
     shape = (config.env.num_envs, static.action_size)
     keys = fold_keys(state, ACTING, state.iteration)
     action = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))(keys)
-    mean = action if config.train.seed_record == "action" else jnp.zeros_like(action)
-    prior = Gaussian(mean, jnp.ones_like(action))
+    policy = config.agent.policy
+    prior = Gaussian(jnp.zeros_like(action), jnp.ones_like(action))
+    if policy.seed_record == "action":
+        prior = Gaussian(action, jnp.full_like(action, policy.seed_std))
     return Decision(action, prior, jnp.zeros(action.shape[:2]), state.plan, {})
 
 
@@ -194,6 +196,7 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         last=after.is_first,
         prior=decision.prior,
         prior_value=decision.value,
+        made=jnp.full_like(decision.value, state.updates, jnp.int32),
     )
     ring = jax.vmap(replay.insert, in_axes=(_SEEDS, 0), out_axes=_SEEDS)(state.replay, row)
     return state._replace(
@@ -241,18 +244,23 @@ def update_step(
             def one(params, key, batch):
                 return acting.replan(params, key, batch, agent=static, config=config.agent)
 
-            return over_seeds(one, state.agent.params, keys[:, 2], batch)
+            prior, value = over_seeds(one, state.agent.params, keys[:, 2], batch)
+            return prior, value, jnp.full(value.shape, state.updates, jnp.int32)
 
         horizon, width = length - 1, config.agent.replan.batch_size
+        due = (jnp.mod(state.updates, config.agent.replan.interval) == 0) & work.replan
+        if config.agent.replan.select != "first":
+            batch = _reorder(state, batch, due, config, static)
         rows = batch.rows
-        held = jax.tree.map(lambda x: x[:, :horizon, :width], (rows.prior, rows.prior_value))
+        held = jax.tree.map(
+            lambda x: x[:, :horizon, :width], (rows.prior, rows.prior_value, rows.made)
+        )
         # The condition chooses among small arrays only; the ring is written
         # either way (mostly with what it holds), so it is never copied.
-        due = (jnp.mod(state.updates, config.agent.replan.interval) == 0) & work.replan
-        prior, value = jax.lax.cond(due, fresh, lambda: held)
-        batch, index = jax.vmap(agent.apply_replan)(batch, prior, value)
-        write = jax.vmap(replay.write_back, in_axes=(_SEEDS, 0, 0, 0), out_axes=_SEEDS)
-        ring = write(ring, Index(*index), prior, value)
+        prior, value, made = jax.lax.cond(due, fresh, lambda: held)
+        batch, index = jax.vmap(agent.apply_replan)(batch, prior, value, made)
+        write = jax.vmap(replay.write_back, in_axes=(_SEEDS, 0, 0, 0, 0), out_axes=_SEEDS)
+        ring = write(ring, Index(*index), prior, value, made)
 
     def learn(one, batch, key):
         return agent.update(
@@ -261,6 +269,25 @@ def update_step(
 
     agents, metrics = over_seeds(learn, state.agent, batch, keys[:, 1])
     return state._replace(agent=agents, replay=ring, updates=state.updates + 1), metrics
+
+
+def _reorder(
+    state: TrainState, batch: Batch, due: Bool[Array, ""], config: Config, static: Agent
+) -> Batch:
+    """Every seed's batch with the windows first that are to be planned anew, if it is due."""
+
+    def by_urgency():
+        def one(params, batch):
+            return acting.replan_order(
+                params, batch, state.updates, agent=static, config=config.agent
+            )
+
+        return over_seeds(one, state.agent.params, batch)
+
+    size = config.agent.optimizer.batch_size
+    as_drawn = jnp.broadcast_to(jnp.arange(size)[None], (config.train.num_seeds, size))
+    order = jax.lax.cond(due, by_urgency, lambda: as_drawn)
+    return jax.vmap(lambda order, batch: jax.tree.map(lambda x: x[:, order], batch))(order, batch)
 
 
 class Work(NamedTuple):

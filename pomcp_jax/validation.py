@@ -15,12 +15,16 @@ def validate_agent(config: AgentConfig, path: str = "agent") -> None:
     """
     world_model.validate(config.world_model, f"{path}.world_model")
     mppi.validate(config.mppi, f"{path}.mppi")
-    policy, critic, model = config.policy, config.critic, config.world_model
     choices = (
         ("critic.target_reduce", ("min", "mean")),
         ("critic.target_actor", ("policy", "prior")),
         ("policy.entropy", ("gaussian", "squashed")),
-        ("policy.prior", ("none", "stored", "replanned", "learned")),
+        ("policy.prior", ("none", "stored", "replanned", "learned", "mixture")),
+        ("policy.q_source", ("critic", "model", "none")),
+        ("policy.kl_tuning", ("fixed", "dual")),
+        ("policy.proposer", ("policy", "prior", "both")),
+        ("policy.seed_record", ("standard", "action")),
+        ("replan.select", ("first", "oldest", "kl")),
         ("policy.divergence", ("reverse", "forward", "cross_entropy", "nll")),
         ("policy.kl_scale", ("own", "q", "none")),
         ("policy.prior_std_from", ("prior", "policy")),
@@ -32,22 +36,108 @@ def validate_agent(config: AgentConfig, path: str = "agent") -> None:
         value = getattr(getattr(config, group), field)
         if value not in valid:
             raise ConfigError(f"{path}.{name} = {value!r}: must be one of {', '.join(valid)}")
-    heads = model.num_heads
-    opt = config.optimizer
-    rules = (
+    for name, good, hint in (*_numbers(config, path), *_agreements(config, path)):
+        if not good:
+            group, field = name.split(".")
+            value = getattr(getattr(config, group), field)
+            raise ConfigError(f"{path}.{name} = {value!r}: must be {hint}")
+
+
+Rules = tuple[tuple[str, bool, str], ...]
+"""Field, whether it is good, what it must be."""
+
+
+def _numbers(config: AgentConfig, path: str) -> Rules:
+    """Ranges of single fields."""
+    policy, critic, opt, replan = config.policy, config.critic, config.optimizer, config.replan
+    heads = config.world_model.num_heads
+    fewest = max(config.mppi.num_proposals + 1, config.mppi.num_elites)
+    return (
         ("critic.num_target_heads", 1 <= critic.num_target_heads <= heads, f"in [1, {heads}]"),
+        ("critic.num_tail_heads", critic.num_tail_heads >= 1, ">= 1"),
+        ("critic.tail_penalty", critic.tail_penalty >= 0.0, ">= 0"),
         ("policy.num_q_heads", 1 <= policy.num_q_heads <= heads, f"in [1, {heads}]"),
+        ("policy.prior_mix", 0.0 <= policy.prior_mix <= 1.0, "in [0, 1]"),
+        ("policy.seed_std", policy.seed_std > 0.0, "> 0"),
+        ("policy.prior_std_min", policy.prior_std_min >= 0.0, ">= 0"),
+        ("policy.kl_target", policy.kl_target >= 0.0, ">= 0"),
+        ("policy.dual_rate", policy.dual_rate >= 0.0, ">= 0"),
+        (
+            "policy.value_weight_temperature",
+            policy.value_weight_temperature > 0.0,
+            "> 0",
+        ),
         ("optimizer.batch_size", opt.batch_size >= 1, ">= 1"),
         ("optimizer.discount", 0.0 <= opt.discount <= 1.0, "in [0, 1]"),
         ("optimizer.rho", opt.rho > 0.0, "> 0"),
         ("optimizer.target_rate", 0.0 < opt.target_rate <= 1.0, "in (0, 1]"),
         ("optimizer.learning_rate", opt.learning_rate >= 0.0, ">= 0"),
         ("optimizer.grad_clip", opt.grad_clip > 0.0, "> 0"),
-        ("replan.interval", config.replan.interval >= 0, ">= 0 (0 is off)"),
+        ("replan.interval", replan.interval >= 0, ">= 0 (0 is off)"),
+        ("replan.iterations", replan.iterations >= 0, ">= 0 (0: as many as acting does)"),
+        (
+            "replan.num_samples",
+            replan.num_samples == 0 or replan.num_samples >= fewest,
+            f"0 (as many as acting) or >= {fewest}, because of {path}.mppi.num_proposals"
+            f" and {path}.mppi.num_elites",
+        ),
         (
             "replan.batch_size",
-            1 <= config.replan.batch_size <= opt.batch_size,
+            1 <= replan.batch_size <= opt.batch_size,
             f"in [1, {path}.optimizer.batch_size = {opt.batch_size}]",
+        ),
+    )
+
+
+def _agreements(config: AgentConfig, path: str) -> Rules:
+    """What fields ask of each other: settings that contradict each other, by name."""
+    policy, critic, model = config.policy, config.critic, config.world_model
+    learned, has_prior = policy.learns_prior, policy.prior != "none"
+    need_prior = f"{path}.policy.prior is 'learned' or 'mixture'"
+    spread = config.mppi.std_min > 0 or config.mppi.record == "best_elite"
+    source = {"q": ("critic", "none"), "v": ("model", "none")}[model.critic]
+    return (
+        (
+            "policy.q_source",
+            policy.q_source in source,
+            f"{' or '.join(map(repr, source))} when {path}.world_model.critic is {model.critic!r}",
+        ),
+        (
+            "policy.q_coef",
+            policy.q_source != "none" or policy.q_coef == 0.0,
+            f"0 when {path}.policy.q_source is 'none' (or make that {source[0]!r})",
+        ),
+        (
+            "policy.prior",
+            has_prior or policy.q_source != "none",
+            f"a prior when {path}.policy.q_source is 'none': there is nothing else to learn from",
+        ),
+        (
+            "policy.kl_coef",
+            has_prior or policy.kl_coef == 0.0,
+            f"0 when {path}.policy.prior is 'none' (or make that 'learned')",
+        ),
+        (
+            "policy.kl_tuning",
+            policy.kl_tuning == "fixed" or has_prior,
+            f"'fixed' when {path}.policy.prior is 'none'",
+        ),
+        (
+            "policy.kl_coef",
+            policy.kl_tuning == "fixed" or policy.kl_coef > 0.0,
+            f"> 0 when {path}.policy.kl_tuning is 'dual': that multiplies it",
+        ),
+        (
+            "policy.proposer",
+            policy.proposer == "policy" or learned,
+            f"'policy' unless {need_prior}",
+        ),
+        ("prior.gate", not config.prior.gate or learned, f"False unless {need_prior}"),
+        (
+            "policy.prior_std_min",
+            not has_prior or spread or policy.prior_std_min > 0.0,
+            f"> 0 when {path}.mppi.std_min is 0: a record without spread is a point, and a"
+            " divergence from it infinite (or make that 0.05)",
         ),
         (
             "replan.interval",
@@ -55,45 +145,51 @@ def validate_agent(config: AgentConfig, path: str = "agent") -> None:
             f">= 1 because {path}.policy.prior is 'replanned' (or make that 'stored')",
         ),
         (
+            "replan.interval",
+            has_prior or config.replan.interval == 0,
+            f"0 when {path}.policy.prior is 'none': nobody looks at the new records",
+        ),
+        (
+            "replan.select",
+            config.replan.select == "first" or config.replan.interval >= 1,
+            f"'first' when {path}.replan.interval is 0 (or make that 10)",
+        ),
+        (
+            "replan.select",
+            config.replan.select != "kl" or model.squash != "tanh",
+            f"'first' or 'oldest' when {path}.world_model.squash is 'tanh': records are Gaussians"
+            " over actions",
+        ),
+        (
             "critic.target_actor",
-            critic.target_actor != "prior" or policy.prior == "learned",
-            f"'policy' unless {path}.policy.prior is 'learned'",
+            critic.target_actor != "prior" or learned,
+            f"'policy' unless {need_prior}",
         ),
         (
             "critic.soft_target",
-            not critic.soft_target or (policy.prior == "learned" and model.critic == "q"),
-            f"False unless {path}.policy.prior is 'learned' and {path}.world_model.critic is 'q'",
+            not critic.soft_target or (learned and model.critic == "q"),
+            f"False unless {need_prior} and {path}.world_model.critic is 'q'",
         ),
         (
             "policy.value_weight",
-            not policy.value_weight or model.critic == "q",
-            f"False unless {path}.world_model.critic is 'q'",
-        ),
-        (
-            "policy.prior",
-            policy.prior != "none" or model.critic == "q",
-            f"a prior when {path}.world_model.critic is 'v': there is nothing else to learn from",
+            not policy.value_weight or policy.q_source != "none",
+            f"False when {path}.policy.q_source is 'none'",
         ),
         (
             "policy.divergence",
             model.squash != "tanh"
-            or policy.prior in ("none", "learned")
+            or policy.prior in ("none", "learned", "mixture")
             or policy.divergence == "cross_entropy",
             f"'cross_entropy' when {path}.world_model.squash is 'tanh' and the prior is a record"
             " of actions: the other divergences compare densities of different spaces",
         ),
         (
             "world_model.squash",
-            model.squash != "tanh" or policy.prior != "learned",
-            f"'clip' or 'clip_straight_through' when {path}.policy.prior is 'learned':"
+            model.squash != "tanh" or not learned,
+            f"'clip' or 'clip_straight_through' when {path}.policy.prior is {policy.prior!r}:"
             " records are Gaussians over actions",
         ),
     )
-    for name, good, hint in rules:
-        if not good:
-            group, field = name.split(".")
-            value = getattr(getattr(config, group), field)
-            raise ConfigError(f"{path}.{name} = {value!r}: must be {hint}")
 
 
 def _check(config: Config, rules: tuple[tuple[str, bool, str], ...]) -> None:
@@ -172,11 +268,6 @@ def validate_run(config: Config) -> None:
                 train.capacity >= rows,
                 f">= {rows} (agent.optimizer.batch_size x agent.mppi.horizon, and"
                 " a window of every environment)",
-            ),
-            (
-                "train.seed_record",
-                train.seed_record in ("standard", "action"),
-                "'standard' or 'action'",
             ),
             ("train.chunk_decisions", train.chunk_decisions >= 1, ">= 1"),
             (

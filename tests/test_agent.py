@@ -65,6 +65,7 @@ def experience(task):
             last=after.is_first,
             prior=Gaussian(action, jnp.ones_like(action)),
             prior_value=jnp.zeros((2,)),
+            made=jnp.zeros((2,), jnp.int32),
         )
         return (following, replay.insert(ring, row)), None
 
@@ -158,8 +159,8 @@ def some_batch():
     f32 = lambda *s: jnp.asarray(rng.uniform(-0.5, 0.5, s), jnp.float32)  # noqa: E731
     no = jnp.zeros(shape, bool)
     prior = Gaussian(f32(*shape, 1), jnp.full((*shape, 1), 0.5))
-    rows = Row(f32(*shape, 1), f32(*shape, 1), f32(*shape), no, no, prior, f32(*shape))
     zero = jnp.zeros(shape, jnp.int32)
+    rows = Row(f32(*shape, 1), f32(*shape, 1), f32(*shape), no, no, prior, f32(*shape), zero)
     return Batch(rows, Index(zero, zero), ~no)
 
 
@@ -228,18 +229,20 @@ def test_price_of_a_nat_is_the_ratio_of_the_two_coefficients(kl_scale, power, ex
         tiny.agent(),
         {"policy.kl_scale": kl_scale, "policy.kl_dim_power": power, "policy.kl_coef": 2.0},
     )
-    scales = Scales(jnp.float32(6.0), jnp.float32(3.0), jnp.float32(1.0))
+    scales = Scales(jnp.float32(6.0), jnp.float32(3.0), jnp.float32(1.0), jnp.log(jnp.float32(1.0)))
     np.testing.assert_allclose(agent._kl_price(scales, 4, config), expected, rtol=1e-6)
 
 
 def test_replanned_records_go_where_they_belong():
     batch = some_batch()
     new = Gaussian(jnp.full((3, 5, 1), 7.0), jnp.full((3, 5, 1), 8.0))
-    changed, index = agent.apply_replan(batch, new, jnp.full((3, 5), 9.0))
+    made = jnp.full((3, 5), 11, jnp.int32)
+    changed, index = agent.apply_replan(batch, new, jnp.full((3, 5), 9.0), made)
     assert index.row.shape == (3, 5)
     assert np.all(changed.rows.prior.mean[:3, :5] == 7.0)
     assert np.all(changed.rows.prior.std[:3, :5] == 8.0)
     assert np.all(changed.rows.prior_value[:3, :5] == 9.0)
+    assert np.all(changed.rows.made[:3, :5] == 11) and np.all(changed.rows.made[:3, 5:] == 0)
     rest = np.ones((4, 32), bool)
     rest[:3, :5] = False
     np.testing.assert_array_equal(changed.rows.prior.mean[rest], batch.rows.prior.mean[rest])

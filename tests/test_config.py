@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from experiments.configs import brax, debug, dm_control, quickstart
+from experiments.configs import brax, debug, dm_control, quickstart, small
 from pomcp_jax import config as config_lib
 from pomcp_jax import envs, presets, validation
 from pomcp_jax.config import AgentConfig, Config, ConfigError
@@ -110,7 +110,7 @@ BAD = {
     "train.updates_per_decision": -1.0,
     "train.eval_episodes": 0,
     "train.chunk_decisions": 0,
-    "train.seed_record": "none",
+    "agent.policy.seed_record": "none",
     "train.memory_limit_gb": 0.0,
 }
 
@@ -134,7 +134,7 @@ def test_memory_limit_says_what_would_fit():
     validation.validate_memory(config, 999_999_999)
 
 
-@pytest.mark.parametrize("file", [brax, debug, dm_control, quickstart])
+@pytest.mark.parametrize("file", [brax, debug, dm_control, quickstart, small])
 @pytest.mark.parametrize("preset", ["", *presets.PRESETS])
 def test_configuration_files_are_valid(file, preset):
     config = file.get_config(f",{preset}" if preset else None)

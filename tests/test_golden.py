@@ -568,20 +568,24 @@ def test_gates(name, scale_q):
         near(loss, expected, 1e-9)
 
 
+# Loss of the row, log-std bounds, target reduction, Q reduction, critic, re-planning interval.
 PRESET_ROWS = {
-    "tdmpc2": (presets.tdmpc2, "tdmpc2"),
-    "bmpc": (presets.bmpc, "bmpc"),
-    "po_mpc_direct": (presets.po_mpc_direct, "po_mpc_direct_clip_straight_through"),
-    "po_mpc_learned": (presets.po_mpc, "po_mpc_learned"),
-    "po_mpc_learned_9": (functools.partial(presets.po_mpc, 9.0), "po_mpc_learned_9"),
+    "tdmpc2": ("tdmpc2", (-10.0, 2.0), "min", "mean", "q", 0),
+    "tdmpc_square": ("tdmpc_square", (-10.0, 2.0), "min", "mean", "q", 0),
+    "boom": ("boom", (-10.0, 2.0), "min", "min", "q", 0),
+    "bmpc": ("bmpc", (-3.0, 1.0), "mean", "mean", "v", 10),
+    "bmpc_v3": ("bmpc_v3", (-3.0, 1.0), "mean", "mean", "q", 10),
+    "po_mpc_direct": ("po_mpc_direct_clip_straight_through", (-3.0, 1.0), "min", "mean", "q", 0),
+    "po_mpc": ("po_mpc_learned", (-3.0, 1.0), "min", "mean", "q", 0),
+    "po_mpc_forward": ("po_mpc_learned", (-3.0, 1.0), "min", "mean", "q", 0),
 }
 
 
 @pytest.mark.parametrize("name", PRESET_ROWS)
 def test_presets_have_the_loss_of_their_row(name):
     """With the preset's own configuration instead of the one written by hand."""
-    make, row_name = PRESET_ROWS[name]
-    agent = make()
+    row_name, bounds, target_reduce, q_reduce, critic, interval = PRESET_ROWS[name]
+    agent = presets.get(name)
     expected = reference_loss(row_name, RAW, LOG_STD, SCALE_Q, 1e-4)
     with jax.enable_x64(True):
         _, loss = jax_loss(
@@ -589,12 +593,21 @@ def test_presets_have_the_loss_of_their_row(name):
             jnp.asarray(SCALE_Q), agent.policy, agent.world_model.squash,
         )  # fmt: skip
         near(loss, expected, 1e-9)
-    bounds = (-10.0, 2.0) if name == "tdmpc2" else (-3.0, 1.0)
     assert (agent.world_model.log_std_min, agent.world_model.log_std_max) == bounds
-    reduce = "mean" if name == "bmpc" else "min"
-    assert agent.critic.target_reduce == reduce and agent.policy.q_reduce == "mean"
-    assert agent.world_model.critic == ("v" if name == "bmpc" else "q")
-    assert agent.replan.interval == (10 if name == "bmpc" else 0)
+    assert (agent.critic.target_reduce, agent.policy.q_reduce) == (target_reduce, q_reduce)
+    assert (agent.world_model.critic, agent.replan.interval) == (critic, interval)
+    assert agent.prior.divergence == ("forward" if name == "po_mpc_forward" else "reverse")
+    assert agent.policy.last_state == (name in ("tdmpc2", "po_mpc", "po_mpc_forward"))
+    wide = name in ("tdmpc_square", "boom")
+    record = ("action", np.exp(2.0)) if wide else ("standard", 1.0)
+    assert (agent.policy.seed_record, agent.policy.seed_std) == record
+
+
+def test_presets_of_other_strengths():
+    strong = presets.po_mpc(9.0)
+    assert strong.policy.kl_coef == 9.0 and presets.po_mpc() != strong
+    assert presets.get("boom_many_actions").policy.kl_coef == 1e-3
+    assert presets.get("boom_many_actions") == presets.boom(1e-3)
 
 
 @pytest.mark.parametrize("kind", ["tanh", "clip", "clip_straight_through"])
@@ -688,6 +701,7 @@ def make_batch(seed=0):
             f32(rng.uniform(-1, 1, size=(*shape, A))), f32(rng.uniform(0.05, 1, (*shape, A)))
         ),
         prior_value=jnp.zeros(shape),
+        made=jnp.zeros(shape, jnp.int32),
     )
     zeros = jnp.zeros(shape, jnp.int32)
     return Batch(rows, Index(zeros, zeros), jnp.asarray(valid))
@@ -820,7 +834,8 @@ def test_prior_loss(kind):
     latents = case.roll_out()
     total, aux = case.run(
         actor_update.prior_loss,
-        case.prior, jnp.asarray(latents, jnp.float32), case.batch, jnp.asarray(1.3),
+        case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
+        jnp.asarray(1.3),
     )  # fmt: skip
     _, raw, log_std = case.actor(case.prior, latents[:-1])
     record = case.rows.prior.mean[:-1], case.rows.prior.std[:-1]
@@ -839,8 +854,8 @@ def test_actor_policy_loss(prior, last_state):
     latents, key = case.roll_out(), jax.random.key(7)
     total, aux = case.run(
         actor_update.policy_loss,
-        case.policy, case.params.value, case.prior, jnp.asarray(latents, jnp.float32), case.batch,
-        jnp.asarray(4.0), jnp.asarray(1.5), key,
+        case.policy, case.params, case.prior, jnp.asarray(latents, jnp.float32), case.batch,
+        jnp.asarray(4.0), jnp.asarray(1.5), jnp.asarray(0.0), key,
     )  # fmt: skip
     steps = STEPS + last_state
     z = latents[:steps]
@@ -902,12 +917,13 @@ def test_states_of_another_episode_do_not_matter(value_weight):
         case.run(
             actor_update.policy_loss,
             case.policy,
-            case.params.value,
+            case.params,
             case.prior,
             jnp.asarray(z, jnp.float32),
             case.batch,
             jnp.asarray(1.0),
             jnp.asarray(1.0),
+            jnp.asarray(0.0),
             jax.random.key(9),
         )[0]
         for z in (latents, elsewhere)

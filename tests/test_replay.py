@@ -35,6 +35,7 @@ def make_row(number, last=False, num_envs=ENVS):
         last=jnp.asarray(np.broadcast_to(last, (num_envs,))),
         prior=Gaussian(jnp.asarray(vector + 0.25), jnp.asarray(vector + 0.5)),
         prior_value=jnp.full((num_envs,), FRESH),
+        made=jnp.full((num_envs,), number, jnp.int32),
     )
 
 
@@ -210,7 +211,8 @@ def test_other_keys_draw_other_batches():
 def records(index):
     """New records, each naming its row and environment."""
     name = (index.row * 100 + index.env).astype(jnp.float32) + 0.125
-    return Gaussian(name[..., None], name[..., None] + 0.5), name + 1000.0
+    made = index.row * 10 + index.env
+    return Gaussian(name[..., None], name[..., None] + 0.5), name + 1000.0, made
 
 
 @st.composite
@@ -229,10 +231,11 @@ def test_write_back_changes_the_named_rows_that_are_still_held(case):
     """The oracle writes to its list, in which nothing is ever overwritten."""
     ring, rows, index = case
     expected = stack(rows)
-    prior, value = jax.tree.map(np.asarray, records(index))
+    prior, value, made = jax.tree.map(np.asarray, records(index))
     at = np.asarray(index.row), np.asarray(index.env)
     expected.prior.mean[at], expected.prior.std[at] = prior
     expected.prior_value[at] = value
+    expected.made[at] = made
     size = min(len(rows), CAPACITY)
     newest = jax.tree.map(lambda x: x[-size:], expected)
     assert_same(held(ring, len(rows) - size, size), newest)
@@ -304,7 +307,7 @@ def test_writing_back_for_seeds_equals_separate_rings():
     many, alone = wrapped()
     numbers = jnp.asarray([[[1], [4]], [[9], [10]]])
     index = Index(numbers, numbers % ENVS)
-    write = jax.vmap(replay.write_back, in_axes=(SEEDED, 0, 0, 0), out_axes=SEEDED)
+    write = jax.vmap(replay.write_back, in_axes=(SEEDED, 0, 0, 0, 0), out_axes=SEEDED)
     out = jax.jit(write)(many, index, *records(index))
     each = []
     for seed, ring in enumerate(alone):

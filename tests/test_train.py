@@ -178,7 +178,7 @@ def preset_program(preset):
     """The program of a preset; the task of po_mpc_direct breaks now and then."""
     config = tiny.run(
         preset,
-        agent_changes={"replan__interval": 2 if preset == "bmpc" else 0},
+        agent_changes={"replan__interval": 2 if preset in ("bmpc", "qbmpc") else 0},
         env__task="probe/nan" if preset == "po_mpc_direct" else "probe/truncated",
         train__pretrain_updates=0 if preset == "bmpc" else 4,
     )
@@ -192,7 +192,7 @@ def preset_run(preset):
     return jax.device_get(prog.init(config)), *play(prog, config, works)
 
 
-@pytest.mark.parametrize("preset", ["po_mpc_direct", "tdmpc2", "bmpc"])
+@pytest.mark.parametrize("preset", ["po_mpc_direct", "tdmpc2", "bmpc", "boom", "qbmpc"])
 def test_presets_train(preset):
     start, state, metrics = preset_run(preset)
     assert preset_program(preset)[1].chunk._cache_size() == 1
@@ -217,6 +217,8 @@ def test_replanning_rewrites_records_of_sampled_rows():
     # Two re-plannings of two windows of three states each, at most.
     assert 1 <= changed.sum() <= 12
     assert np.all(after.prior_value[~changed] == held.prior_value[~changed])
+    assert np.all(after.made[~changed] == held.made[~changed])
+    assert set(after.made[changed]) <= {4, 6} and not held.made.any()
     for name in ("obs", "action", "reward", "terminated", "last"):
         np.testing.assert_array_equal(getattr(after, name), getattr(held, name))
 

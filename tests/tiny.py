@@ -33,7 +33,7 @@ TRAIN = {
 def agent(preset: str = "po_mpc", **changes):
     """A preset with tiny networks; ``group__field=value`` changes it."""
     changes = {name.replace("__", "."): value for name, value in changes.items()}
-    heads = {} if preset == "bmpc" else {"world_model.num_heads": 3}
+    heads = {} if preset == "bmpc" else {"world_model.num_heads": 3, "policy.num_q_heads": 2}
     return config_lib.replace(presets.get(preset), AGENT | heads | changes)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ml_collections
@@ -19,6 +20,7 @@ def make(
     preset: str = "po_mpc",
     size: str = "5M",
     tasks: Iterable[str] | None = None,
+    tuned: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> ml_collections.ConfigDict:
     """The configuration of ``--config=FILE.py:task,preset``.
 
@@ -29,6 +31,7 @@ def make(
       preset: default preset.
       size: of the world model.
       tasks: names that this file offers; all by default.
+      tuned: further changes for single presets.
 
     Raises:
       ConfigError: for an unknown task or preset, with the nearest name.
@@ -47,5 +50,6 @@ def make(
             f"task = {task!r}: unknown; did you mean {near[0]}? (tasks: {', '.join(names)})"
         )
     agent = presets.with_size(presets.get(preset), size)
-    config = config_lib.replace(Config(agent=agent), {"env.task": task, **changes})
+    changes = {"env.task": task, **changes, **tuned.get(preset, {})}
+    config = config_lib.replace(Config(agent=agent), changes)
     return ml_collections.ConfigDict(config_lib.to_dict(config))

@@ -25,7 +25,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "agent.mppi.num_elites": 16,
         "agent.mppi.num_proposals": 16,
         "agent.mppi.iterations": 3,
-        "agent.policy.kl_coef": 0.1,
         "agent.optimizer.batch_size": 128,
         "agent.optimizer.learning_rate": 1e-3,
         "agent.optimizer.encoder_rate_scale": 1.0,
@@ -40,4 +39,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "train.eval_decisions": 20_000,
         "train.checkpoint_decisions": 10_000,
     }
-    return common.make(argument, changes, size="tiny")
+    tuned = {"po_mpc": {"agent.policy.kl_coef": 0.1}}
+    return common.make(argument, changes, size="tiny", tuned=tuned)
