@@ -49,7 +49,9 @@ def flat(tree):
     ends = np.cumsum([0, *(x.size for x in leaves)])
 
     def rebuild(vector):
-        parts = [vector[i : i + x.size].reshape(x.shape) for x, i in zip(leaves, ends, strict=False)]
+        parts = [
+            vector[i : i + x.size].reshape(x.shape) for x, i in zip(leaves, ends, strict=False)
+        ]
         return jax.tree.unflatten(structure, parts)
 
     return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves]), rebuild
@@ -68,6 +70,9 @@ class Case:
         config = config_lib.flatten(presets.get(preset)) | values | dict(changes)
         with jax.enable_x64(dtype == "float64"):
             self.setting = Setting(config, seed=3)
+        # Values steep enough to weigh as much as the divergence.
+        for layer in self.setting.params.value["out"], self.setting.params.reward["out"]:
+            layer["kernel_0"] *= 8.0
         self.config, self.dtype = self.setting.config, dtype
         self.latents = self.setting.roll_out()
         steps = self.latents.shape[0] - (not self.config.policy.last_state)
@@ -209,3 +214,45 @@ def test_gradient_of_every_member_is_the_published_one(name, dtype):
     expected = MEMBERS[name](case)
     assert np.linalg.norm(expected) > 0.01
     assert gap(case.gradient(), expected) <= TOLERANCE[dtype]
+
+
+# ------------------------------------------------------------------------- limits
+
+SHRINKING = (1e-2, 1e-4, 1e-6, 1e-8)
+
+
+def check_convergence(case, field, expected):
+    """The gradient approaches ``expected``, in proportion to the coefficient."""
+    gaps = np.array([gap(case.gradient(**{field: c}), expected) for c in SHRINKING])
+    floor = TOLERANCE[case.dtype]
+    assert gap(case.gradient(**{field: 1.0}), expected) > 0.1
+    assert gaps[-1] <= floor
+    visible = gaps > floor
+    assert visible[0] and np.all(np.diff(gaps[visible]) < 0.0)
+    rate = gaps[visible] / np.array(SHRINKING)[visible]
+    np.testing.assert_allclose(rate, rate[0], rtol=0.05)
+    assert gap(case.gradient(**{field: 0.0}), expected) <= floor
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    "preset,changes", [("po_mpc", ()), ("po_mpc_direct", TANH)], ids=["clip", "tanh"]
+)
+def test_without_kl_the_gradient_is_tdmpc2s(preset, changes, dtype):
+    """Under the same squash and log-std bounds, over the states that the loss looks at."""
+    case = Case(preset, dtype, changes)
+    check_convergence(case, "kl_coef", tdmpc2(case))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_without_q_the_gradient_is_bmpcs(dtype):
+    case = Case("po_mpc_direct", dtype, {"policy.kl_dim_power": -1.0})
+    check_convergence(case, "q_coef", bmpc(case))
+
+
+def test_with_strong_kl_the_direction_is_bmpcs():
+    """Per unit of a growing lambda, Q and entropy vanish: Variant 3 of the BMPC paper."""
+    case = Case("po_mpc_direct", "float64", {"policy.kl_dim_power": -1.0})
+    expected = bmpc(case, alpha=0.0)
+    gaps = [gap(case.gradient(kl_coef=c) / c, expected) for c in (1.0, 1e2, 1e4, 1e8)]
+    assert np.all(np.diff(gaps) < 0.0) and gaps[-1] <= 1e-6
