@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from pomcp_jax import config as config_lib
 from pomcp_jax import envs, train
 from pomcp_jax.train import Work
 
@@ -157,3 +158,24 @@ def test_a_random_choice_does_not_look_at_age():
     seeds = [{(row, env) for seed, row, env in fresh if seed == s} for s in (0, 1)]
     # Two windows of three states, which may overlap.
     assert all(3 <= len(rows) <= 6 for rows in seeds) and seeds[0] != seeds[1]
+
+
+# ------------------------------------------------------------------- soft targets
+
+
+def test_soft_targets_pay_the_price_of_the_policy_loss():
+    """Coefficient times multiplier; more of either lowers the values that are learned."""
+    config, prog = program("soft")
+
+    def value(coefficient, multiplier):
+        state = seeded("soft")
+        log = jnp.full_like(state.agent.scales.log_multiplier, np.log(multiplier))
+        scales = state.agent.scales._replace(log_multiplier=log)
+        state = copy(state._replace(agent=state.agent._replace(scales=scales)))
+        changed = config_lib.replace(config, {"agent.policy.kl_coef": coefficient})
+        return prog.chunk(state, changed, Work(1, 0, 1, False, True, False))[1]["value/target"]
+
+    free, dear = value(1e-6, 1.0), value(2.0, 1.0)
+    np.testing.assert_allclose(value(1.0, 2.0), dear, rtol=1e-4)
+    assert np.all(free - dear > 1e-3)
+    np.testing.assert_allclose(free - value(1.0, 1.0), (free - dear) / 2.0, rtol=1e-2)
