@@ -25,7 +25,7 @@ def records(case):
 
 # ------------------------------------------------------- strength by a dual variable
 
-DUAL = {"policy.kl_tuning": "dual", "policy.dual_rate": 0.02, "world_model.mlp_width": 12}
+DUAL = {"policy.kl_tuning": "dual", "policy.dual_rate": 0.1, "world_model.mlp_width": 12}
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def constrained():
     """
     case = Setting(DUAL)
     case.params.value["out"]["kernel_0"] *= 8.0  # worth leaving the prior for
-    latents, adam = jnp.asarray(case.roll_out(), jnp.float32), optax.adam(3e-3)
+    latents, adam = jnp.asarray(case.roll_out(), jnp.float32), optax.adam(1e-2)
     start = jax.tree.map(jnp.asarray, case.policy)
     half = 1500
 
@@ -72,7 +72,7 @@ def constrained():
 @pytest.mark.parametrize("target", [0.05, 0.4])
 def test_dual_reaches_its_target_per_dimension(target, power):
     kl, log_multiplier = constrained()(target, power)
-    np.testing.assert_allclose(kl, target, rtol=0.03)
+    np.testing.assert_allclose(kl, target, rtol=0.02)
     assert abs(log_multiplier) < 9.0
 
 

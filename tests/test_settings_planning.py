@@ -148,11 +148,8 @@ def test_own_sizes_of_replanning_change_nothing_else():
         plan, first = acting.init_plan(config, agent, 2), jnp.ones((2,), bool)
         return acting.act(params, key, obs, plan, first, agent=agent, config=config)
 
-    assert program(act, own) == program(act, base.config) != program(act, same)
+    assert program(act, own) == program(act, base.config)
     assert program(replan, own) == program(replan, same) != program(replan, base.config)
-    prior, value = jax.jit(replan)(own)
-    assert prior.mean.shape == (3, 2, A) and value.shape == (3, 2)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((prior, value)))
 
 
 def order(case, updates=100):
