@@ -7,7 +7,6 @@ learning or acting depends on them.
 """
 
 import statistics
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -109,12 +108,6 @@ def mismatch(policy: ActionPolicy, record: Gaussian) -> Mismatch:
     )
 
 
-def _policy_at(agent: Agent, params: Params, latents: Array, config: AgentConfig) -> ActionPolicy:
-    model = config.world_model
-    low, high = model.log_std_min, model.log_std_max
-    return action_policy(*wm.policy(agent.nets, params, latents, low, high), model.squash)
-
-
 # ---------------------------------------------------------------------------
 # Evaluation: values and mismatch where the planner acts
 
@@ -154,7 +147,10 @@ def probe(agent: Agent) -> evaluate.Probe:
     def look(config, params, key, obs, plan: PlanOutput) -> Seen:
         latents = wm.encode(agent.nets, params.model.encoder, obs)
         critic = critic_value(agent, params, key, latents, config)
-        policy = _policy_at(agent, params.policy, latents, config)
+        model = config.world_model
+        low, high = model.log_std_min, model.log_std_max
+        raw = wm.policy(agent.nets, params.policy, latents, low, high)
+        policy = action_policy(*raw, model.squash)
         record = losses.floored(plan.prior, config.policy)
         return Seen(jnp.stack([plan.value, critic], axis=-1), mismatch(policy, record))
 
@@ -203,7 +199,7 @@ class Bias(NamedTuple):
     error: Float[Array, ""]
     """Mean of estimate minus return; positive where values are over-estimated."""
     relative: Float[Array, ""]
-    """The same, divided by the mean absolute return."""
+    """The same, divided by the mean absolute value that it implies, ``mean |V - error|``."""
 
 
 def value_bias(
@@ -223,7 +219,7 @@ def value_bias(
     returns = discounted_returns(reward, alive, terminated, value, discount)
     total = lambda x: jnp.sum(jnp.where(alive, x, 0.0))  # noqa: E731
     error = total(value - returns.value) / total(1.0 - returns.bootstrap)
-    size = total(jnp.abs(returns.value)) / total(jnp.ones_like(value))
+    size = total(jnp.abs(value - error)) / total(jnp.ones_like(value))
     return Bias(error, error / size)
 
 
@@ -293,32 +289,40 @@ def learning_metrics(
       agent: static part.
       config: of the agent.
     """
+    key_scale, key = jax.random.split(key)
     keys = jax.random.split(key, batches.valid.shape[0])
     mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
     latents = wm.encode(agent.nets, state.params.model.encoder, acted.obs)
-    policy = _policy_at(agent, state.params.policy, latents, config)
-    found = mismatch(policy, losses.floored(acted.prior, config.policy))
+    model = config.world_model
+    raw = wm.policy(agent.nets, state.params.policy, latents, model.log_std_min, model.log_std_max)
+    record = losses.floored(acted.prior, config.policy)
+    found = mismatch(action_policy(*raw, model.squash), record)
     out = _mismatch_metrics(found, mask, "record")
     age = (updates - acted.made).astype(rows.reward.dtype)
     out["diag/record_age"] = _mean(age, mask)
     out["diag/record_age_p95"] = jnp.nanpercentile(jnp.where(mask, age, jnp.nan), 95.0)
 
-    measure = partial(gradients.moments, state, batches, keys, agent=agent)
-    moments = measure(state.scales.kl, config=config)
-    out |= _snr_metrics(gradients.signal_to_noise(moments), "") | _term_metrics(moments.mean)
-    missing = jnp.full((len(gradients.PARTS),), jnp.nan)
-    if config.policy.learns_prior:
-        first = jax.tree.map(lambda x: x[0], batches)
-        stored, scale = gradients.with_stored_prior(
-            state, first, keys[0], agent=agent, config=config
-        )
-        missing = gradients.signal_to_noise(measure(scale, config=stored))
-    return out | _snr_metrics(missing, "_stored")
-
-
-def _snr_metrics(snr: Float[Array, " parts"], suffix: str) -> dict[str, Float[Array, ""]]:
-    return {f"diag/snr{suffix}": snr[0], f"diag/snr_kl{suffix}": snr[1]}
+    if not config.policy.learns_prior:
+        found = gradients.moments(state, batches, keys, state.scales.kl, agent=agent, config=config)
+        snr = gradients.signal_to_noise(found)
+        snr = jnp.stack([snr, jnp.full_like(snr, jnp.nan)])
+    else:
+        # The scale that the KL to the records would settle at, as the loss measures it:
+        # over the first states of the windows.
+        first = jax.tree.map(lambda x: x[:, 0], (*raw, record, mask))
+        mean, log_std, record, holds = first
+        noise = jax.random.normal(key_scale, mean.shape, mean.dtype)
+        sample = losses.squash(mean, log_std, noise, model.squash)
+        record = losses.prepare_prior(record, sample, config.policy)
+        kl = losses.divergence(sample, record, config.policy)
+        scale = jnp.maximum(maths.percentile_range(kl, holds), 1.0)
+        both = gradients.side_by_side(state, batches, keys, scale, agent=agent, config=config)
+        snr = jax.vmap(gradients.signal_to_noise)(both)
+        found = jax.tree.map(lambda x: x[0], both)
+    for i, suffix in enumerate(("", "_stored")):
+        out |= {f"diag/snr{suffix}": snr[i, 0], f"diag/snr_kl{suffix}": snr[i, 1]}
+    return out | _term_metrics(found.mean)
 
 
 def _term_metrics(terms: Params) -> dict[str, Float[Array, ""]]:

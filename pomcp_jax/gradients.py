@@ -141,32 +141,36 @@ def moments(
     return jax.lax.scan(step, start, (batches, keys))[0]
 
 
-def with_stored_prior(
-    state: AgentState, batch: Batch, key: Key, *, agent: Agent, config: AgentConfig
-) -> tuple[AgentConfig, Float[Array, ""]]:
-    """The configuration with the records themselves as prior, and the scale it would have.
+def side_by_side(
+    state: AgentState,
+    batches: Batch,
+    keys: Key,
+    stored_scale: Float[Array, ""],
+    *,
+    agent: Agent,
+    config: AgentConfig,
+) -> Moments:
+    """:func:`moments` with the prior of ``config`` and with the records themselves, ``[2]``.
 
-    The KL to records has another range than the KL to a learned prior. What the
-    running scale would settle at is taken from one batch.
+    Both are mixtures of the learned prior and the record, of different weights, so
+    one compiled function serves; states, actions and heads are the same. Needs a
+    learned prior. States without a record are left out.
+
+    Args:
+      state: of one seed.
+      batches: with a leading axis M.
+      keys: ``[M]``.
+      stored_scale: of the KL to the records, in the place of the running scale.
+      agent: static part.
+      config: of the agent.
     """
-    policy = dataclasses.replace(config.policy, prior="stored")
-    config = dataclasses.replace(config, policy=policy)
-    settled = dataclasses.replace(config, policy=dataclasses.replace(policy, scale_rate=1.0))
-    params, scales = state.params, state.scales
-    latents = model_update.roll_out(
-        agent.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
-    )
-    _, aux = actor_update.policy_loss(
-        params.policy,
-        params.model,
-        None,
-        latents,
-        batch,
-        scales.q,
-        scales.kl,
-        scales.log_multiplier,
-        key,
-        nets=agent.nets,
-        config=settled,
-    )
-    return config, aux.scale_kl
+    policy, scale = config.policy, state.scales.kl
+    weight = jnp.asarray(policy.prior_mix if policy.prior == "mixture" else 1.0, scale.dtype)
+
+    def measure(choice: tuple[Array, Array]) -> Moments:
+        mixed = dataclasses.replace(policy, prior="mixture", prior_mix=choice[0])
+        changed = dataclasses.replace(config, policy=mixed)
+        return moments(state, batches, keys, choice[1], agent=agent, config=changed)
+
+    weights = jnp.stack([weight, jnp.zeros_like(weight)])
+    return jax.lax.map(measure, (weights, jnp.stack([scale, stored_scale])))
