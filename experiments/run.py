@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 STARTED = time.monotonic()
 
@@ -23,7 +23,7 @@ from experiments.jobs import Signals, Stop, Worker  # noqa: E402
 from experiments.measure import Results  # noqa: E402
 from experiments.progress import Progress, duration, number  # noqa: E402
 from experiments.settings import Settings  # noqa: E402
-from pomcp_jax import checkpoint, envs, evaluate, train, validation  # noqa: E402
+from pomcp_jax import checkpoint, diagnostics, envs, evaluate, train, validation  # noqa: E402
 from pomcp_jax import config as config_lib  # noqa: E402
 from pomcp_jax.config import Config, ConfigError  # noqa: E402
 from pomcp_jax.evaluate import Episodes  # noqa: E402
@@ -34,7 +34,8 @@ class Functions(NamedTuple):
     """Compiled functions of a run, evaluation included."""
 
     program: Program
-    evaluate_planner: Callable[[TrainState, Config], Episodes]
+    evaluate_planner: Callable[[TrainState, Config], tuple[Episodes, Results]]
+    """With diagnostics."""
     evaluate_policy: Callable[[TrainState, Config], Episodes]
 
 
@@ -43,22 +44,21 @@ def build(config: Config) -> Functions:
     env = envs.make(config.env.task, config.env.action_repeat, config.env.backend)
     program = train.build(config, env)
 
-    def evaluator(planner: bool) -> Callable:
-        def run(state: TrainState, config: Config) -> Episodes:
-            return evaluate.rollout(
-                state.agent.params,
-                train.fold_keys(state, train.EVALUATION, state.iteration),
-                env=env,
-                agent=program.static,
-                config=config.agent,
-                episodes=config.train.eval_episodes,
-                select=config.train.eval_select,
-                planner=planner,
-            )
+    def planner(state: TrainState, config: Config) -> tuple[Episodes, Results]:
+        return diagnostics.evaluate_run(state, config, env=env, agent=program.static)
 
-        return jax.jit(run)
+    def policy(state: TrainState, config: Config) -> Episodes:
+        return evaluate.rollout(
+            state.agent.params,
+            train.fold_keys(state, train.EVALUATION, state.iteration),
+            env=env,
+            agent=program.static,
+            config=config.agent,
+            episodes=config.train.eval_episodes,
+            planner=False,
+        )
 
-    return Functions(program, evaluator(True), evaluator(False))
+    return Functions(program, jax.jit(planner), jax.jit(policy))
 
 
 class Run:
@@ -125,7 +125,7 @@ class Run:
         values |= measure.chunk_values(self.config, stats, int(self.state.updates), rate)
         self.returns = values["train/return"]
         if self.record is None:
-            extra = ["eval/return", "eval/policy_return", "eval/length"]
+            extra = ["eval/return", "eval/policy_return", "eval/length", *diagnostics.NAMES]
             names = [*values, *extra]
             self.record = record.Record(self.options.workdir, names, self.options.tensorboard)
         self.check_faults(phase, stats, self.done - before)
@@ -158,10 +158,12 @@ class Run:
 
     def evaluate(self) -> Results:
         """Play evaluation episodes with the planner and refresh the picture."""
-        episodes = self._episodes(self.functions.evaluate_planner, "evaluating the planner")
+        function = self.functions.evaluate_planner
+        episodes, diagnosis = self._played(function, "evaluating the planner")
         self.evaluated = {
             "eval/return": np.mean(episodes.returns, axis=1),
             "eval/length": np.mean(episodes.lengths, axis=1),
+            **diagnosis,
         }
         self.evaluated_at = self.done
         self._write_episodes("planner", episodes)
@@ -170,11 +172,11 @@ class Run:
 
     def evaluate_policy(self) -> None:
         """Play the same number of episodes without planning."""
-        episodes = self._episodes(self.functions.evaluate_policy, "evaluating the bare policy")
+        episodes = self._played(self.functions.evaluate_policy, "evaluating the bare policy")
         self.evaluated["eval/policy_return"] = np.mean(episodes.returns, axis=1)
         self._write_episodes("policy", episodes)
 
-    def _episodes(self, function: Callable, busy: str) -> Episodes:
+    def _played(self, function: Callable, busy: str) -> Any:
         return jax.device_get(self.work(function, self.state, self.config, busy=busy))
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
