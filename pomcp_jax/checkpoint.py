@@ -84,7 +84,7 @@ def snapshot(state: AgentState | TrainState) -> Snapshot:
     rest = state._replace(agent=None) if whole else ()
     leaves = arrays_lib.named(learner) | arrays_lib.named(rest)
     keys = {name: str(leaf.dtype) for name, leaf in leaves.items() if arrays_lib.is_key(leaf)}
-    rows = int(state.replay.size) if whole else 0
+    rows = _rows_in_use(state, int(state.replay.inserted)) if whole else 0
     learner, rest = jax.device_get(arrays_lib.key_data((learner, rest)))
     # Copies: on a CPU, what device_get returns is the device's own memory.
     copy = {name: np.array(leaf) for name, leaf in arrays_lib.named(learner).items()}
@@ -93,6 +93,11 @@ def snapshot(state: AgentState | TrainState) -> Snapshot:
         for name, leaf in arrays_lib.named(rest).items()
     }
     return Snapshot(copy, run, keys)
+
+
+def _rows_in_use(state: TrainState, inserted: int) -> int:
+    """Of every environment; the ring's own properties know nothing of the axis of seeds."""
+    return min(inserted, state.replay.rows.reward.shape[1])
 
 
 @functools.cache
@@ -338,7 +343,7 @@ def restore_run(
     arrays_lib.check(place, rest, held)
     learner = arrays_lib.assemble(shapes.agent, arrays_lib.read(place, manifest, "agent"))
     arrays = arrays_lib.read(place, manifest, "run")
-    rows = min(int(arrays[".replay.inserted"]), shapes.replay.capacity)
+    rows = _rows_in_use(shapes, int(arrays[".replay.inserted"]))
     for name, array in arrays.items():
         if name.startswith(arrays_lib.RING) and array.shape[1] != rows:
             raise CheckpointError(f"{place}: {name} has {array.shape[1]} rows, must have {rows}")

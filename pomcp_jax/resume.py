@@ -59,7 +59,7 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
 
     env_state, timestep = env.reset(jax.vmap(fresh)(state.keys).reshape(-1))
     rows = state.replay.rows
-    newest = jnp.mod(state.replay.inserted - 1, state.replay.capacity)
+    newest = jnp.mod(state.replay.inserted - 1, rows.reward.shape[1])
     last = rows.last.at[:, newest].set(True)
     return state._replace(
         env=env_state,
