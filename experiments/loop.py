@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import clock, plot, record, xla
+from experiments import clock, measure, plot, record, xla
 from experiments.jobs import Saver, Signals, Stop, Worker
+from experiments.measure import Results
 from experiments.progress import duration, number
-from experiments.resume import Host, Pending, Results, Start, array, listed
+from experiments.resume import Host, Pending, Start, array, listed
 from experiments.settings import Settings
-from pomcp_jax import agent, checkpoint, envs, evaluate, resume, train
+from pomcp_jax import checkpoint, envs, evaluate, resume, train
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
@@ -167,29 +168,18 @@ class Run:
         stats = jax.device_get(self.state.stats)
         seconds = time.monotonic() - begin
         self.done = int(self.state.iteration) * self.config.env.num_envs
-        finished = np.sum(np.isfinite(stats.returns), axis=1)
-        total = np.nansum(stats.returns, axis=1)
-        self.returns = np.where(finished > 0, total / np.maximum(finished, 1), np.nan)
-        rate = np.full_like(self.returns, (self.done - before) / seconds)
-        repeat = self.config.env.action_repeat
-        values |= {
-            "decisions": stats.decisions,
-            "frames": stats.decisions * repeat,
-            "train/return": self.returns,
-            "train/episodes": stats.episodes,
-            "env/invalid": stats.invalid,
-            "decisions_per_second": rate,
-            "frames_per_second": rate * repeat,
-            "updates": np.full_like(stats.decisions, int(self.state.updates)),
-        }
+        rate, repeat = (self.done - before) / seconds, self.config.env.action_repeat
+        values |= measure.chunk_values(self.config, stats, int(self.state.updates), rate)
+        self.returns = values["train/return"]
         if self.record is None:
             self.open_record([*values, "eval/return", "eval/policy_return", "eval/length"])
-        left = (self.config.train.total_decisions - self.done) / max(rate[0], 1e-9)
+        left = (self.config.train.total_decisions - self.done) / max(rate, 1e-9)
         evaluated = self.evaluated.get("eval/return", np.array([np.nan]))
         self.progress.line(
             f"{phase} {self.done:,}/{self.config.train.total_decisions:,} decisions"
-            f" | {number(rate[0])} decisions/s, {number(rate[0] * repeat)} frames/s"
-            f" | return {number(mean(self.returns), 1)} | eval {number(mean(evaluated), 1)}"
+            f" | {number(rate)} decisions/s, {number(rate * repeat)} frames/s"
+            f" | return {number(measure.mean(self.returns), 1)}"
+            f" | eval {number(measure.mean(evaluated), 1)}"
             f" | {duration(left) if self.done > before else '?'} left",
             force=self.done >= self.config.train.total_decisions,
         )
@@ -213,23 +203,11 @@ class Run:
 
     def check_faults(self, phase: str, decisions: int) -> None:
         """Stop when updates keep failing or environments keep breaking."""
-        faults, stats = jax.device_get((self.state.agent.faults, self.state.stats))
-        most = self.config.train.max_bad_updates
-        before, self.invalid = self.invalid, np.asarray(stats.invalid, np.int64)
-        for i in np.flatnonzero(faults.consecutive >= most):
-            term = agent.FAULT_TERMS[int(faults.term[i])]
-            raise Stop(
-                3,
-                f"training broke: seed {self.config.train.seed + i}, {faults.consecutive[i]}"
-                f" updates in a row were not finite, first in: {term}; parameters are as before",
-            )
-        for i in np.flatnonzero(self.invalid - before > max(decisions / 4, most)):
-            broken = self.invalid[i] - before[i]
-            raise Stop(
-                3,
-                f"training broke: seed {self.config.train.seed + i}, {broken} of {decisions}"
-                f" environment steps were not finite in one {phase} chunk",
-            )
+        stats = jax.device_get(self.state.stats)
+        before, self.invalid = self.invalid, stats.invalid
+        faults = measure.faults(self.config, self.state, stats, before, decisions, phase)
+        for i, fault in faults.items():
+            raise Stop(3, f"training broke: seed {self.config.train.seed + i}, {fault.text}")
 
     def write(self, values: Results) -> None:
         """One row for every seed."""
@@ -267,24 +245,8 @@ class Run:
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
         decisions = np.asarray(self.state.stats.decisions)
-        column = "eval/return" if actor == "planner" else "eval/policy_return"
-        other = "eval/policy_return" if actor == "planner" else "eval/return"
-        for i, returns in enumerate(episodes.returns):
-            row: dict[str, Any] = {
-                "seconds": self.seconds(),
-                "decisions": int(decisions[i]),
-                "frames": int(decisions[i]) * self.config.env.action_repeat,
-                "seed": self.config.train.seed + i,
-                "actor": actor,
-                column: float(np.mean(returns)),
-                other: None,
-                "std": float(np.std(returns)),
-                "valid": int(np.sum(episodes.valid[i])),
-            }
-            order = ("seconds", "decisions", "frames", "seed", "actor")
-            order += ("eval/return", "eval/policy_return", "std", "valid")
-            row = {name: row[name] for name in order}
-            row |= {f"episode_{j}": float(value) for j, value in enumerate(returns)}
+        rows = measure.episode_rows(self.config, decisions, actor, episodes, self.seconds())
+        for row in rows:
             self._on_disk(self.record.evaluation, row)
 
     def draw(self) -> None:
@@ -306,7 +268,9 @@ class Run:
         shot = checkpoint.snapshot(self.state)
         host = self.host(finished)
         self.saving.append(time.monotonic() - begin)
-        score = mean(self.evaluated["eval/return"]) if self.evaluated_at == self.done else None
+        score = (
+            measure.mean(self.evaluated["eval/return"]) if self.evaluated_at == self.done else None
+        )
         self.saver.start(self._save, shot, host, score, self.done)
         self.saved = key
 
@@ -341,9 +305,3 @@ class Run:
             failed = self.collect_save()
             if failed:
                 self.progress.say(f"warning: {failed}; training goes on")
-
-
-def mean(values: np.ndarray) -> float:
-    """Of what is finite; NaN where nothing is."""
-    finite = values[np.isfinite(values)]
-    return float(np.mean(finite)) if finite.size else float("nan")

@@ -1,7 +1,16 @@
-"""Learning curves as pictures: ``python -m experiments.plot RUN [RUN ...] --out=curve.png``."""
+"""Learning curves as pictures.
+
+    python -m experiments.plot RUN [RUN ...] --out=curve.png
+    python -m experiments.plot --results=experiments/results/NAME --out=curves.png
+
+The first draws workdirs of :mod:`experiments.run`, over decisions. The second draws a result set of
+:mod:`experiments.reproduce`, over environment frames: a panel for every task with the published
+curves beside ours, and the aggregate over tasks.
+"""
 
 import argparse
 import csv
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -49,10 +58,13 @@ def _gather(runs: list[Path], file: str, column: str) -> dict[tuple[int, int], C
     }
 
 
-def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
-    """Write one picture of training returns (lines) and evaluations (dots) of ``runs``.
+def available() -> bool:
+    """Whether there is something to draw with."""
+    return importlib.util.find_spec("matplotlib") is not None
 
-    Runs with the same label count as seeds of one method: thin lines, and their mean.
+
+def pyplot() -> Any:
+    """matplotlib's pyplot, without a screen.
 
     Raises:
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
@@ -62,6 +74,27 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    return plt
+
+
+def save(figure: Any, out: Path) -> None:
+    """Write the picture in one step and close it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}")
+    figure.savefig(partial, dpi=120, format="png")
+    pyplot().close(figure)
+    partial.replace(out)
+
+
+def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
+    """Write one picture of training returns (lines) and evaluations (dots) of ``runs``.
+
+    Runs with the same label count as seeds of one method: thin lines, and their mean.
+
+    Raises:
+      ImportError: without matplotlib (``pip install pomcp_jax[run]``).
+    """
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     titles, repeats = [], set()
     groups: dict[str, list[Path]] = {}
@@ -96,18 +129,30 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
         top.set_xlabel("environment frames per seed")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", frameon=False)
-    partial = out.with_name(f".{out.name}")
-    figure.savefig(partial, dpi=120, format="png")
-    plt.close(figure)
-    partial.replace(out)
+    save(figure, out)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="workdirs of experiments.run")
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", type=Path, help="workdirs of experiments.run")
+    parser.add_argument("--results", type=Path, help="a result set, instead of runs")
     parser.add_argument("--out", type=Path, default=Path("learning_curve.png"))
     parser.add_argument("--labels", nargs="*", help="one per run; equal ones are seeds of a method")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--returns",
+        choices=("evaluation", "training"),
+        default="evaluation",
+        help="what a result set's curves show: the planner's evaluations, or training episodes",
+    )
+    args = parser.parse_args(argv)
+    if bool(args.runs) == bool(args.results):
+        print("error: must name either workdirs or --results=FOLDER", file=sys.stderr)
+        return 2
+    if args.results:
+        return _draw_results(args)
     for run in args.runs:
         if not (run / "config.json").is_file():
             print(f"error: {run}: holds no config.json; must be a workdir", file=sys.stderr)
@@ -116,6 +161,21 @@ def main() -> int:
         print(f"error: --labels: {len(args.labels)} for {len(args.runs)} runs", file=sys.stderr)
         return 2
     draw(args.runs, args.out, args.labels)
+    return 0
+
+
+def _draw_results(args: argparse.Namespace) -> int:
+    from experiments import panels  # needs the agent's packages, one run's picture does not
+    from pomcp_jax.config import ConfigError
+
+    if args.labels:
+        print("error: --labels: for workdirs only; --results names its methods", file=sys.stderr)
+        return 2
+    try:
+        panels.draw(args.results, args.out, args.returns)
+    except (ConfigError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -11,6 +11,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,13 +118,21 @@ def lock(workdir: Path) -> int:
     return place
 
 
-def move_aside(workdir: Path) -> Path | None:
-    """Move an earlier run into ``previous-N``.
+def open_workdir(workdir: Path, config: Config) -> Path | None:
+    """Make the folder and save the configuration; an earlier run moves aside.
 
     Returns:
-      Where it went, if there was one.
+      Where the earlier run went, if there was one.
     """
-    old = [workdir / name for name in FILES if (workdir / name).exists()]
+    workdir.mkdir(parents=True, exist_ok=True)
+    moved = set_aside(workdir, FILES)
+    write_text(workdir / "config.json", config_text(config))
+    return moved
+
+
+def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:
+    """Move what is there of ``names`` to a new ``previous-N``; where that is, if anything was."""
+    old = [workdir / name for name in names if (workdir / name).exists()]
     if not old:
         return None
     number = 1
@@ -161,13 +170,13 @@ def commit() -> str | None:
     return out.stdout.strip() or None if out.returncode == 0 else None
 
 
-def describe(argv: list[str]) -> dict[str, Any]:
+def describe(argv: list[str], module: str = "experiments.run") -> dict[str, Any]:
     """Command, commit, versions and device: what a number has to be read with."""
     packages = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "brax", "dm_control")
     device = jax.devices()[0]
     affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "command": "python -m experiments.run " + " ".join(argv[1:]),
+        "command": f"python -m {module} " + " ".join(argv[1:]),
         "commit": commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -19,8 +19,6 @@ from pomcp_jax.checkpoint import CheckpointError, DamagedError, Manifest, Mismat
 from pomcp_jax.config import ConfigError
 from pomcp_jax.train import Program, TrainState
 
-Results = dict[str, np.ndarray]
-"""Named arrays with the leading axis S."""
 ENVIRONMENT_PACKAGES = ("mujoco", "mujoco-mjx", "brax")
 
 
@@ -100,7 +98,7 @@ def begin(options: Settings, program: Program) -> Start:
         checkpoint.recover(folder)
         notes: list[str] = []
         if options.resume == "never":
-            moved = record.move_aside(options.workdir)
+            moved = record.set_aside(options.workdir, record.FILES)
             notes += [f"the earlier run of this configuration moved to {moved}/"] if moved else []
         start = _newest(options, program, folder, notes)
         if start is None:

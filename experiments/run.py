@@ -17,9 +17,9 @@ import sys
 import jax
 import numpy as np
 
-from experiments import record, settings, xla
+from experiments import measure, record, settings, xla
 from experiments.jobs import Signals, Stop
-from experiments.loop import Functions, Run, build, mean
+from experiments.loop import Functions, Run, build
 from experiments.progress import Progress, duration, number
 from experiments.resume import begin
 from experiments.settings import Settings
@@ -36,7 +36,7 @@ def summary(run: Run, text: str) -> str:
     def each(values: np.ndarray | None) -> str:
         if values is None or not np.isfinite(values).any():
             return "-"
-        average = f"{mean(values):.1f}"
+        average = f"{measure.mean(values):.1f}"
         shown = " ".join(number(v, 1) for v in values)
         return average if len(values) == 1 else f"{average}  (seeds {', '.join(seeds)}: {shown})"
 
@@ -171,6 +171,7 @@ def finish(run: Run, argv: list[str]) -> int:
     if code in (3, 4):
         print(f"error: {text}", file=sys.stderr)
     print(summary(run, text), flush=True)
+    sys.stdout.flush()
     if run.work.abandoned:  # a chunk that took too long is still running
         os._exit(code)
     return code

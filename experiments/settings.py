@@ -44,8 +44,10 @@ class HelpWanted(Exception):
     """``--help`` was given."""
 
 
-def parse(argv: list[str]) -> Settings:
+def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     """Resolve ``argv`` (program name first); validates nothing but names and types.
+
+    ``values`` may define further flags; the caller reads them afterwards.
 
     Raises:
       ConfigError: one line for the user.
@@ -56,7 +58,7 @@ def parse(argv: list[str]) -> Settings:
     if not _config_argument(argv):
         example = "--config=experiments/configs/quickstart.py"
         raise ConfigError(f"--config: missing; for example {example}")
-    values = flags.FlagValues()
+    values = flags.FlagValues() if values is None else values
     config_flags.DEFINE_config_file(
         "config", None, "configuration file", flag_values=values, sys_argv=argv
     )
@@ -142,14 +144,14 @@ def _explain(error: Exception, argv: list[str]) -> NoReturn:
     ) from None
 
 
-def help_text() -> str:
-    """Usage with every name that can be chosen."""
+def help_text(usage: str = USAGE) -> str:
+    """``usage`` with every name that can be chosen."""
     from pomcp_jax import envs, presets
 
     files = sorted(
         str(p) for p in Path("experiments/configs").glob("[a-z]*.py") if p.stem != "common"
     )
-    lines = [USAGE, "configurations: " + ", ".join(files), "presets: " + ", ".join(presets.PRESETS)]
+    lines = [usage, "configurations: " + ", ".join(files), "presets: " + ", ".join(presets.PRESETS)]
     lines.append("tasks: " + ", ".join(envs.available()))
     lines.append("fields, with the defaults of the 5M PO-MPC agent:")
     lines += [f"  --config.{name}={value}" for name, value in config_lib.flatten(Config()).items()]

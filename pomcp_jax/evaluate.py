@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting
+from pomcp_jax import acting, sweeps
 from pomcp_jax.acting import Agent, AgentParams
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.envs.protocol import Env
@@ -46,7 +46,7 @@ def rollout(
       keys: ``[S]``, consumed.
       env: batched environment.
       agent: static part.
-      config: of the agent.
+      config: of the agent; floats may have the axis S (:mod:`pomcp_jax.sweeps`).
       episodes: E, per seed.
       select: how the planner chooses its elite, ``sample`` or ``argmax``.
       planner: act with the planner; False acts with the bare policy.
@@ -61,7 +61,7 @@ def rollout(
         acting.init_plan(config, agent, episodes),
     )
 
-    def decide(params, key, obs, plan, is_first):
+    def decide(config, params, key, obs, plan, is_first):
         if not planner:
             action = acting.act_policy(
                 params, key, obs, agent=agent, config=config, explore=explore
@@ -72,11 +72,13 @@ def rollout(
         )
         return out.action, out.next_state
 
+    each = jax.vmap(decide, in_axes=(sweeps.axes(config), 0, 0, 0, 0, 0))
+
     def body(carry, step):
         env_state, timestep, plan, running, result = carry
         shaped = jax.tree.map(lambda x: x.reshape(num_seeds, episodes, *x.shape[1:]), timestep)
         step_keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, 1), step))(keys)
-        action, plan = jax.vmap(decide)(params, step_keys, shaped.obs, plan, shaped.is_first)
+        action, plan = each(config, params, step_keys, shaped.obs, plan, shaped.is_first)
         env_state, timestep = env.step(env_state, action.reshape(-1, action.shape[-1]))
         broke = running & timestep.invalid
         going = running & ~timestep.invalid

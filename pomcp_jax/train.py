@@ -3,6 +3,7 @@
 Everything a run owns is one pytree, :class:`TrainState`. Learning state has the
 seeds S as its leading axis; counters do not, so that schedules stay scalar
 conditions under ``vmap`` (a batched ``lax.cond`` would run both branches).
+Floats of ``config.agent`` may have that axis too (:mod:`pomcp_jax.sweeps`).
 Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is
 cut into chunks. Environments are stepped as one flat batch of S N.
 """
@@ -15,13 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, replay, validation
+from pomcp_jax import acting, agent, replay, sweeps, validation
 from pomcp_jax.acting import Agent
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanState
 from pomcp_jax.replay import Batch, Index, Replay, Row
+from pomcp_jax.sweeps import over_seeds
 from pomcp_jax.types import Gaussian, Key, PyTree, TimeStep
 
 AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
@@ -85,13 +87,23 @@ def replay_bytes(config: Config, env: Env) -> int:
     return rows * replay.row_bytes(env.observation_size, env.action_size)
 
 
-def init(config: Config, env: Env, static: Agent) -> TrainState:
-    """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``."""
+def init(
+    config: Config, env: Env, static: Agent, seeds: Int[Array, " S"] | None = None
+) -> TrainState:
+    """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``.
+
+    ``seeds`` names other numbers. Rows of the same number draw the same random
+    numbers, in whichever batch: the cells of a sweep share theirs.
+    """
     num_seeds, num_envs = config.train.num_seeds, config.env.num_envs
-    keys = jax.vmap(jax.random.key)(config.train.seed + jnp.arange(num_seeds))
-    agents = jax.vmap(lambda key: agent.init(jax.random.fold_in(key, AGENT), config.agent, static))(
-        keys
-    )
+    if seeds is None:
+        seeds = config.train.seed + jnp.arange(num_seeds)
+    keys = jax.vmap(jax.random.key)(seeds)
+
+    def fresh(config, key):
+        return agent.init(jax.random.fold_in(key, AGENT), config, static)
+
+    agents = jax.vmap(fresh, in_axes=(sweeps.axes(config.agent), 0))(config.agent, keys)
     env_keys = jax.vmap(
         lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
     )(keys)
@@ -114,17 +126,6 @@ def init(config: Config, env: Env, static: Agent) -> TrainState:
 
 
 _SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
-
-
-def over_seeds(function: Callable, *args: PyTree) -> PyTree:
-    """``vmap`` of ``function`` over the seeds' axis.
-
-    One seed goes without: XLA's CPU code for the same arithmetic with a leading
-    axis of one takes a third longer (docs/decisions.md).
-    """
-    if jax.tree.leaves(args)[0].shape[0] > 1:
-        return jax.vmap(function)(*args)
-    return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], args)))
 
 
 def fold_keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:
@@ -155,12 +156,12 @@ def decide(state: TrainState, config: Config, static: Agent) -> Decision:
     num_seeds = config.train.num_seeds
     timestep = _split_seeds(state.timestep, num_seeds)
 
-    def one(params, key, obs, plan, is_first):
-        return acting.act(params, key, obs, plan, is_first, agent=static, config=config.agent)
+    def one(config, params, key, obs, plan, is_first):
+        return acting.act(params, key, obs, plan, is_first, agent=static, config=config)
 
     keys = fold_keys(state, ACTING, state.iteration)
     params = state.agent.params
-    out = over_seeds(one, params, keys, timestep.obs, state.plan, timestep.is_first)
+    out = over_seeds(one, config.agent, params, keys, timestep.obs, state.plan, timestep.is_first)
     info = out.diagnostics
     metrics = {
         f"plan/{name}": jnp.mean(getattr(info, name).astype(jnp.float32), axis=1)
@@ -177,7 +178,8 @@ def decide_randomly(state: TrainState, config: Config, static: Agent) -> Decisio
     policy = config.agent.policy
     prior = Gaussian(jnp.zeros_like(action), jnp.ones_like(action))
     if policy.seed_record == "action":
-        prior = Gaussian(action, jnp.full_like(action, policy.seed_std))
+        spread = lambda config, x: jnp.full_like(x, config.policy.seed_std)  # noqa: E731
+        prior = Gaussian(action, over_seeds(spread, config.agent, action))
     return Decision(action, prior, jnp.zeros(action.shape[:2]), state.plan, {})
 
 
@@ -241,10 +243,10 @@ def update_step(
     if config.agent.replan.interval:
 
         def fresh():
-            def one(params, key, batch):
-                return acting.replan(params, key, batch, agent=static, config=config.agent)
+            def one(config, params, key, batch):
+                return acting.replan(params, key, batch, agent=static, config=config)
 
-            prior, value = over_seeds(one, state.agent.params, keys[:, 2], batch)
+            prior, value = over_seeds(one, config.agent, state.agent.params, keys[:, 2], batch)
             return prior, value, jnp.full(value.shape, state.updates, jnp.int32)
 
         horizon, width = length - 1, config.agent.replan.batch_size
@@ -262,12 +264,12 @@ def update_step(
         write = jax.vmap(replay.write_back, in_axes=(_SEEDS, 0, 0, 0, 0), out_axes=_SEEDS)
         ring = write(ring, Index(*index), prior, value, made)
 
-    def learn(one, batch, key):
+    def learn(config, one, batch, key):
         return agent.update(
-            one, batch, key, agent=static, config=config.agent, train_actors=work.train_actors
+            one, batch, key, agent=static, config=config, train_actors=work.train_actors
         )
 
-    agents, metrics = over_seeds(learn, state.agent, batch, keys[:, 1])
+    agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1])
     return state._replace(agent=agents, replay=ring, updates=state.updates + 1), metrics
 
 
@@ -277,12 +279,10 @@ def _reorder(
     """Every seed's batch with the windows first that are to be planned anew, if it is due."""
 
     def by_urgency():
-        def one(params, batch):
-            return acting.replan_order(
-                params, batch, state.updates, agent=static, config=config.agent
-            )
+        def one(config, params, batch):
+            return acting.replan_order(params, batch, state.updates, agent=static, config=config)
 
-        return over_seeds(one, state.agent.params, batch)
+        return over_seeds(one, config.agent, state.agent.params, batch)
 
     size = config.agent.optimizer.batch_size
     as_drawn = jnp.broadcast_to(jnp.arange(size)[None], (config.train.num_seeds, size))
@@ -365,7 +365,8 @@ class Program(NamedTuple):
 
     env: Env
     static: Agent
-    init: Callable[[Config], TrainState]
+    init: Callable[..., TrainState]
+    """``(config, seeds=None)``, see :func:`init`."""
     chunk: Callable[[TrainState, Config, Work], tuple[TrainState, dict[str, Array]]]
     seeding: tuple[Work, ...]
     """The chunks of the random seeding phase, in order."""
@@ -382,9 +383,10 @@ def build(config: Config, env: Env) -> Program:
     """Cut a run into chunks and prepare its jitted functions; compiles nothing yet.
 
     Raises:
-      ConfigError: for a configuration that cannot work.
+      ConfigError: for a configuration that cannot work, in any of its rows.
     """
-    validation.validate_run(config)
+    for one in sweeps.unstack(config, config.train.num_seeds):
+        validation.validate_run(one)
     train, num_envs, group = config.train, config.env.num_envs, ratio(config)
     static = acting.build(config.agent, env.observation_size, env.action_size)
     seed_iterations = -(-train.seed_decisions // num_envs)
@@ -399,7 +401,7 @@ def build(config: Config, env: Env) -> Program:
     return Program(
         env=env,
         static=static,
-        init=jax.jit(lambda config: init(config, env, static)),
+        init=jax.jit(lambda config, seeds=None: init(config, env, static, seeds)),
         chunk=jax.jit(run_chunk, donate_argnums=0),
         seeding=(Work(1, seed_iterations, 0, True, False, False),),
         pretraining=tuple(Work(1, 0, n, True, actors, False) for n in pretraining),

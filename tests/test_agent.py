@@ -159,8 +159,8 @@ def some_batch():
     f32 = lambda *s: jnp.asarray(rng.uniform(-0.5, 0.5, s), jnp.float32)  # noqa: E731
     no = jnp.zeros(shape, bool)
     prior = Gaussian(f32(*shape, 1), jnp.full((*shape, 1), 0.5))
-    rows = Row(f32(*shape, 1), f32(*shape, 1), f32(*shape), no, no, prior, f32(*shape))
     zero = jnp.zeros(shape, jnp.int32)
+    rows = Row(f32(*shape, 1), f32(*shape, 1), f32(*shape), no, no, prior, f32(*shape), zero)
     return Batch(rows, Index(zero, zero), ~no)
 
 

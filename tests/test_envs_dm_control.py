@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks.fidelity import adopt, blank_state, deviation, original
+from experiments.benchmarks.fidelity import adopt, blank_state, deviations, original
 from pomcp_jax import envs
 
 EXACT = {
@@ -36,28 +36,31 @@ EXACT = {
 @pytest.mark.parametrize("name", EXACT)
 def test_tasks_are_exact_in_float64(name):
     with jax.enable_x64(True):
-        found = deviation(name, episodes=3, also=EXACT[name])
-    assert max(found.step_obs, found.step_reward) < 1e-9
-    for steps, bound in ((1, 1e-10), (10, 1e-10), (100, 1e-6)):
-        assert found.obs[steps] < bound and found.reward[steps] < bound
+        measured = deviations([name, *EXACT[name]], episodes=3)
+    for found in measured.values():
+        assert max(found.step_obs, found.step_reward) < 1e-9
+        for steps, bound in ((1, 1e-10), (10, 1e-10), (100, 1e-6)):
+            assert found.obs[steps] < bound and found.reward[steps] < bound
 
 
 def test_quadruped_is_exact_in_float64():
     with jax.enable_x64(True):
-        found = deviation("quadruped-run", checkpoints=(40,), also=("quadruped-walk",))
-    assert max(found.step_obs, found.step_reward, found.obs[40], found.reward[40]) < 1e-9
+        measured = deviations(["quadruped-run", "quadruped-walk"], checkpoints=(40,))
+    for found in measured.values():
+        assert max(found.step_obs, found.step_reward, found.obs[40], found.reward[40]) < 1e-9
 
 
 def test_humanoid_is_exact_in_float64():
     with jax.enable_x64(True):
-        found = deviation("humanoid-run", checkpoints=(30,), also=("humanoid-stand",))
+        measured = deviations(["humanoid-run", "humanoid-stand"], checkpoints=(30,))
     # MuJoCo's own solver stops at a tolerance: what is left of two steps in a hundred.
-    assert found.step_obs_median < 1e-10 and max(found.step_obs, found.step_reward) < 1e-4
+    for found in measured.values():
+        assert found.step_obs_median < 1e-10 and max(found.step_obs, found.step_reward) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["cartpole-swingup", "pendulum-swingup", "reacher-hard"])
 def test_float32_differs_by_rounding(name):
-    found = deviation(name, episodes=2, checkpoints=(100,))
+    found = deviations([name], episodes=2, checkpoints=(100,))[name]
     assert found.step_obs < 3e-6 and found.step_reward < 1e-6
     assert found.obs[100] < 3e-5 and found.reward[100] < 1e-5
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks.fidelity import deviation
+from experiments.benchmarks.fidelity import deviations
 from pomcp_jax import envs
 from pomcp_jax.envs import models
 
@@ -29,14 +29,14 @@ def rollout(env, actions, seed=0):
 
 @pytest.mark.parametrize("name", ["cartpole-swingup", "hopper-hop"])
 def test_host_is_dm_control(name):
-    found = deviation(name, backend="host")
+    found = deviations([name], backend="host")[name]
     # The engine is exact; observations are rounded to float32.
     assert max(found.step_obs, *found.obs.values()) < 3e-5
     assert max(found.step_reward, *found.reward.values()) < 1e-6
 
 
 def test_the_whole_dog_runs_on_the_host():
-    found = deviation("dog-run", episodes=1, checkpoints=(40,), backend="host")
+    found = deviations(["dog-run"], episodes=1, checkpoints=(40,), backend="host")["dog-run"]
     # Rounding of observations, and cold starts of the solver and its noslip pass.
     assert found.step_obs < 1e-3 and found.step_obs_median < 1e-5 and found.step_reward < 1e-5
 

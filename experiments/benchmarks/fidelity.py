@@ -1,13 +1,14 @@
 """Our dm_control tasks beside dm_control itself.
 
-    python -m experiments.benchmarks.fidelity [task ...] [--backend=mjx|host] [--out=DIR]
+    python -m experiments.benchmarks.fidelity [task ...] [--backend=mjx|host|warp] [--out=DIR]
     JAX_ENABLE_X64=1 python -m experiments.benchmarks.fidelity --steps-only [task ...]
-    python -m experiments.benchmarks.fidelity --table [--out=DIR]
+    python -m experiments.benchmarks.fidelity_tables [DIR]
 
 For each task: observations, rewards and terminations after equal states and
 equal actions; moments and ranges of 1,000 resets; returns of fixed policies
-over 20 episodes in both, with 95 % intervals; non-finite numbers in 100,000
-random control steps. One JSON file a task; ``--table`` prints what they say.
+over 20 (random: 100) episodes in both, with 95 % intervals; non-finite numbers in 100,000
+random control steps. Tasks that differ in nothing but their reward are measured
+together, all rewards read off the same states. One JSON file a task.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import pathlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,21 @@ from pomcp_jax.envs.protocol import Task
 OUT = pathlib.Path("experiments/results/fidelity")
 POLICIES = ("zero", "random", "wave")
 EPISODES, RANDOM_EPISODES = 20, 100
-"""Episodes of each policy; ours runs the random one for 100,000 control steps."""
+"""Episodes of a policy and of the random one, which makes 100,000 control steps."""
+RESETS, RESET_BATCH = 1000, 100
+STEPS, CHUNK = 1000, 100
+"""Control steps of an episode, in all of these tasks, and of one call of ours."""
+
+SHARED = {
+    "cartpole": ({"balance", "balance_sparse"}, {"swingup", "swingup_sparse"}),
+    "dog": ({"stand", "walk", "trot", "run"},),
+    "hopper": ({"stand", "hop"},),
+    "humanoid": ({"stand", "walk", "run"},),
+    "humanoid_CMU": ({"stand", "walk", "run"},),
+    "quadruped": ({"walk", "run"},),
+    "walker": ({"stand", "walk", "run"},),
+}
+"""Tasks with one physics, one distribution of resets and one observation."""
 
 EPISODE = {
     "finger": lambda physics: physics.target_position(),
@@ -50,6 +65,25 @@ def original(name: str, seed: int) -> Any:
         warnings.simplefilter("ignore")
         module = importlib.import_module(f"dm_control.suite.{domain}")
         return getattr(module, task)(random=seed)
+
+
+def groups(names: Iterable[str]) -> list[list[str]]:
+    """``names`` in order, those that can be measured together in one list."""
+    found: dict[Any, list[str]] = {}
+    for name in names:
+        domain, task = name.split("-")
+        together = [i for i, tasks in enumerate(SHARED.get(domain, ())) if task in tasks]
+        found.setdefault((domain, *together) if together else name, []).append(name)
+    return list(found.values())
+
+
+def other_tasks(names: Sequence[str]) -> list[Any]:
+    """dm_control's tasks of all names but the first, each once begun."""
+    found = [original(name, seed=0) for name in names[1:]]
+    for environment in found:
+        # Some learn of their model when an episode begins.
+        environment.reset()
+    return [environment.task for environment in found]
 
 
 def flat(observation: Any) -> np.ndarray:
@@ -93,25 +127,33 @@ class Deviation(NamedTuple):
 
     step_obs: float
     """Of one control step from equal states, relative to numbers above one."""
+    step_obs_median: float
+    """The same: the median over steps of the largest entry."""
     step_reward: float
     obs: dict[int, float]
     """After that many control steps from one equal state."""
     reward: dict[int, float]
-    step_obs_median: float = 0.0
-    """Of one control step: the median over steps of the largest entry."""
+    rounded: dict[int, float]
+    """dm_control's observations beside its own with the state rounded to float32 after every
+    control step: how far rounding alone, in the original physics, leads apart."""
 
 
-def deviation(
-    name: str,
+def round_state(physics: Any) -> None:
+    """Positions, velocities and activations as float32 holds them."""
+    for part in (physics.data.qpos, physics.data.qvel, physics.data.act):
+        part[:] = part.astype(np.float32)
+
+
+def deviations(
+    names: Sequence[str],
     episodes: int = 3,
     checkpoints: tuple[int, ...] = (1, 10, 100),
-    also: tuple[str, ...] = (),
     backend: str = "mjx",
-) -> Deviation:
-    """Compare under uniform actions; ``also`` names tasks of the domain to compare rewards of."""
-    domain = name.split("-")[0]
+) -> dict[str, Deviation]:
+    """Compare tasks under uniform actions; all but the first lend their rewards only."""
+    name, domain = names[0], names[0].split("-")[0]
     task = envs.make_task(name, backend=backend)
-    rewards = [task.reward] + [envs.make_task(other, backend=backend).reward for other in also]
+    rewards = [task.reward, *(envs.make_task(n, backend=backend).reward for n in names[1:])]
 
     @jax.jit
     @jax.vmap
@@ -125,36 +167,49 @@ def deviation(
 
     generator = np.random.default_rng(0)
     blank = blank_state(task)
-    references = [original(name, seed=episode) for episode in range(episodes)]
-    others = [original(other, seed=0).task for other in also]
-    for reference in references:
+    references, twins = ([original(name, seed=i) for i in range(episodes)] for _ in range(2))
+    reward_tasks = other_tasks(names)
+    for reference, twin in zip(references, twins, strict=True):
         reference.reset()
+        twin.reset()
     free = adopt_all()
-    step_obs, step_reward = [], 0.0
-    obs, reward = {}, {}
+    step_obs, step_reward = [], np.zeros(len(names))
+    obs, reward, rounded = {}, {}, {}
+
+    def apart(one: np.ndarray, other: np.ndarray) -> float:
+        return float(np.max(np.abs(one - other) / np.maximum(1.0, np.abs(other))))
+
     for i in range(1, max(checkpoints) + 1):
         action = generator.uniform(-1, 1, (episodes, task.action_size)).astype(np.float32)
         tied = follow(adopt_all(), action)
         free, *seen = follow(free, action)
-        answers = [
-            reference.step(controls(reference, one.astype(np.float64)))
-            for reference, one in zip(references, action, strict=True)
-        ]
-        true_obs = np.stack([flat(answer.observation) for answer in answers])
-        true_reward = np.array(
-            [
-                [answer.reward] + [other.get_reward(reference.physics) for other in others]
-                for answer, reference in zip(answers, references, strict=True)
-            ]
-        )
-        scale = np.maximum(1.0, np.abs(true_obs))
-        step_obs.append(np.max(np.abs(tied[1] - true_obs) / scale))
-        step_reward = max(step_reward, np.max(np.abs(tied[2] - true_reward)))
+        true_obs, true_reward, twin_obs = [], [], []
+        for reference, twin, one in zip(references, twins, action, strict=True):
+            ctrl = controls(reference, one.astype(np.float64))
+            answer = reference.step(ctrl)
+            true_obs.append(flat(answer.observation))
+            others = [other.get_reward(reference.physics) for other in reward_tasks]
+            true_reward.append([answer.reward, *others])
+            round_state(twin.physics)
+            twin_obs.append(flat(twin.step(ctrl).observation))
+        true_obs, true_reward = np.stack(true_obs), np.array(true_reward)
+        step_obs.append(apart(tied[1], true_obs))
+        step_reward = np.maximum(step_reward, np.max(np.abs(tied[2] - true_reward), axis=0))
         if i in checkpoints:
-            obs[i] = float(np.max(np.abs(seen[0] - true_obs) / scale))
-            reward[i] = float(np.max(np.abs(seen[1] - true_reward)))
+            obs[i], rounded[i] = apart(seen[0], true_obs), apart(np.stack(twin_obs), true_obs)
+            reward[i] = np.max(np.abs(seen[1] - true_reward), axis=0)
     largest, median = float(np.max(step_obs)), float(np.median(step_obs))
-    return Deviation(largest, float(step_reward), obs, reward, median)
+    return {
+        one: Deviation(
+            step_obs=largest,
+            step_obs_median=median,
+            step_reward=float(step_reward[k]),
+            obs=obs,
+            reward={at: float(values[k]) for at, values in reward.items()},
+            rounded=rounded,
+        )
+        for k, one in enumerate(names)
+    }
 
 
 class Resets(NamedTuple):
@@ -170,15 +225,17 @@ class Resets(NamedTuple):
     """Largest difference of entries that never vary."""
 
 
-def resets(name: str, count: int = 1000, backend: str = "mjx") -> Resets:
+def resets(name: str, count: int = RESETS, backend: str = "mjx") -> Resets:
     """Compare first observations."""
     task = envs.make_task(name, backend=backend)
-    keys = jax.random.split(jax.random.key(1), count)
-    ours = np.asarray(jax.jit(jax.vmap(lambda key: task.observe(task.reset(key))))(keys))
+    begin = jax.jit(jax.vmap(lambda key: task.observe(task.reset(key))))
+    keys = jax.random.split(jax.random.key(1), (count // RESET_BATCH, RESET_BATCH))
+    ours = np.concatenate([begin(some) for some in keys])
     reference = original(name, seed=1)
     theirs = np.stack([flat(reference.reset().observation) for _ in range(count)])
     spread, other = theirs.std(axis=0), ours.std(axis=0)
-    varies = np.maximum(spread, other) > 1e-6
+    # What never varies there is known here to float32's rounding.
+    varies = np.maximum(spread, other) > 1e-5
     gap = np.abs(ours.mean(axis=0) - theirs.mean(axis=0))
     error = np.sqrt((np.square(spread) + np.square(other)) / count)
     pooled = np.maximum(np.maximum(spread, other), 1e-12)
@@ -204,40 +261,56 @@ def wave(steps: int, size: int) -> np.ndarray:
     return np.sin(2 * np.pi * np.arange(steps)[:, None] / 50 + phase).astype(np.float32)
 
 
-def their_returns(name: str, policy: str) -> list[float]:
-    """Returns of :data:`EPISODES` episodes of a fixed policy in dm_control."""
-    reference = original(name, seed=2)
-    generator = np.random.default_rng(2)
-    size = reference.action_spec().shape[0]
-    found = []
-    for _ in range(EPISODES):
-        timestep, total = reference.reset(), 0.0
-        steps = 0
-        while not timestep.last():
-            action = {
-                "zero": lambda: np.zeros(size),
-                "random": lambda: generator.uniform(-1, 1, size),
-                "wave": lambda at=steps: wave(at + 1, size)[-1],
-            }[policy]()
-            timestep = reference.step(controls(reference, action))
-            total, steps = total + timestep.reward, steps + 1
-        found.append(total)
-    return found
+Returns = dict[str, dict[str, list[float]]]
+"""Returns of a policy's episodes, by task and policy."""
+
+
+def their_returns(names: Sequence[str]) -> Returns:
+    """Episodes of each policy in dm_control; more of the random one, whose rewards are rare."""
+    totals: dict[str, list[list[float]]] = {}
+    others = other_tasks(names)
+    for policy in POLICIES:
+        reference = original(names[0], seed=2)
+        generator = np.random.default_rng(2)
+        shape = (STEPS, reference.action_spec().shape[0])
+        totals[policy] = []
+        for _ in range(RANDOM_EPISODES if policy == "random" else EPISODES):
+            actions = {
+                "zero": np.zeros(shape),
+                "random": generator.uniform(-1, 1, shape),
+                "wave": wave(*shape),
+            }[policy]
+            reference.reset()
+            total = np.zeros(len(names))
+            for action in actions:
+                timestep = reference.step(controls(reference, action))
+                more = [other.get_reward(reference.physics) for other in others]
+                total += [timestep.reward, *more]
+            assert timestep.last()
+            totals[policy].append(total.tolist())
+    return {
+        name: {policy: [episode[k] for episode in totals[policy]] for policy in POLICIES}
+        for k, name in enumerate(names)
+    }
 
 
 class Ours(NamedTuple):
-    """Returns of our episodes by policy, and steps that gave non-finite numbers."""
+    """Returns of our episodes, and steps that gave non-finite numbers."""
 
-    returns: dict[str, list[float]]
+    returns: Returns
     invalid: int
     steps: int
+    random_steps: int
 
 
-def our_returns(name: str, backend: str = "mjx", chunk: int = 100) -> Ours:
+def our_returns(
+    names: Sequence[str], backend: str = "mjx", random_episodes: int = RANDOM_EPISODES
+) -> Ours:
     """All policies in one batch: the first rows zero, the next random, the last the wave."""
-    task = envs.make_task(name, backend=backend)
+    task = envs.make_task(names[0], backend=backend)
+    others = [envs.make_task(name, backend=backend).reward for name in names[1:]]
     env = envs.make_env(task)
-    rows = {"zero": EPISODES, "random": RANDOM_EPISODES, "wave": EPISODES}
+    rows = {"zero": EPISODES, "random": random_episodes, "wave": EPISODES}
     batch = sum(rows.values())
     waves = jnp.asarray(wave(task.episode_steps, task.action_size))
 
@@ -246,24 +319,31 @@ def our_returns(name: str, backend: str = "mjx", chunk: int = 100) -> Ours:
         def body(state: Any, i: jax.Array) -> tuple[Any, tuple]:
             shape = (rows["random"], task.action_size)
             noise = jax.random.uniform(jax.random.fold_in(key, i), shape, minval=-1.0)
-            quiet = jnp.zeros((rows["zero"], task.action_size), jnp.float32)
+            quiet = jnp.zeros((EPISODES, task.action_size), jnp.float32)
             swung = jnp.broadcast_to(waves[i], quiet.shape)
             action = jnp.concatenate([quiet, noise.astype(jnp.float32), swung])
             state, timestep = env.step(state, action)
-            return state, (timestep.reward, timestep.invalid)
+            more = [jax.vmap(other)(state.task).astype(jnp.float32) for other in others]
+            more = [jnp.where(timestep.is_first, 0.0, reward) for reward in more]
+            return state, (jnp.stack([timestep.reward, *more]), timestep.invalid)
 
-        return jax.lax.scan(body, state, at + jnp.arange(chunk))
+        return jax.lax.scan(body, state, at + jnp.arange(CHUNK))
 
     state, _ = jax.jit(env.reset)(jax.random.split(jax.random.key(3), batch))
-    total, invalid = np.zeros(batch), 0
-    for at in range(0, task.episode_steps, chunk):
+    total, invalid = np.zeros((len(names), batch)), 0
+    for at in range(0, task.episode_steps, CHUNK):
         state, (reward, bad) = run(state, jax.random.key(4), at)
         total += np.asarray(reward, np.float64).sum(axis=0)
         invalid += int(np.sum(bad))
-    ends = np.cumsum(list(rows.values()))
-    parts = np.split(total, ends[:-1])
-    returns = {name: part.tolist() for name, part in zip(rows, parts, strict=True)}
-    return Ours(returns, invalid, batch * task.episode_steps)
+    ends = np.cumsum(list(rows.values()))[:-1]
+    returns = {
+        name: {
+            policy: part.tolist() for policy, part in zip(rows, np.split(one, ends), strict=True)
+        }
+        for name, one in zip(names, total, strict=True)
+    }
+    steps = task.episode_steps
+    return Ours(returns, invalid, batch * steps, random_episodes * steps)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -272,93 +352,58 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(array.mean()), float(2.09 * array.std(ddof=1) / len(array) ** 0.5)
 
 
-def measure(name: str, backend: str, steps_only: bool) -> dict:
-    """All comparisons of one task, as JSON."""
+def measure(
+    names: Sequence[str], backend: str, steps_only: bool, random_episodes: int
+) -> dict[str, dict]:
+    """All comparisons of tasks that can be measured together, as JSON."""
     start = time.perf_counter()
-    found: dict[str, Any] = {"task": name, "backend": backend, **record.describe(sys.argv)}
-    found["x64"] = bool(jax.config.jax_enable_x64)
-    found["deviation"] = deviation(name, backend=backend)._asdict()
+    about = {"backend": backend, **record.describe(sys.argv)}
+    about["command"] = " ".join(["python -m experiments.benchmarks.fidelity", *sys.argv[1:]])
+    about["x64"] = bool(jax.config.jax_enable_x64)
+    apart = deviations(names, backend=backend)
+    found = {name: {"task": name, **about, "deviation": apart[name]._asdict()} for name in names}
     if not steps_only:
-        found["resets"] = resets(name, backend=backend)._asdict()
-        ours = our_returns(name, backend=backend)
-        found["invalid"], found["control_steps"] = ours.invalid, ours.steps
-        found["returns"] = {
-            policy: {
-                "ours": interval(ours.returns[policy]),
-                "dm_control": interval(their_returns(name, policy)),
+        first = resets(names[0], backend=backend)._asdict()
+        ours = our_returns(names, backend, random_episodes)
+        theirs = their_returns(names)
+        for name in names:
+            found[name] |= {
+                "resets": first,
+                "invalid": ours.invalid,
+                "control_steps": ours.steps,
+                "random_control_steps": ours.random_steps,
+                "returns": {
+                    policy: {
+                        "ours": interval(ours.returns[name][policy]),
+                        "dm_control": interval(theirs[name][policy]),
+                    }
+                    for policy in POLICIES
+                },
             }
-            for policy in POLICIES
-        }
-    found["seconds"] = round(time.perf_counter() - start, 1)
+    for name in names:
+        found[name]["measured_with"] = list(names)
+        found[name]["seconds"] = round(time.perf_counter() - start, 1)
     return found
-
-
-def load(out: pathlib.Path) -> Iterator[dict]:
-    for path in sorted(out.glob("*.json")):
-        yield json.loads(path.read_text())
-
-
-def steps_table(found: list[dict]) -> str:
-    lines = [
-        "| task | one step: obs | median | reward | 10 steps: obs | reward |"
-        " 100 steps: obs | reward |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for one in found:
-        d = one["deviation"]
-        values = [d["step_obs"], d["step_obs_median"], d["step_reward"]]
-        values += [d[kind][at] for at in ("10", "100") for kind in ("obs", "reward")]
-        lines.append(f"| {one['task']} | " + " | ".join(f"{v:.0e}" for v in values) + " |")
-    return "\n".join(lines)
-
-
-def overlap(one: dict) -> bool:
-    (mean, half), (other, other_half) = one["ours"], one["dm_control"]
-    return abs(mean - other) <= half + other_half + 1e-6
-
-
-def returns_table(found: list[dict]) -> str:
-    heads = "".join(f" {policy}: ours | dm_control |" for policy in POLICIES)
-    lines = [f"| task | resets: mean | spread | range |{heads} non-finite |"]
-    lines.append("|---|---|---|---|" + "---|---|" * len(POLICIES) + "---|")
-    for one in found:
-        if "returns" not in one:
-            continue
-        r = one["resets"]
-        cells = [f"{r['mean']:.1f}", f"{r['spread']:.2f}", f"{r['outside']:.2f}"]
-        for policy in POLICIES:
-            pair = one["returns"][policy]
-            text = [f"{mean:.1f} ± {half:.1f}" for mean, half in pair.values()]
-            cells += text if overlap(pair) else [f"**{cell}**" for cell in text]
-        cells.append(f"{one['invalid']} of {one['control_steps']}")
-        lines.append(f"| {one['task']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main() -> None:
     xla.save_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="*")
-    parser.add_argument("--backend", choices=("mjx", "host"), default="mjx")
+    parser.add_argument("--backend", choices=("mjx", "host", "warp"), default="mjx")
     parser.add_argument("--steps-only", action="store_true")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--random-episodes", type=int, default=RANDOM_EPISODES)
     parser.add_argument("--out", type=pathlib.Path, default=OUT)
     args = parser.parse_args()
-    if args.table:
-        found = list(load(args.out))
-        print(steps_table(found), returns_table(found), sep="\n\n")
-        return
     names = args.tasks or envs.dm_control_tasks(extra=False)
     for name in names:
         envs.check_name(name)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        found = measure(name, args.backend, args.steps_only)
-        found = json.loads(json.dumps(found))
-        (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-        print(steps_table([found]).splitlines()[-1], flush=True)
-        if not args.steps_only:
-            print(returns_table([found]).splitlines()[-1], flush=True)
+    for together in groups(names):
+        found = measure(together, args.backend, args.steps_only, args.random_episodes)
+        for name, one in found.items():
+            (args.out / f"{name}.json").write_text(json.dumps(one, indent=1) + "\n")
+            print(json.dumps(one | {"versions": None}), flush=True)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def check_name(name: str) -> None:
 def check_backend(name: str, backend: str) -> None:
     """Raise a one-line ``ValueError`` unless that environment has that physics backend."""
     known = {
-        "": ("mjx", "host"),
+        "": ("mjx", "host", "warp"),
         "brax": ("mjx", "spring", "positional", "generalized"),
         "playground": ("mjx", "warp"),
     }
@@ -124,8 +124,9 @@ def check_backend(name: str, backend: str) -> None:
 def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     """The unbatched task of that name.
 
-    ``backend`` is the physics: ``mjx``, or ``host`` for MuJoCo's C code on the CPU
-    (dm_control's tasks); brax has its own others. ``options`` go to the builder.
+    ``backend`` is the physics: ``mjx``, or for dm_control's tasks ``host`` (MuJoCo's C
+    code on the CPU) and ``warp`` (for NVIDIA GPUs); brax has its own others. ``options``
+    go to the builder.
     """
     check_name(name)
     check_backend(name, backend)

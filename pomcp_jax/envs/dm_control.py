@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import host_engine, mjx_engine, models
+from pomcp_jax.envs import host_engine, mjx_engine, models, warp_engine
 from pomcp_jax.envs.physics import (
     Motion,
     Physics,
@@ -26,8 +26,8 @@ from pomcp_jax.envs.physics import (
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.types import Key, PyTree
 
-BACKENDS = ("mjx", "host")
-"""MJX on the accelerator, or MuJoCo's C code on the host."""
+BACKENDS = ("mjx", "host", "warp")
+"""MJX on the accelerator, MuJoCo's C code on the host, or MJX' Warp kernels."""
 
 
 class Start(NamedTuple):
@@ -103,11 +103,14 @@ def load(
 
     Raises:
       ValueError: if ``backend`` is not one of them.
+      ModuleNotFoundError, NotImplementedError: as :func:`warp_engine.check`.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     text, assets = models.read(domain, edit)
     model = models.compile_original(text, assets)
+    if backend == "warp":
+        warp_engine.check(model, domain)
     edited = models.compile_for_mjx(text, assets, sensors=sensors, **mjx_edits)
     for one in (model, edited):
         if adjust is not None:
@@ -122,6 +125,8 @@ def load(
     else:
         passes = int(model.opt.noslip_iterations)
         engine = mjx_engine.make(edited, device, blank, forces, passes, max_contacts)
+    if backend == "warp":
+        engine = warp_engine.make(edited, int(blank._impl.nefc), forces, engine)
     timestep = float(model.opt.timestep)
     substeps = 1 if control_timestep is None else round(control_timestep / timestep)
     return Physics(model, edited, device, blank, engine, substeps, sensors, forces)

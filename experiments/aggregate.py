@@ -1,0 +1,217 @@
+"""Tables of a result set: ``python -m experiments.aggregate experiments/results/NAME``.
+
+Prints markdown and leaves in the folder: ``summary.csv`` (a row for every task and method, then the
+aggregate of every method), ``returns.csv`` (a row for every evaluation of every seed) and
+``summary.png`` (:mod:`experiments.panels`).
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import curves, panels, plot, published
+from experiments.curves import Runs
+from experiments.progress import duration, number
+from experiments.published import Published
+from pomcp_jax.config import ConfigError
+
+VERSIONS = ("jax", "mujoco", "mujoco-mjx", "brax", "dm_control")
+"""Packages named in returns.csv; run.json of every cell has all."""
+
+
+def _about(runs: Runs) -> dict[str, str]:
+    """What ran where; several cells are joined."""
+
+    def joined(values: list[Any]) -> str:
+        return "; ".join(dict.fromkeys(str(value) for value in values if value))
+
+    abouts = [cell.about for cell in runs.cells]
+    return {
+        "preset": joined([about.get("preset") for about in abouts]),
+        "device": joined([about.get("device") for about in abouts]),
+        "cpu_cores": joined([about.get("cpu_cores") for about in abouts]),
+        "commit": joined([about.get("commit") for about in abouts]),
+    }
+
+
+def judge(runs: Runs, beside: list[Published]) -> str:
+    """Where the mean lies against the band of the same method's published curves."""
+    span = published.band(beside, runs.task, runs.method, runs.frames)
+    if span is None:
+        return ""
+    mean = runs.final.mean()
+    return "below" if mean < span[0] else "above" if mean > span[1] else "inside"
+
+
+def task_rows(all_runs: list[Runs], beside: list[Published]) -> list[dict[str, Any]]:
+    """A row of summary.csv for every task and method."""
+    rows = []
+    labels = list(
+        dict.fromkeys(c.label for r in all_runs for c in published.of_task(beside, r.task))
+    )
+    for runs in all_runs:
+        final = runs.final
+        row: dict[str, Any] = {
+            "task": runs.task,
+            "method": runs.method,
+            "kind": "mean",
+            "value": float(final.mean()),
+            "std": float(final.std(ddof=1)) if len(final) > 1 else None,
+            "low": float(final.min()),
+            "high": float(final.max()),
+            "n": len(final),
+            "tasks": 1,
+            "decisions": int(runs.decisions),
+            "frames": int(runs.frames),
+            "seconds": round(float(np.mean(runs.seconds)), 1),
+            "cells": len(runs.cells),
+            **_about(runs),
+        }
+        at = {c.label: c.at(runs.frames) for c in published.of_task(beside, runs.task)}
+        for label in labels:
+            mean, std = at.get(label) or (None, None)
+            row[f"published/{label}"] = mean
+            row[f"published/{label}/std"] = std
+        row["own_band"] = judge(runs, beside)
+        rows.append(row)
+    return rows
+
+
+def aggregate_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
+    """A row of summary.csv for every method: the IQM, the best first."""
+    rows = []
+    for method, members in curves.methods(all_runs).items():
+        value, low, high = (float(part[0]) for part in curves.final_aggregate(members))
+        rows.append(
+            {
+                "task": "all",
+                "method": method,
+                "kind": "iqm",
+                "value": value,
+                "low": low,
+                "high": high,
+                "n": sum(len(runs.seeds) for runs in members),
+                "tasks": len(members),
+                "frames": int(min(runs.frames for runs in members)),
+                "seconds": round(sum(sum(runs.seconds) for runs in members), 1),
+                "cells": sum(len(runs.cells) for runs in members),
+            }
+        )
+    return sorted(rows, key=lambda row: -row["value"])
+
+
+def return_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
+    """A row of returns.csv for every evaluation of the planner."""
+    file, column = curves.SOURCES["evaluation"]
+    rows = []
+    for runs in all_runs:
+        for cell in runs.cells:
+            versions = cell.about.get("versions", {})
+            facts = {
+                "device": cell.about.get("device"),
+                "commit": cell.about.get("commit"),
+                "versions": " ".join(f"{k}={versions[k]}" for k in VERSIONS if k in versions),
+            }
+            with (cell.folder / file).open(newline="") as opened:
+                held = [row for row in csv.DictReader(opened) if row.get(column)]
+            rows += [
+                {
+                    "method": runs.method,
+                    "preset": cell.about.get("preset"),
+                    "task": runs.task,
+                    "seed": int(row["seed"]),
+                    "decisions": int(row["decisions"]),
+                    "frames": int(row["frames"]),
+                    "return": float(row[column]),
+                    "seconds": float(row["seconds"]),
+                    **facts,
+                }
+                for row in held
+            ]
+    return rows
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """A table; columns are those of all rows, in order of appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    partial.replace(path)
+
+
+def _pair(mean: float | None, spread: float | None) -> str:
+    if mean is None:
+        return "-"
+    return number(mean, 1) + (f" ± {number(spread, 1)}" if spread is not None else "")
+
+
+def _line(values: list[Any]) -> str:
+    return "| " + " | ".join(str(value) for value in values) + " |"
+
+
+def markdown(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> str:
+    """Both tables as text."""
+    labels = [
+        name.removeprefix("published/")
+        for name in rows[0]
+        if name.startswith("published/") and not name.endswith("/std")
+    ]
+    head = ["task", "method", "return, mean ± std", "n", "frames", "wall-clock of a cell"]
+    head += [f"{label}, published ± 2 std" for label in labels]
+    head += ["own published band"] if labels else []
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in rows:
+        cells = f" (mean of {row['cells']})" if row["cells"] > 1 else ""
+        line = [row["task"], row["method"], _pair(row["value"], row["std"]), row["n"]]
+        line += [f"{row['frames']:,}", duration(row["seconds"]) + cells]
+        for label in labels:
+            std = row[f"published/{label}/std"]
+            line.append(_pair(row[f"published/{label}"], None if std is None else 2 * std))
+        lines.append(_line(line + ([row["own_band"] or "-"] if labels else [])))
+    most = max(row["tasks"] for row in totals)
+    head = ["method", "IQM of return / 1000", "95 % interval", "runs", "tasks", "wall-clock"]
+    lines += ["", _line(head), _line(["---"] * len(head))]
+    for row in totals:
+        tasks = f"{row['tasks']}" + ("" if row["tasks"] == most else f" of {most}, not comparable")
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        line = [row["method"], f"{row['value']:.3f}", interval, row["n"], tasks]
+        lines.append(_line([*line, duration(row["seconds"])]))
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, help="folder of experiments.reproduce")
+    args = parser.parse_args(argv)
+    try:
+        all_runs, unfinished = curves.load(args.results)
+        beside = published.load()
+        rows, totals = task_rows(all_runs, beside), aggregate_rows(all_runs)
+        if plot.available():
+            panels.draw(args.results, args.results / "summary.png", beside=beside)
+    except (ConfigError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write(rows + totals, args.results / "summary.csv")
+    write(return_rows(all_runs), args.results / "returns.csv")
+    text = markdown(rows, totals)
+    print(text)
+    for cell in unfinished:
+        status = cell.about.get("status", "unknown")
+        print(f"\nnot counted: {cell.task} {cell.method}: {status} ({cell.folder})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Does an agent that learned on MJX act as well in dm_control itself?
+
+    python -m experiments.benchmarks.transfer RUN_WORKDIR [--episodes 20] [--out DIR]
+
+Restores the newest checkpoint of a run on a dm_control task. Its planner, without
+exploration noise, plays whole episodes on MJX, on the host backend (MuJoCo's C code)
+and in dm_control's own Python environment with the run's action repeat. Prints each
+mean return with its 95 % interval; with ``--out`` writes a JSON file.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import record, xla
+from experiments.benchmarks.fidelity import controls, flat, interval, original
+from pomcp_jax import acting, checkpoint, envs, evaluate
+from pomcp_jax.checkpoint import CheckpointError, Restored
+
+SEED = 1000
+"""Of episodes and plans; far from those of training."""
+
+
+def ours(agent: Restored, backend: str, episodes: int) -> list[float]:
+    """Returns on one of our backends, all seeds of the run together."""
+    config = agent.config
+    env = envs.make(config.env.task, config.env.action_repeat, backend)
+    seeds = jax.tree.leaves(agent.state.params)[0].shape[0]
+    keys = jax.random.split(jax.random.key(SEED), seeds)
+
+    @jax.jit
+    def play(params: Any) -> evaluate.Episodes:
+        return evaluate.rollout(
+            params, keys, env=env, agent=agent.static, config=config.agent, episodes=episodes
+        )
+
+    return np.asarray(play(agent.state.params).returns).ravel().tolist()
+
+
+def theirs(agent: Restored, episodes: int) -> list[float]:
+    """Returns in dm_control's environments, every episode in one of its own."""
+    config, static = agent.config, agent.static
+    found = []
+    for seed in range(jax.tree.leaves(agent.state.params)[0].shape[0]):
+        params = jax.tree.map(lambda x, i=seed: x[i], agent.state.params)
+
+        @jax.jit
+        def act(params: Any, key: jax.Array, obs: jax.Array, plan: Any, first: jax.Array):
+            return acting.act(
+                params, key, obs, plan, first, agent=static, config=config.agent, explore=0.0
+            )
+
+        there = [original(config.env.task, seed=SEED + 100 * seed + i) for i in range(episodes)]
+        steps = [one.reset() for one in there]
+        plan = acting.init_plan(config.agent, static, episodes)
+        total, decision = np.zeros(episodes), 0
+        while not steps[0].last():
+            obs = jnp.asarray(np.stack([flat(step.observation) for step in steps]), jnp.float32)
+            key = jax.random.fold_in(jax.random.key(SEED + seed), decision)
+            out = act(params, key, obs, plan, jnp.full(episodes, decision == 0))
+            plan, actions = out.next_state, np.asarray(out.action, np.float64)
+            for i, (one, action) in enumerate(zip(there, actions, strict=True)):
+                for _ in range(config.env.action_repeat):
+                    if not steps[i].last():
+                        steps[i] = one.step(controls(one, action))
+                        total[i] += steps[i].reward
+            decision += 1
+        found += total.tolist()
+    return found
+
+
+def main() -> int:
+    xla.save_memory()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=pathlib.Path, help="workdir of experiments.run")
+    parser.add_argument("--episodes", type=int, default=20, help="of every seed")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for a JSON file")
+    args = parser.parse_args()
+    if args.episodes < 2:
+        print(f"error: --episodes = {args.episodes}: must be >= 2", file=sys.stderr)
+        return 2
+    try:
+        agent = checkpoint.restore(args.run / "checkpoints")
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    config = agent.config
+    if config.env.task not in envs.dm_control_tasks(extra=False):
+        print(f"error: {config.env.task}: must be a task of dm_control", file=sys.stderr)
+        return 2
+    start = time.perf_counter()
+    found = record.describe(sys.argv) | {
+        "command": " ".join(["python -m experiments.benchmarks.transfer", *sys.argv[1:]]),
+        "task": config.env.task,
+        "trained_on": config.env.backend,
+        "decisions": agent.decisions,
+        "frames": agent.decisions * config.env.action_repeat,
+        "episodes": args.episodes,
+    }
+    returns = {backend: ours(agent, backend, args.episodes) for backend in ("mjx", "host")}
+    returns["dm_control"] = theirs(agent, args.episodes)
+    print("| task | " + " | ".join(returns) + " |\n|---|" + "---|" * len(returns))
+    cells = [f"{mean:.1f} ± {half:.1f}" for mean, half in map(interval, returns.values())]
+    print(f"| {config.env.task} | " + " | ".join(cells) + " |", flush=True)
+    found |= {"returns": returns, "seconds": round(time.perf_counter() - start, 1)}
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / f"{config.env.task}.json").write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

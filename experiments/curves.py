@@ -1,0 +1,129 @@
+"""The numbers behind pictures and tables: curves of all runs of a result set."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import cells, iqm, plot
+from experiments.cells import Cell
+from pomcp_jax.config import ConfigError
+
+SOURCES = {
+    "evaluation": ("evaluations.csv", "eval/return"),
+    "training": ("metrics.csv", "train/return"),
+}
+"""What a curve can show: the planner's evaluation episodes or the latest training episodes."""
+
+
+class Runs(NamedTuple):
+    """All seeds of a method on a task."""
+
+    task: str
+    method: str
+    cells: list[Cell]
+    seeds: list[int]
+    curves: list[plot.Curve]
+    """Of every seed, over decisions."""
+
+    @property
+    def repeat(self) -> int:
+        """Frames of a decision."""
+        return self.cells[0].action_repeat
+
+    @property
+    def final(self) -> np.ndarray:
+        """Last value of every seed, [S]."""
+        return np.array([curve.values[-1] for curve in self.curves])
+
+    @property
+    def decisions(self) -> float:
+        """How far the shortest seed got."""
+        return min(curve.decisions[-1] for curve in self.curves)
+
+    @property
+    def frames(self) -> float:
+        """How far the shortest seed got, in environment frames."""
+        return self.decisions * self.repeat
+
+    @property
+    def seconds(self) -> list[float]:
+        """Wall-clock of every cell."""
+        return [float(cell.about.get("seconds", np.nan)) for cell in self.cells]
+
+    def on(self, frames: np.ndarray) -> np.ndarray:
+        """Values at ``frames`` [T], linear between points, of every seed: [S, T]."""
+        return np.array([np.interp(frames / self.repeat, *curve) for curve in self.curves])
+
+
+def load(results: Path, returns: str = "evaluation") -> tuple[list[Runs], list[Cell]]:
+    """Runs of all finished cells below ``results``, and the cells that are not finished.
+
+    Args:
+      results: folder as :mod:`experiments.reproduce` leaves it.
+      returns: a key of :data:`SOURCES`.
+
+    Raises:
+      ConfigError: one line: no cell, none finished, an unreadable one, a seed that is there twice,
+        or unequal action repeats.
+    """
+    file, column = SOURCES[returns]
+    found = cells.read(results)
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in found:
+        if cell.finished:
+            groups.setdefault((cell.task, cell.method), []).append(cell)
+    if not groups:
+        raise ConfigError(f"{results}: holds no finished cell ({len(found)} unfinished)")
+    all_runs = []
+    for (task, method), members in groups.items():
+        seeds: dict[int, plot.Curve] = {}
+        for cell in members:
+            try:
+                held = plot.read_curves(cell.folder / file, column)
+            except (ValueError, KeyError, TypeError):
+                raise ConfigError(f"{cell.folder / file}: is unreadable") from None
+            if not held:
+                raise ConfigError(f"{cell.folder / file}: holds no {column}")
+            if twice := seeds.keys() & held.keys():
+                raise ConfigError(f"{cell.folder}: seed {min(twice)} of {method} is there twice")
+            seeds |= held
+        if len({cell.action_repeat for cell in members}) > 1:
+            raise ConfigError(f"{members[0].folder}: cells of {method} differ in action repeat")
+        order = sorted(seeds)
+        all_runs.append(Runs(task, method, members, order, [seeds[seed] for seed in order]))
+    return all_runs, [cell for cell in found if not cell.finished]
+
+
+def grid(many: list[Runs]) -> np.ndarray:
+    """Frames [T] that every run has reached, at the points of the one with most of them.
+
+    Raises:
+      ConfigError: if some end before others begin.
+    """
+    spans = [(c.decisions * runs.repeat) for runs in many for c in runs.curves]
+    low, high = max(span[0] for span in spans), min(span[-1] for span in spans)
+    longest = max(spans, key=len)
+    inside = longest[(longest > low) & (longest < high)]
+    if low > high:
+        raise ConfigError(f"{many[0].method}: some runs end before others begin")
+    return np.unique(np.concatenate([[low], inside, [high]]))
+
+
+def methods(many: list[Runs]) -> dict[str, list[Runs]]:
+    """Runs by method."""
+    groups: dict[str, list[Runs]] = {}
+    for runs in many:
+        groups.setdefault(runs.method, []).append(runs)
+    return dict(sorted(groups.items()))
+
+
+def aggregate(many: list[Runs]) -> tuple[np.ndarray, iqm.Interval]:
+    """Frames [T] and the IQM of a method's normalised returns over its tasks and seeds [T]."""
+    frames = grid(many)
+    return frames, iqm.stratified([runs.on(frames) / iqm.MAX_RETURN for runs in many])
+
+
+def final_aggregate(many: list[Runs]) -> iqm.Interval:
+    """The IQM of every run's last value, [1]."""
+    return iqm.stratified([runs.final[:, None] / iqm.MAX_RETURN for runs in many])

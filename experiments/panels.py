@@ -1,0 +1,184 @@
+"""Pictures of a result set: a panel for every task and the aggregate over tasks."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import curves, iqm, plot, published
+from experiments.curves import Runs
+from experiments.published import Published
+
+WIDTH, HEIGHT, COLUMNS = 3.6, 2.9, 3
+"""Size of a panel in inches, and panels a row."""
+FONT = 8
+BAND_SOURCE = "tdmpc2"
+"""The published curves whose +-2 std band is drawn: their seeds are known one by one."""
+STYLES = ("--", ":")
+"""Of a published method's curves: by its own authors, run again by others."""
+
+
+def compact(value: float) -> str:
+    """``0``, ``500``, ``40k``, ``1.5M``."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.10g}{unit}"
+    return f"{value:.10g}"
+
+
+def colors(names: list[str], curves_drawn: list[Published]) -> dict[str, str]:
+    """A colour for every method, equal for ours and the published one; ours come first."""
+    order = list(dict.fromkeys([*names, *sorted(curve.method for curve in curves_drawn)]))
+    return {name: f"C{i % 10}" for i, name in enumerate(order)}
+
+
+def _published(axes: Any, curve: Published, color: str) -> None:
+    """A published curve; what lies before its first evaluation in training is faint."""
+    style = STYLES[curve.source != curve.method]
+    first = int(np.sum(curve.frames <= 0))
+    name = f"{curve.label} (published)"
+    frames, mean = curve.frames, curve.mean
+    axes.plot(frames[: first + 1], mean[: first + 1], style, color=color, linewidth=0.8, alpha=0.3)
+    frames, mean, std = frames[first:], mean[first:], curve.std[first:]
+    axes.plot(frames, mean, f".{style}", color=color, linewidth=1, markersize=4, label=name)
+    if curve.source != BAND_SOURCE:
+        return
+    # A return of dm_control lies in this range, whatever the std.
+    low, high = (np.clip(mean + sign * 2 * std, 0, iqm.MAX_RETURN) for sign in (-1, 1))
+    if len(frames) > 1:
+        axes.fill_between(frames, low, high, color=color, alpha=0.08, linewidth=0)
+    else:  # a band of no width would not be seen
+        axes.vlines(frames, low, high, color=color, linewidth=5, alpha=0.2)
+
+
+def _task(axes: Any, many: list[Runs], others: list[Published], color: dict[str, str]) -> None:
+    """Our methods on one task, and the published curves of it, over frames."""
+    end = max(runs.frames for runs in many)
+    # The first published evaluation belongs into the picture even if ours end before it.
+    end = max([end, *(float(other.until(1).frames[-1]) for other in others)])
+    for other in others:
+        _published(axes, other.until(end), color[other.method])
+    axes.set_xlim(0, end * 1.04)
+    for runs in many:
+        frames = curves.grid([runs])
+        values = runs.on(frames)
+        shade = color[runs.method]
+        axes.fill_between(
+            frames, values.min(axis=0), values.max(axis=0), color=shade, alpha=0.2, linewidth=0
+        )
+        axes.plot(frames, values.mean(axis=0), color=shade, linewidth=1.8, label=runs.method)
+    axes.set_title(many[0].task, fontsize=FONT + 1)
+    axes.set_ylabel("episode return", fontsize=FONT)
+    repeats = {runs.repeat for runs in many}
+    if len(repeats) == 1 and (repeat := repeats.pop()) > 1:
+        top = axes.secondary_xaxis("top", functions=(lambda x: x / repeat, lambda x: x * repeat))
+        top.xaxis.set_major_formatter(lambda value, _: compact(value))
+        top.set_xlabel("decisions", fontsize=FONT - 1)
+        top.tick_params(labelsize=FONT - 1)
+
+
+def _aggregate(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) -> None:
+    """IQM over tasks and seeds, over frames."""
+    for method, members in many.items():
+        frames, interval = curves.aggregate(members)
+        axes.fill_between(
+            frames, interval.low, interval.high, color=color[method], alpha=0.2, linewidth=0
+        )
+        axes.plot(frames, interval.value, color=color[method], linewidth=1.8, label=method)
+    axes.set_title(
+        f"all tasks ({len({r.task for m in many.values() for r in m})})", fontsize=FONT + 1
+    )
+    axes.set_ylabel("IQM of return / 1000", fontsize=FONT)
+
+
+def _intervals(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) -> None:
+    """The IQM of last returns as one interval a method, the best on top."""
+    rows = sorted(
+        ((curves.final_aggregate(members), method) for method, members in many.items()),
+        key=lambda row: float(row[0].value[0]),
+    )
+    for y, (interval, method) in enumerate(rows):
+        value, low, high = (float(part[0]) for part in interval)
+        axes.barh(y, high - low, left=low, height=0.55, color=color[method], alpha=0.35)
+        axes.plot([value, value], [y - 0.275, y + 0.275], color=color[method], linewidth=2.5)
+        axes.text(value, y + 0.33, f"{value:.3f}", ha="center", va="bottom", fontsize=FONT - 1)
+    axes.set_yticks(range(len(rows)), [method for _, method in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.2)
+    axes.set_title("at the end", fontsize=FONT + 1)
+    axes.set_xlabel("IQM of return / 1000", fontsize=FONT)
+    axes.use_sticky_edges = False
+    axes.margins(x=0.08)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def draw(
+    results: Path,
+    out: Path,
+    returns: str = "evaluation",
+    beside: list[Published] | None = None,
+) -> None:
+    """Write one picture of all finished cells below ``results``.
+
+    Lines are means over seeds, bands reach from the lowest to the highest seed; aggregates are
+    interquartile means with 95 % stratified-bootstrap intervals. Published curves are thin.
+
+    Args:
+      results: folder as :mod:`experiments.reproduce` leaves it.
+      out: the picture, a PNG.
+      returns: a key of :data:`experiments.curves.SOURCES`.
+      beside: published curves; those of the project by default.
+
+    Raises:
+      ConfigError: one line about the results.
+      ImportError: without matplotlib (``pip install pomcp_jax[run]``).
+    """
+    all_runs, _ = curves.load(results, returns)
+    beside = published.load() if beside is None else beside
+    plt = plot.pyplot()
+    tasks = list(dict.fromkeys(runs.task for runs in all_runs))
+    many = curves.methods(all_runs)
+    drawn = [curve for task in tasks for curve in published.of_task(beside, task)]
+    color = colors(list(many), drawn)
+    panels = len(tasks) + 2
+    columns = min(COLUMNS, panels)
+    rows = math.ceil(panels / columns)
+    size = (WIDTH * columns, HEIGHT * rows + 0.9)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    axes = list(grid.flat)
+    for task, ax in zip(tasks, axes, strict=False):
+        members = [runs for runs in all_runs if runs.task == task]
+        _task(ax, members, published.of_task(beside, task), color)
+    _aggregate(axes[len(tasks)], many, color)
+    axes[len(tasks)].set_xlim(left=0)
+    for ax in axes[: len(tasks) + 1]:
+        ax.set_xlabel("environment frames", fontsize=FONT)
+        ax.xaxis.set_major_formatter(lambda value, _: compact(value))
+        ax.grid(alpha=0.3)
+    _intervals(axes[len(tasks) + 1], many, color)
+    for ax in axes:
+        ax.tick_params(labelsize=FONT)
+    for ax in axes[panels:]:
+        ax.set_axis_off()
+    seeds = sorted({len(runs.seeds) for runs in all_runs})
+    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    thin = "; dashed, dotted: published, with ±2 std of TD-MPC2's own" if drawn else ""
+    figure.suptitle(
+        f"{returns} returns, mean and range of {count} seeds{thin};"
+        " all tasks: IQM with 95 % bootstrap intervals",
+        fontsize=FONT + 1,
+    )
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = sorted(handles, key=lambda label: ("(published)" in label, label))
+    figure.legend(
+        [handles[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=min(4, len(order)),
+        frameon=False,
+        fontsize=FONT,
+    )
+    plot.save(figure, out)

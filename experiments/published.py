@@ -1,0 +1,78 @@
+"""Published learning curves (``experiments/results/published``, with their README)."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "results" / "published"
+SLACK = 0.05
+"""Relative difference in frames that counts as none: episodes end where they end."""
+
+
+class Published(NamedTuple):
+    """One curve; arrays have the shape [T]."""
+
+    source: str
+    """Name of the file, without its ending: whose repository."""
+    method: str
+    task: str
+    frames: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    """Sample standard deviation over seeds."""
+
+    @property
+    def label(self) -> str:
+        """The method, and whose run it is if that is not the method's authors."""
+        return self.method if self.source == self.method else f"{self.source}'s {self.method}"
+
+    def at(self, frames: float) -> tuple[float, float] | None:
+        """Mean and std at ``frames``, linear between points.
+
+        None outside of the curve, and before its first evaluation after the start: what lies
+        between is unknown. A curve reaches :data:`SLACK` further at either end.
+        """
+        trained = self.frames > 0
+        known = self.frames[trained]
+        if not len(known) or not known[0] / (1 + SLACK) <= frames <= known[-1] * (1 + SLACK):
+            return None
+        mean, std = (np.interp(frames, known, v[trained]) for v in (self.mean, self.std))
+        return float(mean), float(std)
+
+    def until(self, frames: float) -> "Published":
+        """The points up to the first one that is not before ``frames``."""
+        count = int(np.sum(self.frames < frames)) + 1
+        return self._replace(
+            frames=self.frames[:count], mean=self.mean[:count], std=self.std[:count]
+        )
+
+
+def load(folder: Path = FOLDER) -> list[Published]:
+    """All curves, by source, task and method."""
+    points: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                values = (row["frames"], row["mean_return"], row["std_return"])
+                key = (path.stem, row["method"], row["task"])
+                points.setdefault(key, []).append(tuple(map(float, values)))
+    return [Published(*key, *np.array(sorted(rows)).T) for key, rows in sorted(points.items())]
+
+
+def of_task(curves: list[Published], task: str) -> list[Published]:
+    """The curves of one task; a method's own authors come first."""
+    found = [curve for curve in curves if curve.task == task]
+    return sorted(found, key=lambda curve: (curve.method, curve.source != curve.method))
+
+
+def band(
+    curves: list[Published], task: str, method: str, frames: float
+) -> tuple[float, float] | None:
+    """Lowest mean - 2 std and highest mean + 2 std of a method's curves, whoever ran it."""
+    found = [c.at(frames) for c in of_task(curves, task) if c.method == method]
+    values = [pair for pair in found if pair is not None]
+    if not values:
+        return None
+    return min(m - 2 * s for m, s in values), max(m + 2 * s for m, s in values)

@@ -1,0 +1,339 @@
+"""Train a named set of tasks x methods x seeds: ``python -m experiments.reproduce --suite=debug``.
+
+Every cell (one task, one method, all seeds as one program) is a run of :mod:`experiments.run` in a
+process of its own. Cells that are finished are skipped, so the same command goes on where it was
+interrupted; a cell that broke starts anew. Ctrl-C ends after the chunks under way. What is kept of
+a cell is described in :mod:`experiments.cells`; checkpoints and logs stay below ``--work``.
+
+Exit codes: 0 all done, 2 bad input, 3 some cell broke, 130/143 stopped by SIGINT/SIGTERM.
+"""
+
+import argparse
+import fcntl
+import os
+import queue
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from experiments import cells, settings, suites
+from experiments.progress import Progress, duration
+from experiments.suites import Suite
+from pomcp_jax import validation
+from pomcp_jax.config import Config, ConfigError
+
+STATUS_SECONDS = 60.0
+"""Time between two lines on how things stand, in a log file."""
+
+
+class Plan(NamedTuple):
+    """A cell to train."""
+
+    task: str
+    method: str
+    command: list[str]
+    config: Config
+    workdir: Path
+    """Where it trains."""
+    folder: Path
+    """Where its results stay."""
+    facts: dict[str, Any]
+    """Added to run.json."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} {self.method}"
+
+    @property
+    def log(self) -> Path:
+        return self.workdir.with_name(f"{self.workdir.name}.log")
+
+
+class Event(NamedTuple):
+    """What a worker tells the main thread."""
+
+    kind: str
+    """``started``, ``finished``, ``broke``, ``stopped``, ``busy`` (another process has the cell)
+    or ``left`` (the worker has nothing more to do)."""
+    plan: Plan | None = None
+    text: str = ""
+
+
+def make_plans(
+    name: str,
+    suite: Suite,
+    out: Path,
+    work: Path,
+    methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> list[Plan]:
+    """The cells of a suite, task after task; every configuration is checked, nothing is run.
+
+    Args:
+      name: of the suite.
+      suite: its contents.
+      out: folder of results.
+      work: folder in which cells train.
+      methods: a selection, in this order; all by default.
+      tasks: a selection, likewise.
+      overrides: arguments ``--config.FIELD=VALUE`` for every cell, last word.
+
+    Raises:
+      ConfigError: one line for the user.
+    """
+    for wrong in (text for text in overrides if not text.startswith("--config.")):
+        raise ConfigError(f"{wrong!r}: unexpected argument; overrides look like --config.F=VALUE")
+    chosen_tasks = [suites.known("--tasks", task, suite.tasks) for task in tasks or suite.tasks]
+    chosen = [suites.known("--methods", m, suite.methods) for m in methods or suite.methods]
+    plans = []
+    for task in chosen_tasks:
+        for label in chosen:
+            method = suite.methods[label]
+            fields = {"train.num_seeds": suite.num_seeds, **suite.overrides, **method.overrides}
+            workdir = work / cells.folder_name(task) / label
+            arguments = [f"--config={suite.config}:{task},{method.preset}"]
+            arguments += [f"--config.{field}={value}" for field, value in fields.items()]
+            arguments += [*overrides, f"--workdir={workdir}"]
+            options = settings.parse(["experiments.run", *arguments])
+            validation.validate_config(options.config)
+            plans.append(
+                Plan(
+                    task=task,
+                    method=label,
+                    command=[sys.executable, "-m", "experiments.run", *arguments],
+                    config=options.config,
+                    workdir=workdir,
+                    folder=out / cells.folder_name(task) / label,
+                    facts={"suite": name, "method": label, "preset": method.preset},
+                )
+            )
+    return plans
+
+
+def core_sets(jobs: int, cores: Sequence[int]) -> list[set[int]]:
+    """``cores``, shared out evenly between ``jobs`` workers.
+
+    Raises:
+      ConfigError: for more workers than cores, or none.
+    """
+    if not 1 <= jobs <= len(cores):
+        raise ConfigError(f"--jobs = {jobs}: must be 1 to {len(cores)}, the number of cores")
+    return [set(cores[i::jobs]) for i in range(jobs)]
+
+
+class Runner:
+    """Trains cells, several at once, each worker on its own cores."""
+
+    def __init__(self, plans: list[Plan], jobs: int):
+        self._todo: queue.SimpleQueue[Plan] = queue.SimpleQueue()
+        for plan in plans:
+            self._todo.put(plan)
+        if hasattr(os, "sched_setaffinity"):
+            sets = core_sets(jobs, sorted(os.sched_getaffinity(0)))
+        else:
+            core_sets(jobs, range(os.cpu_count() or 1))
+            sets = [set()] * jobs
+        self._environment = dict(os.environ)
+        if jobs > 1:  # two programs share a device, if there is one, without taking it whole
+            share = f"{0.9 / jobs:.2f}"
+            self._environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
+        self._live: dict[str, subprocess.Popen] = {}
+        self._lock = threading.RLock()
+        self.received = 0
+        """The signal that has come."""
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.workers = [threading.Thread(target=self._work, args=(s,), daemon=True) for s in sets]
+
+    def start(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+        for worker in self.workers:
+            worker.start()
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        """Pass it on: a run ends after its chunk, at the second time at once."""
+        with self._lock:
+            self.received = number
+            for process in self._live.values():
+                process.send_signal(number)
+
+    def _work(self, cores: set[int]) -> None:
+        if cores:
+            os.sched_setaffinity(0, cores)  # of this thread; its children inherit it
+        try:
+            while not self.received:
+                try:
+                    plan = self._todo.get_nowait()
+                except queue.Empty:
+                    break
+                self.events.put(self._cell(plan))
+        finally:
+            self.events.put(Event("left"))
+
+    def _cell(self, plan: Plan) -> Event:
+        plan.log.parent.mkdir(parents=True, exist_ok=True)
+        with plan.log.open("a") as log:
+            try:
+                # The run inherits the lock: it holds as long as any of the two lives.
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return Event("busy", plan, f"another process trains it, see {plan.log}")
+            try:
+                return self._locked(plan, log)
+            except OSError as error:
+                return Event("broke", plan, str(error))
+
+    def _locked(self, plan: Plan, log: TextIO) -> Event:
+        log.truncate(0)
+        if (plan.workdir / "config.json").is_file():  # of an earlier attempt
+            shutil.rmtree(plan.workdir)
+        self.events.put(Event("started", plan))
+        process = subprocess.Popen(
+            plan.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+            pass_fds=(log.fileno(),),
+            start_new_session=True,  # Ctrl-C reaches it through `_handle` only
+        )
+        with self._lock:
+            self._live[plan.name] = process
+            if self.received:  # came in between
+                process.send_signal(self.received)
+        code = process.wait()
+        with self._lock:
+            del self._live[plan.name]
+        if code == 0 or code == 3:
+            # A training that broke is a result too; it will not count as finished.
+            if (plan.workdir / "run.json").is_file():
+                cells.keep(plan.workdir, plan.folder, plan.facts)
+            return Event("finished" if code == 0 else "broke", plan, last_line(plan.log))
+        if self.received:
+            return Event("stopped", plan)
+        return Event("broke", plan, f"exit code {code}; see {plan.log}")
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log, ``""`` without one."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 1000))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def follow(runner: Runner, total: int, progress: Progress) -> dict[str, list[Plan]]:
+    """Report until all workers have left; returns the cells by how they ended."""
+    ended: dict[str, list[Plan]] = {k: [] for k in ("finished", "broke", "stopped", "busy")}
+    running: dict[str, tuple[Plan, float]] = {}
+    begin, workers, told = time.monotonic(), len(runner.workers), 0
+    while workers:
+        if runner.received and not told:
+            told = runner.received
+            progress.say("stopping after the chunks under way; once more to stop at once")
+        try:
+            event = runner.events.get(timeout=0.5)
+        except queue.Empty:
+            shown = [f"{name}: {last_line(plan.log)}" for name, (plan, _) in running.items()]
+            if shown:
+                progress.line(" || ".join(shown))
+            continue
+        if event.kind == "left":
+            workers -= 1
+        elif event.kind == "started":
+            running[event.plan.name] = (event.plan, time.monotonic())
+            progress.say(f"start    {event.plan.name}  (log: {event.plan.log})")
+        else:
+            now = time.monotonic()
+            _, since = running.pop(event.plan.name, (None, now))
+            ended[event.kind].append(event.plan)
+            done = len(ended["finished"])
+            left = total - sum(map(len, ended.values()))
+            text = f"{event.kind:<9}{event.plan.name}  {duration(now - since)}"
+            if event.kind == "finished":
+                text += f", {left} left"
+                text += f" (about {duration((now - begin) / done * left)})" if left else ""
+            progress.say(text + (f": {event.text}" if event.kind != "finished" else ""))
+    progress.close()
+    return ended
+
+
+def split(plans: list[Plan]) -> tuple[list[Plan], list[Plan]]:
+    """Finished cells, then those to train.
+
+    Raises:
+      ConfigError: if finished results are of another configuration.
+    """
+    done = [cells.finished(plan.folder, plan.config) for plan in plans]
+    return (
+        [plan for plan, d in zip(plans, done, strict=True) if d],
+        [plan for plan, d in zip(plans, done, strict=True) if not d],
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:<10} {suite.about}" for name, suite in suites.SUITES.items()]
+    made = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="suites:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--suite", required=True)
+    made.add_argument("--out", type=Path, help="results (default experiments/results/SUITE)")
+    made.add_argument("--work", type=Path, help="training (default runs/reproduce/NAME of --out)")
+    made.add_argument("--methods", nargs="+", default=[], help="some of the suite's")
+    made.add_argument("--tasks", nargs="+", default=[], help="some of the suite's")
+    made.add_argument("--jobs", type=int, default=1, help="cells at once, each on its own cores")
+    made.add_argument("--dry_run", action="store_true", help="print the commands and stop")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; arguments ``--config.FIELD=VALUE`` go to every cell."""
+    args, overrides = parser().parse_known_args(argv)
+    progress = Progress(interval=STATUS_SECONDS)
+    try:
+        suite = suites.get(args.suite)
+        out = args.out or Path("experiments/results") / args.suite
+        work = args.work or Path("runs/reproduce") / out.resolve().name
+        plans = make_plans(args.suite, suite, out, work, args.methods, args.tasks, overrides)
+        finished, todo = split(plans)
+        runner = Runner(todo, args.jobs)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.dry_run:
+        for plan in plans:
+            state = "finished" if plan in finished else "to train"
+            print(f"{state}  {plan.name}: {shlex.join(plan.command)}")
+        return 0
+    progress.say(
+        f"{args.suite}: {len(plans)} cells, {len(finished)} finished, {len(todo)} to train,"
+        f" {args.jobs} at once; results in {out}/"
+    )
+    runner.start()
+    ended = follow(runner, len(todo), progress)
+    for plan in ended["broke"]:
+        print(f"error: {plan.name}: broke; see {plan.log}", file=sys.stderr)
+    left = len(todo) - len(ended["finished"])
+    print(f"{len(finished) + len(ended['finished'])} of {len(plans)} cells finished in {out}/")
+    if runner.received:
+        print("stopped; the same command goes on")
+        return 128 + runner.received
+    return 3 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Named sets of trainings for ``python -m experiments.reproduce``: plain data.
+
+A suite is tasks x methods x seeds under one configuration file. All seeds of a cell (one task, one
+method) train as one program.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pomcp_jax.config import ConfigError
+
+
+class Method(NamedTuple):
+    """A column of a suite."""
+
+    preset: str
+    overrides: Mapping[str, Any] = {}
+    """Dotted fields of :class:`pomcp_jax.Config` that differ from the preset."""
+
+
+class Suite(NamedTuple):
+    """What to train."""
+
+    about: str
+    config: str
+    """Configuration file."""
+    tasks: tuple[str, ...]
+    methods: Mapping[str, Method]
+    """By the name under which results are kept and drawn."""
+    num_seeds: int
+    overrides: Mapping[str, Any] = {}
+    """Dotted fields, for every cell."""
+
+
+def of_presets(*names: str) -> dict[str, Method]:
+    """Methods that are presets and nothing else."""
+    return {name: Method(name) for name in names}
+
+
+SUITES: dict[str, Suite] = {
+    "debug": Suite(
+        about="everything once, in about a minute; not for learning",
+        config="experiments/configs/debug.py",
+        tasks=("probe/lqr", "probe/match"),
+        methods=of_presets("tdmpc2", "po_mpc"),
+        num_seeds=2,
+    ),
+    "classic3": Suite(
+        about="the family on three small tasks, 100k frames, for a CPU",
+        config="experiments/configs/small.py",
+        tasks=("cartpole-swingup", "pendulum-swingup", "reacher-easy"),
+        methods=of_presets("tdmpc2", "tdmpc_square", "bmpc", "boom", "po_mpc"),
+        num_seeds=3,
+        overrides={"train.total_decisions": 50_000},
+    ),
+    "gpu": Suite(
+        about="5M models, action repeat 2, one update a decision, 1M frames, for a GPU",
+        config="experiments/configs/dm_control.py",
+        tasks=(
+            "walker-run",
+            "cheetah-run",
+            "acrobot-swingup",
+            "hopper-hop",
+            "humanoid-run",
+            "dog-run",
+        ),
+        methods=of_presets("po_mpc", "tdmpc2", "bmpc"),
+        num_seeds=5,
+    ),
+}
+
+
+def known(what: str, name: str, names: Iterable[str]) -> str:
+    """``name``, if it is one of ``names``.
+
+    Raises:
+      ConfigError: one line with the nearest name.
+    """
+    names = tuple(names)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"{what} = {name!r}: unknown; did you mean {near}? ({', '.join(names)})")
+
+
+def get(name: str) -> Suite:
+    """The suite called ``name``.
+
+    Raises:
+      ConfigError: for an unknown name, with the nearest one.
+    """
+    return SUITES[known("--suite", name, SUITES)]

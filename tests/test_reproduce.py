@@ -1,0 +1,226 @@
+"""Suites: what they resolve to, and how cells are run, kept, skipped and repeated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from experiments import cells, record, reproduce, suites
+from experiments.progress import Progress
+from pomcp_jax.config import ConfigError
+
+TRAINING = """
+import json, pathlib, sys
+out, code = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+out.mkdir(parents=True)
+(out / "config.json").write_text(sys.argv[3])
+(out / "checkpoints").mkdir()
+(out / "evaluations.csv").write_text("seed,decisions,eval/return\\n0,1,2\\n")
+(out / "metrics.csv").write_text("seed,decisions\\n0,1\\n")
+status = "done" if code == 0 else "training broke: x"
+(out / "run.json").write_text(json.dumps({"exit_code": code, "status": status}))
+print("trained")
+sys.exit(code)
+"""
+WAITING = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Signals as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def plans_of(tmp_path, **kwargs):
+    return reproduce.make_plans(
+        "debug", suites.SUITES["debug"], tmp_path / "out", tmp_path / "work", **kwargs
+    )
+
+
+def pretend(plan, code=0):
+    """The plan with a training that takes no time."""
+    arguments = [str(plan.workdir), str(code), record.config_text(plan.config)]
+    return plan._replace(command=[sys.executable, "-c", TRAINING, *arguments])
+
+
+def go(plans, jobs=1):
+    runner = reproduce.Runner(plans, jobs)
+    runner.start()
+    return runner, reproduce.follow(runner, len(plans), Progress())
+
+
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_every_suite_resolves(name, tmp_path):
+    suite = suites.SUITES[name]
+    plans = reproduce.make_plans(name, suite, tmp_path / "out", tmp_path / "work")
+    assert len(plans) == len(suite.tasks) * len(suite.methods)
+    assert len({plan.folder for plan in plans}) == len(plans)
+    for plan in plans:
+        assert plan.config.env.task == plan.task
+        assert plan.config.train.num_seeds == suite.num_seeds
+
+
+def test_methods_of_a_suite_differ_by_their_fields(tmp_path):
+    suite = suites.SUITES["debug"]._replace(
+        methods={"a": suites.Method("po_mpc", {"agent.policy.kl_coef": 9.0})},
+        overrides={"agent.policy.kl_coef": 3.0, "agent.mppi.horizon": 2},
+    )
+    first, _ = reproduce.make_plans(
+        "x", suite, tmp_path, tmp_path, overrides=["--config.agent.mppi.horizon=4"]
+    )
+    assert first.config.agent.policy.kl_coef == 9.0 and first.config.agent.mppi.horizon == 4
+    assert first.facts == {"suite": "x", "method": "a", "preset": "po_mpc"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--suite=classic"], "did you mean classic3?"),
+        (["--suite=debug", "--methods", "pompc"], "did you mean po_mpc?"),
+        (["--suite=debug", "--tasks", "probe/lqq"], "did you mean probe/lqr?"),
+        (["--suite=debug", "--jobs=0"], "--jobs = 0"),
+        (["--suite=debug", "--jobs=999"], "--jobs = 999"),
+        (["--suite=debug", "--config.train.num_seed=1"], "config.train.num_seeds"),
+        (["--suite=debug", "--config.agent.mppi.num_elites=99"], "agent.mppi.num_elites = 99"),
+        (["--suite=debug", "--dry-run"], "'--dry-run'"),
+    ],
+)
+def test_bad_input_is_one_line_and_runs_nothing(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reproduce.Runner, "start", lambda self: pytest.fail("started"))
+    assert reproduce.main([*arguments, f"--out={tmp_path / 'o'}", f"--work={tmp_path / 'w'}"]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_prints_commands_and_writes_nothing(tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--suite=debug", "--dry_run", "--methods", "tdmpc2", f"--out={out}"]
+    assert reproduce.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(line.startswith("to train  probe/") for line in lines)
+    assert ":probe/lqr,tdmpc2" in lines[0] and "num_seeds=2" in lines[0]
+    assert not out.exists()
+
+
+def test_a_finished_cell_is_kept_without_checkpoints_and_skipped(tmp_path):
+    plans = [pretend(plan) for plan in plans_of(tmp_path)]
+    _, ended = go(plans)
+    assert ended["finished"] == plans
+    folder = plans[0].folder
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "run.json", "evaluations.csv", "metrics.csv",
+    }  # fmt: skip
+    about = json.loads((folder / "run.json").read_text())
+    assert about["suite"] == "debug" and about["method"] == "tdmpc2" and about["exit_code"] == 0
+    assert reproduce.split(plans) == (plans, [])
+    (cell,) = [c for c in cells.read(tmp_path / "out") if c.folder == folder]
+    assert cell.finished and cell.task == "probe/lqr" and cell.method == "tdmpc2"
+
+
+def test_broken_cells_are_repeated_and_the_others_go_on(tmp_path):
+    plans = plans_of(tmp_path)
+    _, ended = go([pretend(plan, code=3 if i == 1 else 0) for i, plan in enumerate(plans)])
+    assert [plan.name for plan in ended["broke"]] == [plans[1].name]
+    assert len(ended["finished"]) == 3
+    assert not next(c for c in cells.read(tmp_path / "out") if c.folder == plans[1].folder).finished
+    (tmp_path / "out" / "probe_match" / "po_mpc" / "run.json").write_text("{")  # half a disk
+    _, todo = reproduce.split(plans)
+    assert [plan.name for plan in todo] == [plans[1].name, plans[3].name]
+    _, ended = go([pretend(plan) for plan in todo])
+    assert len(ended["finished"]) == 2 and reproduce.split(plans) == (plans, [])
+
+
+def test_a_run_that_cannot_even_start_leaves_no_result(tmp_path):
+    plan = plans_of(tmp_path)[0]
+    _, ended = go([plan._replace(command=[sys.executable, "-c", "raise SystemExit(7)"])])
+    assert ended["broke"] and not plan.folder.exists()
+    _, ended = go([plan._replace(command=[str(tmp_path / "nothing")])])
+    assert ended["broke"] and not plan.folder.exists()
+
+
+def test_results_of_another_configuration_are_refused(tmp_path):
+    plan = plans_of(tmp_path)[0]
+    go([pretend(plan)])
+    (other,) = plans_of(
+        tmp_path, tasks=["probe/lqr"], methods=["tdmpc2"], overrides=["--config.train.seed=5"]
+    )
+    with pytest.raises(ConfigError, match="holds results with train.seed = 0, this suite has 5"):
+        reproduce.split([other])
+    held = json.loads((plan.folder / "config.json").read_text())
+    del held["train"]["seed"]  # a field that is newer than the results
+    (plan.folder / "config.json").write_text(json.dumps(held))
+    assert reproduce.split([other]) == ([other], [])
+
+
+def test_interrupt_stops_the_runs_and_starts_no_more(tmp_path):
+    marker = tmp_path / "started"
+    first, second, *_ = plans_of(tmp_path)
+    first = first._replace(command=[sys.executable, "-c", WAITING, str(marker)])
+
+    def interrupt():
+        while not marker.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    runner, ended = go([first, pretend(second)])
+    thread.join()
+    assert runner.received == signal.SIGINT
+    assert ended["stopped"] == [first] and not ended["finished"]
+    assert not second.workdir.exists() and not (tmp_path / "out").exists()
+
+
+def test_a_cell_that_another_process_trains_is_left_alone(tmp_path):
+    plan = pretend(plans_of(tmp_path)[0])
+    plan.log.parent.mkdir(parents=True)
+    lock = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX);"
+    lock += "print(1, flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", lock, str(plan.log)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout.readline() == b"1\n"
+        _, ended = go([plan])
+        assert ended["busy"] == [plan] and not plan.workdir.exists()
+    finally:
+        holder.communicate(b"\n")
+
+
+def test_cores_are_shared_out():
+    assert reproduce.core_sets(2, [0, 1, 4, 5, 6]) == [{0, 4, 6}, {1, 5}]
+    with pytest.raises(ConfigError, match="must be 1 to 2"):
+        reproduce.core_sets(3, [0, 1])
+
+
+def test_each_of_several_jobs_has_its_own_cores(tmp_path):
+    """Where the system can pin processes at all; elsewhere both lists are empty."""
+    script = "import os, sys; cores = getattr(os, 'sched_getaffinity', lambda _: ())(0);"
+    script += "open(sys.argv[1], 'w').write(repr(sorted(cores)))"
+    plans = [
+        plan._replace(command=[sys.executable, "-c", script, str(tmp_path / f"cores{i}")])
+        for i, plan in enumerate(plans_of(tmp_path))
+    ]
+    cores = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
+    jobs = min(2, len(cores) or 1)
+    go(plans, jobs)
+    allowed = [sorted(part) for part in reproduce.core_sets(jobs, cores)] if cores else [[]]
+    for i in range(len(plans)):
+        assert json.loads((tmp_path / f"cores{i}").read_text()) in allowed
+    assert sorted(getattr(os, "sched_getaffinity", lambda _: ())(0)) == cores
