@@ -75,6 +75,7 @@ class Run:
         self.start = start
         self.state, self.done = start.state, start.decisions
         """Decisions that were due so far, per seed."""
+        self.updates = 0
         self.record: record.Record | None = None
         self.written: record.Written | None = None
         self.pending: Pending | None = None
@@ -95,7 +96,7 @@ class Run:
         self.evaluated = {name: array(values) for name, values in host.evaluated.items()}
         self.evaluated_at, self.seconds_before = host.evaluated_at, host.seconds
         self.last_evaluation, self.last_checkpoint = host.last_evaluation, host.last_checkpoint
-        self.pending, self.written = host.pending, host.written
+        self.pending, self.written, self.updates = host.pending, host.written, host.updates
         if self.state is not None:
             self.open_record(host.written.columns)
 
@@ -109,6 +110,7 @@ class Run:
         """What :meth:`take` needs."""
         return Host(
             finished=finished,
+            updates=self.updates,
             seconds=self.seconds(),
             last_evaluation=self.last_evaluation,
             last_checkpoint=self.last_checkpoint,
@@ -168,8 +170,9 @@ class Run:
         stats = jax.device_get(self.state.stats)
         seconds = time.monotonic() - begin
         self.done = int(self.state.iteration) * self.config.env.num_envs
+        self.updates = int(self.state.updates)
         rate, repeat = (self.done - before) / seconds, self.config.env.action_repeat
-        values |= measure.chunk_values(self.config, stats, int(self.state.updates), rate)
+        values |= measure.chunk_values(self.config, stats, self.updates, rate)
         self.returns = values["train/return"]
         if self.record is None:
             self.open_record([*values, "eval/return", "eval/policy_return", "eval/length"])
@@ -260,7 +263,7 @@ class Run:
         """Begin a checkpoint, once for any state; held up only by copying it to the host."""
         if self.state is None or self.record is None:
             return
-        key = self.done, int(self.state.updates), finished
+        key = self.done, self.updates, finished
         if self.saved == key:
             return
         self.warn_of_saving(wait=True)

@@ -36,6 +36,7 @@ class Host(NamedTuple):
     """What a run knows besides its training state; plain JSON inside of a checkpoint."""
 
     finished: bool
+    updates: int
     seconds: float
     """Wall-clock of all sittings."""
     last_evaluation: int
@@ -175,6 +176,9 @@ def _load(
             f"warning: versions changed ({', '.join(changed)}): the run goes on, but not bit for"
             " bit as it would have"
         )
+    now = record.commit()
+    if host.commit != now:
+        notes.append(f"warning: the source changed ({host.commit} -> {now})")
     if reset:
         renew = jax.jit(lambda state: resume.reset_environments(state, config, program.env))
         state = renew(state)

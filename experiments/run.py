@@ -13,6 +13,8 @@ from experiments import clock  # isort: skip  # noqa: F401
 import json
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,7 +108,8 @@ def main(argv: list[str] | None = None) -> int:
         held = record.lock(options.workdir)
         start = begin(options, functions.program)
         run = Run(options, functions, start, signals)
-        return finish(run, argv) if start.host is None or start.state is not None else idle(run)
+        over = start.host is not None and start.state is None
+        return idle(run, argv) if over else finish(run, argv)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -115,8 +118,12 @@ def main(argv: list[str] | None = None) -> int:
             os.close(held)
 
 
-def idle(run: Run) -> int:
-    """Say that nothing is left to do."""
+def idle(run: Run, argv: list[str]) -> int:
+    """Say that nothing is left to do; completes what a kill behind the last save left undone."""
+    if not _says_done(run.options.workdir / "run.json"):
+        about = record.describe(argv) | {"status": "done", "exit_code": 0}
+        write_about(run, about, run.done)
+        run.draw()
     total = run.config.train.total_decisions
     print(
         f"this run is complete: {run.done:,} decisions; nothing to do"
@@ -125,6 +132,27 @@ def idle(run: Run) -> int:
     )
     print(summary(run, "done before"))
     return 0
+
+
+def _says_done(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text())["exit_code"] == 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> None:
+    """Write run.json: ``about`` and what the run knows of itself."""
+    about = about | {
+        "seconds": run.seconds(),
+        "peak_memory_gb": round(record.peak_memory_gb(), 3),
+        "decisions_per_seed": run.done,
+        "updates_per_seed": run.updates,
+        "resumed_at": resumed_at,
+        "saves": len(run.saving),
+        "longest_save_seconds": round(max(run.saving, default=0.0), 4),
+    }
+    record.write_text(run.options.workdir / "run.json", json.dumps(about, indent=1) + "\n")
 
 
 def finish(run: Run, argv: list[str]) -> int:
@@ -152,19 +180,10 @@ def finish(run: Run, argv: list[str]) -> int:
         if run.record is not None:
             run.record.close()
             run.draw()
-        about |= {
-            "status": text if code or run.evaluated_at == run.done else "failed",
-            "exit_code": code,
-            "seconds": run.seconds(),
-            "peak_memory_gb": round(record.peak_memory_gb(), 3),
-            "decisions_per_seed": run.done,
-            "updates_per_seed": 0 if run.state is None else int(run.state.updates),
-            "resumed_at": resumed_at,
-            "saves": len(run.saving),
-            "longest_save_seconds": round(max(run.saving, default=0.0), 4),
-        }
+        status = text if code or run.evaluated_at == run.done else "failed"
+        about |= {"status": status, "exit_code": code}
         try:
-            record.write_text(options.workdir / "run.json", json.dumps(about, indent=1) + "\n")
+            write_about(run, about, resumed_at)
         except OSError as error:
             print(f"error: {options.workdir}/run.json: {error.strerror}", file=sys.stderr)
             code = code or 4

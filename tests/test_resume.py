@@ -1,9 +1,9 @@
 """Runs that are interrupted, by a signal or by death, and end with the bits of one that is not."""
 
 import csv
+import os
 import shutil
 import signal
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +129,8 @@ def assert_same_end(workdir, wanted):
 def test_the_uninterrupted_run_is_what_it_should_be(whole):
     workdir, events = whole
     assert events > 15
-    # Seeding is two chunks, pre-training one, training four; each of two seeds.
-    assert len(table(workdir / "metrics.csv")) == 2 * (2 + 1 + 4)
+    # Seeding and pre-training are a chunk each, training four; each of two seeds.
+    assert len(table(workdir / "metrics.csv")) == 2 * (1 + 1 + 4)
     assert checkpoint.steps(workdir / "checkpoints")[-1] == 60
     assert checkpoint.read(workdir / "checkpoints", 60).host["finished"]
 
@@ -155,12 +155,10 @@ def test_a_finished_run_again_does_nothing(tiny_run, whole, tmp_path):
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
-def test_a_longer_run_goes_on_from_a_finished_one(tiny_run, whole, tmp_path):
+def test_a_longer_run_goes_on_from_a_finished_one(whole, tmp_path):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
-    longer = tiny.config_lib.replace(tiny_run.config, {"train.total_decisions": 80})
-    other = Tiny(train__total_decisions=80)
-    run = other.sit(workdir, config=longer)
-    assert run.done == 80 and len(table(workdir / "metrics.csv")) == 2 * (2 + 1 + 6)
+    run = Tiny(train__total_decisions=80).sit(workdir)
+    assert run.done == 80 and len(table(workdir / "metrics.csv")) == 2 * (1 + 1 + 6)
 
 
 def test_damaged_checkpoints_are_passed_over_by_name(tiny_run, whole, tmp_path):
@@ -207,7 +205,7 @@ def test_a_save_that_fails_is_told_and_training_goes_on(tiny_run, whole, tmp_pat
     tiny_run.sit(workdir, interruption)
     assert len(tried) >= 3 and tried[-1] == 60
     warned = [text for text in told if "No space left" in text]
-    assert len(warned) == len(tried) - 1
+    assert len(warned) == len([decisions for decisions in tried if decisions < 60]) >= 2
     assert all(t.startswith("warning: ") and t.endswith("training goes on") for t in warned)
     monkeypatch.undo()
     assert_same_end(workdir, whole[0])
@@ -242,8 +240,6 @@ def test_a_shorter_run_than_was_done_is_refused(tiny_run, whole, tmp_path):
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path):
-    import os
-
     held = record.lock(tmp_path)
     with pytest.raises(ConfigError, match="another process is writing"):
         record.lock(tmp_path)
@@ -255,9 +251,7 @@ def test_lost_lines_of_a_table_are_told(tiny_run, whole, tmp_path):
     workdir = tmp_path / "run"
     tiny_run.sit(workdir, Interruption(at=whole[1] // 2))
     path = workdir / "metrics.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
-    with warnings.catch_warnings():
-        run = tiny_run.sit(workdir)
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    run = tiny_run.sit(workdir)
     assert any("metrics.csv: lines are missing" in note for note in run.notes)
-    columns = {len(row) for row in csv.reader(path.open())}
-    assert len(columns) == 1
+    assert len(table(path)) > 4 and all(None not in row for row in table(path))
