@@ -6,7 +6,6 @@ import os
 import random
 import resource
 import shutil
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +78,7 @@ def test_a_whole_run_comes_back_bit_for_bit(whole):
     assert found.versions["jax"] == jax.__version__ and "mujoco" in found.versions
     back = checkpoint.restore_run(folder, found, shapes)
     assert_same(back, state)
-    assert [x.weak_type for x in jax.tree.leaves(back)] == [False] * len(jax.tree.leaves(back))
+    assert not any(x.weak_type for x in jax.tree.leaves(arrays.key_data(back)))
 
 
 def test_only_rows_in_use_are_written(whole):
@@ -339,13 +338,15 @@ def test_mutated_manifests_load_unchanged_or_are_refused(trained, copy, tmp_path
     assert all_files(tmp_path) == before
 
 
+# orbax writes in threads of its own; what fails there is told by the caller too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_fills_up_leaves_the_earlier_step(trained, copy):
     """A limit on the size of files cuts the writing short, as a full disk would."""
     static, state = trained
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with warnings.catch_warnings(), pytest.raises(CheckpointError) as error:
+        with pytest.raises(CheckpointError) as error:
             checkpoint.save(copy, 200, state, CONFIG, static)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
