@@ -1,4 +1,4 @@
-"""Signals and background work of a run."""
+"""Signals and background work of a run: on the device, and saving to disk."""
 
 import concurrent.futures
 import os
@@ -26,7 +26,8 @@ class Signals:
 
     def __init__(self, progress: Progress):
         self.received = 0
-        self._progress = progress
+        self._since = 0.0
+        self.progress = progress
         for number_ in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number_, self._handle)
 
@@ -34,7 +35,15 @@ class Signals:
         if self.received:
             os._exit(128 + number_)
         self.received = number_
-        self._progress.say("stopping after this chunk; once more to stop at once")
+        self._since = time.monotonic()
+        try:
+            self.progress.say("stopping after this chunk; once more to stop at once")
+        except RuntimeError:  # it came while this very stream was being written
+            pass
+
+    def age(self) -> float:
+        """Seconds since the first signal, 0 before it."""
+        return time.monotonic() - self._since if self.received else 0.0
 
     def check(self) -> None:
         """Raise :class:`Stop` if a signal has come."""
@@ -46,12 +55,19 @@ class Signals:
 class Worker:
     """Runs device work in a thread, so that signals and the progress line stay alive."""
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: Progress, signals: Signals, grace: float = 15.0):
+        """``grace``: seconds that work may go on after a signal."""
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self._progress = progress
+        self._progress, self._signals, self._grace = progress, signals, grace
+        self.abandoned = False
+        """Work was left running: the process can only end by ``os._exit``."""
 
     def __call__(self, function: Callable, *args: Any, busy: str = "") -> Any:
-        """``function(*args)``, waited for; ``busy`` is shown meanwhile."""
+        """``function(*args)``, waited for; ``busy`` is shown meanwhile.
+
+        Raises:
+          Stop: a signal came and the work did not end in time.
+        """
         begin = time.monotonic()
         future = self._pool.submit(lambda: jax.block_until_ready(function(*args)))
         while True:
@@ -63,5 +79,36 @@ class Worker:
             except concurrent.futures.TimeoutError:
                 if future.done():  # the function's own TimeoutError
                     raise
+                if self._signals.age() > self._grace:
+                    self.abandoned = True
+                    self._signals.check()
                 if busy:
                     self._progress.line(f"{busy} ({duration(time.monotonic() - begin)})")
+
+
+class Saver:
+    """Runs one job at a time in a thread of its own: saving, while training goes on."""
+
+    def __init__(self) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._job: concurrent.futures.Future | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is still running."""
+        return self._job is not None and not self._job.done()
+
+    def start(self, function: Callable, *args: Any) -> None:
+        """Begin ``function(*args)``; the job before must have been collected."""
+        self._job = self._pool.submit(function, *args)
+
+    def collect(self, *, wait: bool = False) -> Any:
+        """The result of a job that has ended, once; None when there is none.
+
+        Raises:
+          Exception: whatever the job raised.
+        """
+        if self._job is None or (self.busy and not wait):
+            return None
+        job, self._job = self._job, None
+        return job.result()

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -47,10 +48,22 @@ def config_text(config: Config) -> str:
     return json.dumps(config_lib.to_dict(config), indent=1) + "\n"
 
 
+CHANGEABLE = (
+    "total_decisions",
+    "chunk_decisions",
+    "eval_decisions",
+    "checkpoint_decisions",
+    "checkpoint_keep",
+    "memory_limit_gb",
+    "max_bad_updates",
+)
+"""Fields of ``train`` that may change when a run goes on: they say how long and how often."""
+
+
 def check_workdir(workdir: Path, config: Config) -> None:
     """Refuse a workdir that cannot be written or holds a run of another configuration.
 
-    Writes nothing.
+    Fields that the earlier run did not know had their defaults. Writes nothing.
 
     Raises:
       ConfigError: one line for the user.
@@ -66,20 +79,47 @@ def check_workdir(workdir: Path, config: Config) -> None:
     if not held.is_file():
         return
     try:
-        before = config_lib.flatten(json.loads(held.read_text()))
-    except (OSError, ValueError):
+        before = config_lib.from_dict(Config, json.loads(held.read_text()))
+    except ConfigError as error:
+        raise ConfigError(
+            f"--workdir = {str(workdir)!r}: holds a run of another version ({error});"
+            " choose another folder"
+        ) from None
+    except (OSError, ValueError, TypeError, AttributeError):
         raise ConfigError(f"--workdir = {str(workdir)!r}: its config.json is unreadable") from None
-    now = config_lib.flatten(json.loads(config_text(config)))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
+    old, new = config_lib.flatten(before), config_lib.flatten(config)
+    for name in sorted(new):
+        if old[name] != new[name] and name.removeprefix("train.") not in CHANGEABLE:
             raise ConfigError(
-                f"--workdir = {str(workdir)!r}: holds a run with {name} = {before.get(name)!r},"
-                f" this one has {now.get(name)!r}; choose another folder"
+                f"--workdir = {str(workdir)!r}: holds a run with {name} = {old[name]!r},"
+                f" this one has {new[name]!r}; choose another folder"
             )
 
 
+def lock(workdir: Path) -> int:
+    """Make the folder and hold it for this process, until that ends in whatever way.
+
+    Raises:
+      ConfigError: when another process holds it, or it cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        place = os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"--workdir = {str(workdir)!r}: {error.strerror}") from None
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"--workdir = {str(workdir)!r}: another process is writing to it; wait or end it"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return place
+
+
 def open_workdir(workdir: Path, config: Config) -> Path | None:
-    """Make the folder and save the configuration; an earlier run of the same one moves aside.
+    """Make the folder and save the configuration; an earlier run moves aside.
 
     Returns:
       Where the earlier run went, if there was one.
@@ -106,13 +146,20 @@ def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
+    """Replace a file in one step; it has the old text or the new one, whatever happens."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the source tree, ``-dirty`` when it differs; None outside of git."""
     here = Path(__file__).parent
     try:
@@ -130,7 +177,7 @@ def describe(argv: list[str], module: str = "experiments.run") -> dict[str, Any]
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "command": f"python -m {module} " + " ".join(argv[1:]),
-        "commit": _commit(),
+        "commit": commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
@@ -155,31 +202,66 @@ def _plain(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-class Record:
-    """Open files of one run; every row is on disk when ``row`` returns."""
+class Written(NamedTuple):
+    """How far a record has come; plain JSON."""
 
-    def __init__(self, workdir: Path, columns: list[str], tensorboard: bool = False):
+    columns: list[str]
+    """Of metrics.csv and metrics.jsonl."""
+    evaluation_columns: list[str]
+    """Of evaluations.csv; empty before the first evaluation."""
+    sizes: dict[str, int]
+    """Bytes of every file."""
+    decisions: int
+    """The largest of any row."""
+
+
+TABLES = ("metrics.jsonl", "metrics.csv", "evaluations.csv")
+
+
+class Record:
+    """Open files of one run; every row is with the system when ``row`` returns."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        columns: list[str],
+        tensorboard: bool = False,
+        written: Written | None = None,
+    ):
+        """With ``written`` goes on where that was; later rows are cut off."""
         rest = sorted(set(columns) - set(FIRST))
-        self._columns = [*FIRST, *rest]
-        self._jsonl = (workdir / "metrics.jsonl").open("w")
-        self._csv_file = (workdir / "metrics.csv").open("w", newline="")
-        self._csv = csv.DictWriter(self._csv_file, self._columns)
-        self._csv.writeheader()
-        self._eval_file = (workdir / "evaluations.csv").open("w", newline="")
-        self._eval: csv.DictWriter | None = None
+        self._columns = [*FIRST, *rest] if written is None else written.columns
+        self._evaluation_columns = [] if written is None else written.evaluation_columns
+        self._decisions = -1 if written is None else written.decisions
+        self._files = {}
+        for name in TABLES:
+            if written is not None:
+                _cut(workdir / name, written.sizes[name])
+            mode = "w" if written is None else "a"
+            self._files[name] = (workdir / name).open(mode, newline="")
+        empty = [name for name, size in self.written().sizes.items() if size == 0]
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(workdir / "tensorboard"))
+            again = {} if written is None else {"purge_step": written.decisions + 1}
+            self._events = SummaryWriter(str(workdir / "tensorboard"), **again)
+        if "metrics.csv" in empty:
+            self._write_csv("metrics.csv", self._columns)
+        if "evaluations.csv" in empty:
+            self._evaluation_columns = []
+
+    def _write_csv(self, name: str, values: list[Any]) -> None:
+        csv.writer(self._files[name]).writerow(values)
+        self._files[name].flush()
 
     def row(self, values: dict[str, Any]) -> None:
         """One chunk of one seed."""
         values = {name: _plain(values.get(name)) for name in self._columns}
-        self._jsonl.write(json.dumps(values) + "\n")
-        self._csv.writerow(values)
-        self._jsonl.flush()
-        self._csv_file.flush()
+        self._files["metrics.jsonl"].write(json.dumps(values) + "\n")
+        self._files["metrics.jsonl"].flush()
+        self._write_csv("metrics.csv", list(values.values()))
+        self._decisions = max(self._decisions, values["decisions"])
         if self._events is not None:
             for name, value in values.items():
                 if value is not None and name not in ("seed", "decisions"):
@@ -189,16 +271,44 @@ class Record:
 
     def evaluation(self, values: dict[str, Any]) -> None:
         """One evaluation of one seed, every episode's return included."""
-        if self._eval is None:
-            self._eval = csv.DictWriter(self._eval_file, list(values))
-            self._eval.writeheader()
-        self._eval.writerow({k: "" if _plain(v) is None else _plain(v) for k, v in values.items()})
-        self._eval_file.flush()
+        if not self._evaluation_columns:
+            self._evaluation_columns = list(values)
+            self._write_csv("evaluations.csv", self._evaluation_columns)
+        plain = [_plain(values.get(name)) for name in self._evaluation_columns]
+        self._write_csv("evaluations.csv", plain)
+
+    def written(self) -> Written:
+        """How far the files have come."""
+        sizes = {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+        return Written(self._columns, self._evaluation_columns, sizes, self._decisions)
+
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close all files; safe to call twice."""
-        for file in (self._jsonl, self._csv_file, self._eval_file):
-            file.close()
+        for file in self._files.values():
+            try:
+                file.close()
+            except OSError:  # the disk is full; the row that was lost has been reported
+                pass
         if self._events is not None:
             self._events.close()
             self._events = None
+
+
+def _cut(path: Path, size: int) -> None:
+    """Shorten a table to ``size`` bytes, or to whole lines where it is shorter already."""
+    if not path.exists():
+        return
+    if path.stat().st_size < size:
+        size = path.read_bytes().rfind(b"\n") + 1
+    os.truncate(path, size)
+
+
+def missing(workdir: Path, written: Written) -> list[str]:
+    """Files that are shorter than ``written`` says, or gone."""
+    sizes = {name: (workdir / name).stat().st_size for name in TABLES if (workdir / name).exists()}
+    return [name for name in TABLES if sizes.get(name, 0) < written.sizes[name]]

@@ -1,15 +1,17 @@
 """Train a named set of tasks x methods x seeds: ``python -m experiments.reproduce --suite=debug``.
 
 Every cell (one task, one method, all seeds as one program) is a run of :mod:`experiments.run` in a
-process of its own. Cells that are finished are skipped, so the same command goes on where it was
-interrupted; a cell that broke starts anew. Ctrl-C ends after the chunks under way. What is kept of
-a cell is described in :mod:`experiments.cells`; checkpoints and logs stay below ``--work``.
+process of its own. Cells that are finished are skipped, and one under way goes on from its newest
+checkpoint, so the same command goes on where it was interrupted; a cell that broke starts anew.
+Ctrl-C ends after the chunks under way. What is kept of a cell is described in
+:mod:`experiments.cells`; checkpoints and logs stay below ``--work``.
 
 Exit codes: 0 all done, 2 bad input, 3 some cell broke, 130/143 stopped by SIGINT/SIGTERM.
 """
 
 import argparse
 import fcntl
+import json
 import os
 import queue
 import shlex
@@ -23,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from experiments import cells, settings, suites
+from experiments import cells, record, settings, suites
 from experiments.progress import Progress, duration
 from experiments.suites import Suite
 from pomcp_jax import validation
@@ -193,7 +195,7 @@ class Runner:
 
     def _locked(self, plan: Plan, log: TextIO) -> Event:
         log.truncate(0)
-        if (plan.workdir / "config.json").is_file():  # of an earlier attempt
+        if (plan.workdir / "config.json").is_file() and not can_go_on(plan):
             shutil.rmtree(plan.workdir)
         self.events.put(Event("started", plan))
         process = subprocess.Popen(
@@ -220,6 +222,17 @@ class Runner:
         if self.received:
             return Event("stopped", plan)
         return Event("broke", plan, f"exit code {code}; see {plan.log}")
+
+
+def can_go_on(plan: Plan) -> bool:
+    """Whether an earlier attempt in the workdir is of the same cell and did not break."""
+    try:
+        record.check_workdir(plan.workdir, plan.config)
+        return json.loads((plan.workdir / "run.json").read_text())["exit_code"] != 3
+    except FileNotFoundError:  # killed
+        return True
+    except (ConfigError, OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def last_line(path: Path) -> str:

@@ -3,10 +3,17 @@
 Any traced float of ``config.agent`` can be swept; every cell uses the same
 seeds. A row that keeps failing is marked and left behind, the others go on.
 
-Exit codes: 0 done, 2 bad input, 3 every row broke, 130/143 stopped by SIGINT/SIGTERM.
+A sweep cannot be resumed: it keeps no checkpoints. The same command line again moves the earlier
+one aside and starts anew.
+
+Exit codes: 0 done, 2 bad input, 3 every row broke, 4 the disk is full or cannot be
+written, 130/143 stopped by SIGINT/SIGTERM.
 """
 
+from experiments import clock  # isort: skip
+
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,13 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import grid, measure, record, settings, sweep_report, xla
-from experiments import run as run_lib
+from experiments import grid, loop, measure, record, settings, sweep_report, xla
 from experiments.grid import Axis, Cell
 from experiments.jobs import Signals, Stop, Worker
+from experiments.loop import Functions
 from experiments.measure import Results
 from experiments.progress import Progress, duration, number
-from experiments.run import Functions
 from experiments.settings import Settings
 from experiments.sweep_report import Diverged, Outcome
 from pomcp_jax import config as config_lib
@@ -51,6 +57,9 @@ usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,pr
 
 Only floats of `agent` can be swept: they are traced numbers. Sizes, names and switches are part
 of the compiled program; run those value by value with experiments.run.
+
+A sweep cannot be resumed: it keeps no checkpoints. The same command line again moves the earlier
+sweep to previous-N and starts anew; what was written of an interrupted one stays readable.
 """
 FILES = ("sweep.json", "summary.csv", "sweep.png")
 """What a sweep leaves beside its cells' folders."""
@@ -74,7 +83,7 @@ class Sweep:
         self.plan, self.config = plan, plan.config
         self.progress = Progress()
         self.signals = Signals(self.progress)
-        self.work = Worker(self.progress)
+        self.work = Worker(self.progress, self.signals)
         rows = self.config.train.num_seeds
         self.planner, self.policy, self.training = (np.full(rows, np.nan) for _ in range(3))
         self.diverged: dict[int, Diverged] = {}
@@ -115,8 +124,9 @@ class Sweep:
         """One chunk of every row; its metrics."""
         begin, before = time.monotonic(), self.done
         busy = "" if self.records else "compiling: the training step"
+        state, self.state = self.state, None  # donated: if this is cut short, there is none
         self.state, metrics = self.work(
-            self.plan.functions.program.chunk, self.state, self.config, work, busy=busy
+            self.plan.functions.program.chunk, state, self.config, work, busy=busy
         )
         metrics, self.stats = jax.device_get((metrics, self.state.stats))
         self.done = int(self.state.iteration) * self.config.env.num_envs
@@ -170,7 +180,7 @@ class Sweep:
 
     def write(self, values: Results) -> None:
         """One row of metrics for every seed that is still trained."""
-        now = round(time.monotonic() - run_lib.STARTED, 3)
+        now = round(time.monotonic() - clock.STARTED, 3)
         for cell, file in zip(self.plan.cells, self.records, strict=True):
             for i, seed in zip(range(cell.rows.start, cell.rows.stop), cell.seeds, strict=True):
                 if i not in self.diverged:
@@ -192,7 +202,7 @@ class Sweep:
         return jax.device_get(self.work(function, self.state, self.config, busy=busy))
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
-        seconds = time.monotonic() - run_lib.STARTED
+        seconds = time.monotonic() - clock.STARTED
         for cell, file in zip(self.plan.cells, self.records, strict=True):
             mine = jax.tree.map(lambda x, rows=cell.rows: x[rows], episodes)
             decisions = self.stats.decisions[cell.rows]
@@ -233,7 +243,7 @@ class Sweep:
         workdir, outcomes = self.plan.options.workdir, self.outcomes()
         about |= {
             "rows_in_program": self.config.train.num_seeds,
-            "seconds": round(time.monotonic() - run_lib.STARTED, 1),
+            "seconds": round(time.monotonic() - clock.STARTED, 1),
             "peak_memory_gb": round(record.peak_memory_gb(), 3),
             "decisions_per_seed": self.done,
             "updates_per_seed": 0 if self.state is None else int(self.state.updates),
@@ -263,6 +273,8 @@ def prepare(argv: list[str]) -> Plan:
     flags.DEFINE_multi_string("grid", [], "swept field and values", flag_values=values)
     flags.DEFINE_integer("seeds", None, "seeds of every cell", flag_values=values)
     options = settings.parse(argv, values)
+    if values["resume"].present:
+        raise ConfigError("--resume: a sweep cannot be resumed; it starts anew in any case")
     if values.workdir is None:
         own = Path("runs", "sweep", *options.workdir.parts[1:])
         options = options._replace(workdir=own)
@@ -282,7 +294,7 @@ def prepare(argv: list[str]) -> Plan:
         raise ConfigError(f"--workdir = {str(options.workdir)!r}: holds a run; choose another")
     _held(options.workdir)
     config = grid.joined(cells)
-    functions = run_lib.build(config)
+    functions = loop.build(config)
     try:
         needed = train.replay_bytes(config, functions.program.env)
         validation.validate_memory(config, needed)
@@ -341,7 +353,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.cache_dir is not None:
         jax.config.update("jax_compilation_cache_dir", options.cache_dir)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    moved = open_workdir(plan)
+    try:
+        held = record.lock(options.workdir)
+        moved = open_workdir(plan)
+    except (ConfigError, OSError) as error:
+        workdir = "" if isinstance(error, ConfigError) else f"--workdir = {options.workdir}: "
+        print(f"error: {workdir}{error}", file=sys.stderr)
+        return 2
     if moved:
         print(f"the earlier sweep moved to {moved}/")
     about = record.describe(argv, "experiments.sweep")
@@ -358,13 +376,23 @@ def main(argv: list[str] | None = None) -> int:
         code, text = 0, "done"
     except Stop as stop:
         code, text = stop.code, str(stop)
+    except OSError as error:
+        code, text = 4, f"{options.workdir}: {error.strerror or error}; the last row is not written"
     finally:
-        sweep.finish(about, code, text)
-    if code == 3:
+        try:
+            sweep.finish(about, code, text)
+        except OSError as error:
+            code = code or 4
+            print(f"error: {options.workdir}: {error.strerror or error}", file=sys.stderr)
+    if code in (3, 4):
         print(f"error: {text}", file=sys.stderr)
-    took = f"{duration(time.monotonic() - run_lib.STARTED)}, peak {record.peak_memory_gb():.2f} GB"
+    took = f"{duration(time.monotonic() - clock.STARTED)}, peak {record.peak_memory_gb():.2f} GB"
     print(sweep_report.table(sweep.outcomes()))
     print(f"{text}: {sweep.done:,} decisions per seed, {took}; {options.workdir}/summary.csv")
+    os.close(held)
+    if sweep.work.abandoned:  # a chunk that took too long is still running
+        sys.stdout.flush()
+        os._exit(code)
     return code
 
 

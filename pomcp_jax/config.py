@@ -257,6 +257,9 @@ class TrainConfig:
     eval_episodes: int = 10
     eval_select: str = "sample"
     checkpoint_decisions: int = 50_000
+    """Decisions between checkpoints; 0 saves at the end only."""
+    checkpoint_keep: int = 3
+    """Newest checkpoints to keep, besides the best one."""
     memory_limit_gb: float = static(16.0)
     max_bad_updates: int = 20
     """Consecutive non-finite updates of a seed after which the run stops."""

@@ -314,6 +314,7 @@ def validate_run(config: Config) -> None:
                 train.checkpoint_decisions >= 0,
                 ">= 0 (0: at the end only)",
             ),
+            ("train.checkpoint_keep", train.checkpoint_keep >= 1, ">= 1"),
             ("train.memory_limit_gb", train.memory_limit_gb > 0.0, "> 0"),
             ("train.max_bad_updates", train.max_bad_updates >= 1, ">= 1"),
         ),

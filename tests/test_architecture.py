@@ -91,6 +91,52 @@ def test_no_file_is_long(folder):
     assert {p: n for p, n in lengths.items() if n > 410} == {}
 
 
+def runs_code_from_data(tree):
+    """Lines of a syntax tree that could run what a file says."""
+    modules = set("pickle _pickle cloudpickle dill shelve marshal joblib jsonpickle".split())
+    names = {"eval", "exec", "__import__", "execfile"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            used = {alias.name.split(".")[0] for alias in node.names} & modules
+        elif isinstance(node, ast.ImportFrom):
+            used = {(node.module or "").split(".")[0]} & modules
+        elif isinstance(node, ast.Name):
+            used = {node.id} & (names | modules)
+        elif isinstance(node, ast.Attribute):  # builtins.eval, numpy's and torch's loaders
+            used = {node.attr} & {"eval", "exec", "unsafe_load", "read_pickle"}
+        elif isinstance(node, ast.keyword):
+            used = {node.arg} & {"allow_pickle"}
+        elif isinstance(node, ast.Constant):  # import_module("pickle")
+            used = {node.value} & modules if isinstance(node.value, str) else set()
+        else:
+            used = set()
+        if used:
+            yield f"{getattr(node, 'lineno', '?')}: {used.pop()}"
+
+
+@pytest.mark.parametrize("folder", ["pomcp_jax", "experiments"])
+def test_nothing_runs_code_that_a_file_names(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not list(runs_code_from_data(ast.parse(path.read_text()))), path
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "import os, cloudpickle.x",
+        "from dill import loads",
+        "def f(x): return eval(x)",
+        "import builtins; builtins.exec('x')",
+        "np.load(x, allow_pickle=True)",
+        "importlib.import_module('dill')",
+        "f = __import__",
+    ],
+)
+def test_what_runs_code_is_found(code):
+    assert list(runs_code_from_data(ast.parse(code)))
+
+
 def test_public_names_are_frozen():
     modules = (
         "acting agent checkpoint config envs evaluate losses maths mppi presets replay train"

@@ -115,12 +115,20 @@ def test_checkpoints_can_be_restored(run):
 
 
 def test_the_same_folder_again_keeps_the_earlier_run(run):
-    """Refused for another configuration; the same one moves the earlier files aside."""
+    """Refused for another configuration."""
     workdir, _ = run
     other = call(DEBUG, f"--workdir={workdir}", "--config.train.num_seeds=3")
     assert other.returncode == 2
     assert "train.num_seeds = 2" in other.stderr and "choose another folder" in other.stderr
     assert not list(workdir.glob("previous-*"))
+
+
+def test_a_finished_run_again_is_a_no_op(run):
+    workdir, _ = run
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    again = call(DEBUG, f"--workdir={workdir}", "--config.train.num_seeds=2", "--tensorboard=false")
+    assert again.returncode == 0 and "this run is complete: 600 decisions" in again.stdout
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
 def test_pictures_of_several_runs(run, tmp_path):
@@ -209,6 +217,35 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_is_there(run, tmp_path):
     saved = checkpoint.steps(workdir / "checkpoints")
     assert len(lines) >= 6 and saved and saved[-1] >= lines[-1]["decisions"]
     assert (workdir / "learning_curve.png").exists()
+
+
+def test_killed_between_chunks_the_same_command_ends_with_the_same_bits(run, tmp_path):
+    """SIGKILL right after a row was written; the same program as the fixture's."""
+    workdir = tmp_path / "run"
+    arguments = command(DEBUG, f"--workdir={workdir}", "--config.train.num_seeds=2")
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        steps = checkpoint.steps(workdir / "checkpoints")
+        if steps and metrics.read_text().count("\n") >= 8:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait(timeout=60)
+    done = call(*arguments[3:])
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    ours, theirs = (checkpoint.read(w / "checkpoints", 600) for w in (workdir, run[0]))
+    assert ours.leaves == theirs.leaves
+    clocks = {"seconds", "decisions_per_second", "frames_per_second"}
+    for name in ("metrics.csv", "evaluations.csv"):
+        tables = [rows(w / name) for w in (workdir, run[0])]
+        mine, wanted = (
+            [{k: v for k, v in row.items() if k not in clocks} for row in t] for t in tables
+        )
+        assert mine == wanted
 
 
 def test_updates_that_keep_failing_stop_the_run_with_the_term_named(run, tmp_path):

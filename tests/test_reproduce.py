@@ -17,9 +17,9 @@ from pomcp_jax.config import ConfigError
 TRAINING = """
 import json, pathlib, sys
 out, code = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-out.mkdir(parents=True)
+out.mkdir(parents=True, exist_ok=True)
 (out / "config.json").write_text(sys.argv[3])
-(out / "checkpoints").mkdir()
+(out / "checkpoints").mkdir(exist_ok=True)
 (out / "evaluations.csv").write_text("seed,decisions,eval/return\\n0,1,2\\n")
 (out / "metrics.csv").write_text("seed,decisions\\n0,1\\n")
 status = "done" if code == 0 else "training broke: x"
@@ -142,6 +142,22 @@ def test_broken_cells_are_repeated_and_the_others_go_on(tmp_path):
     assert [plan.name for plan in todo] == [plans[1].name, plans[3].name]
     _, ended = go([pretend(plan) for plan in todo])
     assert len(ended["finished"]) == 2 and reproduce.split(plans) == (plans, [])
+
+
+def test_a_cell_under_way_goes_on_and_others_start_anew(tmp_path):
+    plan, other, broken, unreadable = (pretend(plan) for plan in plans_of(tmp_path))
+    for one, config in ((plan, plan.config), (other, plan.config), (broken, broken.config)):
+        one.workdir.mkdir(parents=True)
+        (one.workdir / "config.json").write_text(record.config_text(config))
+        (one.workdir / "earlier").touch()
+    (broken.workdir / "run.json").write_text('{"exit_code": 3}')
+    (plan.workdir / "run.json").write_text('{"exit_code": 143}')
+    unreadable.workdir.mkdir(parents=True)
+    (unreadable.workdir / "config.json").write_text("{")
+    _, ended = go([plan, other, broken, unreadable])
+    assert len(ended["finished"]) == 4
+    kept = [(one.workdir / "earlier").exists() for one in (plan, other, broken)]
+    assert kept == [True, False, False]
 
 
 def test_a_run_that_cannot_even_start_leaves_no_result(tmp_path):

@@ -1,0 +1,313 @@
+"""One training from its first chunk to its last checkpoint, at whatever point it starts.
+
+Everything that runs often is compiled (:mod:`pomcp_jax.train`); this file is what happens
+between chunks: records, evaluations, checkpoints, signals.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import clock, measure, plot, record, xla
+from experiments.jobs import Saver, Signals, Stop, Worker
+from experiments.measure import Results
+from experiments.progress import duration, number
+from experiments.resume import Host, Pending, Start, array, listed
+from experiments.settings import Settings
+from pomcp_jax import checkpoint, diagnostics, envs, evaluate, resume, train
+from pomcp_jax.checkpoint import CheckpointError
+from pomcp_jax.config import Config
+from pomcp_jax.evaluate import Episodes
+from pomcp_jax.train import Program, TrainState, Work
+
+
+class Functions(NamedTuple):
+    """Compiled functions of a run, evaluation included."""
+
+    program: Program
+    evaluate_planner: Callable[[TrainState, Config], tuple[Episodes, Results]]
+    """With diagnostics."""
+    evaluate_policy: Callable[[TrainState, Config], Episodes]
+
+
+def build(config: Config) -> Functions:
+    """Prepare everything; compiles nothing."""
+    env = envs.make(config.env.task, config.env.action_repeat, config.env.backend)
+    program = train.build(config, env)
+
+    def planner(state: TrainState, config: Config) -> tuple[Episodes, Results]:
+        return diagnostics.evaluate_run(state, config, env=env, agent=program.static)
+
+    def policy(state: TrainState, config: Config) -> Episodes:
+        return evaluate.rollout(
+            state.agent.params,
+            train.fold_keys(state, train.EVALUATION, state.iteration),
+            env=env,
+            agent=program.static,
+            config=config.agent,
+            episodes=config.train.eval_episodes,
+            planner=False,
+        )
+
+    return Functions(program, jax.jit(planner), jax.jit(policy))
+
+
+class Run:
+    """One training from first chunk to summary."""
+
+    def __init__(
+        self,
+        options: Settings,
+        functions: Functions,
+        start: Start,
+        signals: Signals,
+    ):
+        self.options, self.functions, self.config = options, functions, options.config
+        self.signals, self.progress = signals, signals.progress
+        self.work = Worker(self.progress, self.signals)
+        self.saver = Saver()
+        self.saved: tuple[int, int, bool] | None = None
+        self.saving: list[float] = []
+        """Seconds for which every save held training up."""
+        self.start = start
+        self.state, self.done = start.state, start.decisions
+        """Decisions that were due so far, per seed."""
+        self.updates = 0
+        self.record: record.Record | None = None
+        self.written: record.Written | None = None
+        self.pending: Pending | None = None
+        self.commit = record.commit()
+        self.compiled = False
+        num_seeds = self.config.train.num_seeds
+        self.returns = np.full(num_seeds, np.nan)
+        self.invalid = np.zeros(num_seeds, np.int64)
+        self.evaluated: Results = {}
+        self.evaluated_at, self.last_evaluation, self.last_checkpoint = -1, 0, 0
+        self.seconds_before = 0.0
+        if start.host is not None:
+            self.take(start.host)
+
+    def take(self, host: Host) -> None:
+        """Go on where ``host`` was."""
+        self.returns, self.invalid = array(host.returns), np.array(host.invalid, np.int64)
+        self.evaluated = {name: array(values) for name, values in host.evaluated.items()}
+        self.evaluated_at, self.seconds_before = host.evaluated_at, host.seconds
+        self.last_evaluation, self.last_checkpoint = host.last_evaluation, host.last_checkpoint
+        self.pending, self.written, self.updates = host.pending, host.written, host.updates
+        if self.state is not None:
+            self.open_record(host.written.columns)
+
+    def open_record(self, columns: list[str]) -> None:
+        """Begin the files, or go on with them."""
+        options = self.options
+        self.record = record.Record(options.workdir, columns, options.tensorboard, self.written)
+        self.written = self.record.written()
+
+    def host(self, finished: bool) -> Host:
+        """What :meth:`take` needs."""
+        return Host(
+            finished=finished,
+            updates=self.updates,
+            seconds=self.seconds(),
+            last_evaluation=self.last_evaluation,
+            last_checkpoint=self.last_checkpoint,
+            evaluated_at=self.evaluated_at,
+            evaluated={name: listed(values) for name, values in self.evaluated.items()},
+            returns=listed(self.returns),
+            invalid=self.invalid.tolist(),
+            pending=self.pending,
+            written=self.written,
+            commit=self.commit,
+        )
+
+    def seconds(self) -> float:
+        """Wall-clock of all sittings."""
+        return round(self.seconds_before + time.monotonic() - clock.STARTED, 3)
+
+    def go(self) -> None:
+        """What is left of all phases, the final evaluation and the final checkpoint."""
+        program, train_config = self.functions.program, self.config.train
+        self.progress.say("compiling (about a minute the first time, cached afterwards)")
+        if self.state is None:
+            self.state = self.work(program.init, self.config, busy="compiling: initial state")
+        done = int(self.state.iteration), int(self.state.updates)
+        if self.pending is not None:
+            self.finish_chunk()
+        for phase, work in resume.remaining(program, *done):
+            self.signals.check()
+            self.warn_of_saving()
+            self.pending = self.chunk(phase, work)
+            self.finish_chunk()
+            interval = train_config.checkpoint_decisions
+            due = interval and self.done - self.last_checkpoint >= interval
+            if due and not self.saver.busy:  # or after the next chunk: training does not wait
+                self.last_checkpoint = self.done
+                self.save()
+        self.signals.check()
+        if self.evaluated_at != self.done:
+            self.evaluate()
+            self.evaluated_at, self.written = self.done, self.record.written()
+        self.evaluate_policy()
+        self.written = self.record.written()
+        self.save(finished=True)
+        failed = self.collect_save()
+        if failed:
+            raise Stop(4, failed)
+
+    def chunk(self, phase: str, work: Work) -> Pending:
+        """One chunk; its metrics and the seconds it took."""
+        begin, before = time.monotonic(), self.done
+        busy = "" if self.compiled else "compiling: the training step"
+        state, self.state = self.state, None  # donated: if this is cut short, there is none
+        self.state, metrics = self.work(
+            self.functions.program.chunk, state, self.config, work, busy=busy
+        )
+        self.compiled = True
+        values: Results = dict(jax.device_get(metrics))
+        stats = jax.device_get(self.state.stats)
+        seconds = time.monotonic() - begin
+        self.done = int(self.state.iteration) * self.config.env.num_envs
+        self.updates = int(self.state.updates)
+        rate, repeat = (self.done - before) / seconds, self.config.env.action_repeat
+        values |= measure.chunk_values(self.config, stats, self.updates, rate)
+        self.returns = values["train/return"]
+        if self.record is None:
+            extra = ["eval/return", "eval/policy_return", "eval/length", *diagnostics.NAMES]
+            self.open_record([*values, *extra])
+        left = (self.config.train.total_decisions - self.done) / max(rate, 1e-9)
+        evaluated = self.evaluated.get("eval/return", np.array([np.nan]))
+        self.progress.line(
+            f"{phase} {self.done:,}/{self.config.train.total_decisions:,} decisions"
+            f" | {number(rate)} decisions/s, {number(rate * repeat)} frames/s"
+            f" | return {number(measure.mean(self.returns), 1)}"
+            f" | eval {number(measure.mean(evaluated), 1)}"
+            f" | {duration(left) if self.done > before else '?'} left",
+            force=self.done >= self.config.train.total_decisions,
+        )
+        named = {name: listed(value) for name, value in values.items()}
+        return Pending(phase, named, seconds, self.done - before)
+
+    def finish_chunk(self) -> None:
+        """Evaluate if it is due, write the chunk's rows, stop if training is broken.
+
+        A signal during the evaluation leaves the chunk pending, in the checkpoint too.
+        """
+        chunk, interval = self.pending, self.config.train.eval_decisions
+        values = {name: array(value) for name, value in chunk.values.items()}
+        due = interval and self.done - self.last_evaluation >= interval
+        if due and chunk.phase == "training":
+            values |= self.evaluate()
+            self.last_evaluation = self.evaluated_at = self.done
+        self.write(values)
+        self.pending, self.written = None, self.record.written()
+        self.check_faults(chunk.phase, chunk.decisions)
+
+    def check_faults(self, phase: str, decisions: int) -> None:
+        """Stop when updates keep failing or environments keep breaking."""
+        stats = jax.device_get(self.state.stats)
+        before, self.invalid = self.invalid, stats.invalid
+        faults = measure.faults(self.config, self.state, stats, before, decisions, phase)
+        for i, fault in faults.items():
+            raise Stop(3, f"training broke: seed {self.config.train.seed + i}, {fault.text}")
+
+    def write(self, values: Results) -> None:
+        """One row for every seed."""
+        for i in range(self.config.train.num_seeds):
+            row = {name: value[i].item() for name, value in values.items()}
+            row |= {"seconds": self.seconds(), "seed": self.config.train.seed + i}
+            self._on_disk(self.record.row, row)
+
+    def _on_disk(self, function: Callable, *args: Any) -> None:
+        try:
+            function(*args)
+        except OSError as error:
+            text = f"{self.options.workdir}: {error.strerror}; the last row is not written"
+            raise Stop(4, text) from None
+
+    def evaluate(self) -> Results:
+        """Play evaluation episodes with the planner and refresh the picture."""
+        function = self.functions.evaluate_planner
+        episodes, diagnosis = self._played(function, "evaluating the planner")
+        self.evaluated = {
+            "eval/return": np.mean(episodes.returns, axis=1),
+            "eval/length": np.mean(episodes.lengths, axis=1),
+            **diagnosis,
+        }
+        self._write_episodes("planner", episodes)
+        self.draw()
+        return self.evaluated
+
+    def evaluate_policy(self) -> None:
+        """Play the same number of episodes without planning."""
+        episodes = self._played(self.functions.evaluate_policy, "evaluating the bare policy")
+        self.evaluated["eval/policy_return"] = np.mean(episodes.returns, axis=1)
+        self._write_episodes("policy", episodes)
+
+    def _played(self, function: Callable, busy: str) -> Any:
+        return jax.device_get(self.work(function, self.state, self.config, busy=busy))
+
+    def _write_episodes(self, actor: str, episodes: Episodes) -> None:
+        decisions = np.asarray(self.state.stats.decisions)
+        rows = measure.episode_rows(self.config, decisions, actor, episodes, self.seconds())
+        for row in rows:
+            self._on_disk(self.record.evaluation, row)
+
+    def draw(self) -> None:
+        """Refresh the picture, if there is something to draw with."""
+        try:
+            plot.draw([self.options.workdir], self.options.workdir / "learning_curve.png")
+        except (ImportError, OSError):  # a full disk: the rows it shows are what counts
+            pass
+
+    def save(self, *, finished: bool = False) -> None:
+        """Begin a checkpoint, once for any state; held up only by copying it to the host."""
+        if self.state is None or self.record is None:
+            return
+        key = self.done, self.updates, finished
+        if self.saved == key:
+            return
+        self.warn_of_saving(wait=True)
+        begin = time.monotonic()
+        shot = checkpoint.snapshot(self.state)
+        host = self.host(finished)
+        self.saving.append(time.monotonic() - begin)
+        score = (
+            measure.mean(self.evaluated["eval/return"]) if self.evaluated_at == self.done else None
+        )
+        self.saver.start(self._save, shot, host, score, self.done)
+        self.saved = key
+
+    def _save(
+        self, shot: checkpoint.Snapshot, host: Host, score: float | None, decisions: int
+    ) -> None:
+        self.record.sync()
+        checkpoint.save(
+            self.options.workdir / "checkpoints",
+            decisions,
+            shot,
+            self.config,
+            self.functions.program.static,
+            keep=self.config.train.checkpoint_keep,
+            score=score,
+            host=host._asdict(),
+        )
+        xla.return_memory()
+
+    def collect_save(self) -> str:
+        """Wait for a save under way; why it failed, or nothing."""
+        try:
+            self.saver.collect(wait=True)
+        except (CheckpointError, OSError) as error:
+            self.saved = None
+            return str(error)
+        return ""
+
+    def warn_of_saving(self, *, wait: bool = False) -> None:
+        """One line if the latest save failed; earlier checkpoints are intact then."""
+        if wait or not self.saver.busy:
+            failed = self.collect_save()
+            if failed:
+                self.progress.say(f"warning: {failed}; training goes on")

@@ -1,0 +1,257 @@
+"""Runs that are interrupted, by a signal or by death, and end with the bits of one that is not."""
+
+import csv
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from experiments import loop, record, resume
+from experiments.jobs import Stop
+from experiments.progress import Progress
+from experiments.settings import Settings
+from pomcp_jax import checkpoint
+from pomcp_jax.config import ConfigError
+
+CLOCKS = {"seconds", "decisions_per_second", "frames_per_second"}
+"""Columns that say how long something took."""
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is saved or closed after it."""
+
+
+class Interruption:
+    """Stands for :class:`experiments.jobs.Signals`; strikes at a numbered event of a run.
+
+    Events are the points between chunks and every piece of device work, in their order.
+    """
+
+    def __init__(self, at=None, death=False):
+        self.progress = Progress(interval=float("inf"))
+        self.events, self.at, self.death = 0, at, death
+        self.received = 0
+
+    def age(self):
+        return 0.0
+
+    def check(self):
+        if self.events == self.at:
+            if self.death:
+                raise Killed
+            raise Stop(128 + signal.SIGTERM, "stopped by SIGTERM")
+        self.events += 1
+
+
+class Tiny:
+    """A tiny run: one compiled program for all of its sittings."""
+
+    def __init__(self, **changes):
+        self.config = tiny.run(
+            train__num_seeds=2,
+            train__eval_decisions=20,
+            train__checkpoint_decisions=20,
+            **changes,
+        )
+        self.functions = loop.build(self.config)
+
+    def options(self, workdir, **changes):
+        return Settings(self.config, Path(workdir), False, None, False)._replace(**changes)
+
+    def sit(self, workdir, interruption=None, **changes):
+        """One process: start or go on, until the end or the interruption; returns the run."""
+        interruption = interruption or Interruption()
+        options = self.options(workdir, **changes)
+        record.check_workdir(options.workdir, options.config)
+        options.workdir.mkdir(exist_ok=True)
+        start = resume.begin(options, self.functions.program)
+        run = loop.Run(options, self.functions, start, interruption)
+        run.notes = start.notes
+        if start.host is not None and start.state is None:
+            return run
+        work = run.work
+
+        def interrupted(*args, **kwargs):
+            interruption.check()
+            return work(*args, **kwargs)
+
+        run.work = interrupted
+        try:
+            run.go()
+        except Stop:
+            run.save()
+            assert run.collect_save() == ""
+        except Killed:
+            run.collect_save()  # a real death ends the saving thread too, here or before
+        finally:
+            run.record and run.record.close()
+        return run
+
+
+@pytest.fixture(scope="module")
+def tiny_run():
+    return Tiny()
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_run, tmp_path_factory):
+    """The run without any interruption, and how many events it has."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    interruption = Interruption()
+    tiny_run.sit(workdir, interruption)
+    return workdir, interruption.events
+
+
+def table(path):
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
+
+
+def assert_same_end(workdir, wanted):
+    """Every leaf of the last checkpoint, what the host knew, and every row of the tables."""
+    step = checkpoint.steps(wanted / "checkpoints")[-1]
+    ours, theirs = (checkpoint.read(w / "checkpoints", step) for w in (workdir, wanted))
+    assert ours.leaves == theirs.leaves and ours.score == theirs.score
+    assert len(ours.leaves["agent"]) > 40 and len(ours.leaves["run"]) > 20
+    for name in set(theirs.host) - {"seconds", "written", "last_checkpoint"}:
+        assert ours.host[name] == theirs.host[name], name
+    for name in ("metrics.csv", "evaluations.csv"):
+        assert table(workdir / name) == table(wanted / name)
+    lines = [(w / "metrics.jsonl").read_text().count("\n") for w in (workdir, wanted)]
+    assert lines[0] == lines[1] == len(table(wanted / "metrics.csv"))
+
+
+def test_the_uninterrupted_run_is_what_it_should_be(whole):
+    workdir, events = whole
+    assert events > 15
+    # Seeding and pre-training are a chunk each, training four; each of two seeds.
+    assert len(table(workdir / "metrics.csv")) == 2 * (1 + 1 + 4)
+    assert checkpoint.steps(workdir / "checkpoints")[-1] == 60
+    assert checkpoint.read(workdir / "checkpoints", 60).host["finished"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_interrupted_anywhere_it_ends_with_the_same_bits(seed, tiny_run, whole, tmp_path):
+    """Three interruptions at random events, deaths among them."""
+    draw = np.random.default_rng(seed)
+    workdir = tmp_path / "run"
+    for i in range(3):
+        at = int(draw.integers(1, whole[1] // 2))
+        tiny_run.sit(workdir, Interruption(at, death=(seed + i) % 2 == 0))
+    tiny_run.sit(workdir)
+    assert_same_end(workdir, whole[0])
+
+
+def test_a_finished_run_again_does_nothing(tiny_run, whole, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    run = tiny_run.sit(workdir, Interruption(at=0, death=True))
+    assert run.state is None and run.done == 60
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(whole, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    run = Tiny(train__total_decisions=80).sit(workdir)
+    assert run.done == 80 and len(table(workdir / "metrics.csv")) == 2 * (1 + 1 + 6)
+
+
+def test_damaged_checkpoints_are_passed_over_by_name(tiny_run, whole, tmp_path):
+    """Training goes on from the last good one, to the same end."""
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    newest = checkpoint.steps(workdir / "checkpoints")[-1]
+    file = next((workdir / "checkpoints" / str(newest) / "run").rglob("d/*"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    run = tiny_run.sit(workdir)
+    warned = [note for note in run.notes if note.startswith("warning")]
+    assert len(warned) == 1 and str(file) in warned[0] and f"{newest}.damaged" in warned[0]
+    assert any(note.startswith("resuming at 40 decisions") for note in run.notes)
+    assert (workdir / "checkpoints" / f"{newest}.damaged").is_dir()
+    assert_same_end(workdir, whole[0])
+
+
+def test_nothing_is_overwritten_when_no_checkpoint_is_whole(tiny_run, whole, tmp_path, capsys):
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    for manifest in workdir.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{")
+    metrics = (workdir / "metrics.csv").read_bytes()
+    with pytest.raises(ConfigError, match="no checkpoint of this run is whole; --resume=never"):
+        tiny_run.sit(workdir)
+    assert (workdir / "metrics.csv").read_bytes() == metrics
+    assert "manifest.json: does not match its digest" in capsys.readouterr().err
+
+
+def test_a_save_that_fails_is_told_and_training_goes_on(tiny_run, whole, tmp_path, monkeypatch):
+    save, tried = checkpoint.save, []
+
+    def full(folder, decisions, *args, **kwargs):
+        tried.append(decisions)
+        if decisions < 60:
+            raise checkpoint.CheckpointError(f"{folder}/{decisions}: not saved (No space left)")
+        return save(folder, decisions, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    interruption = Interruption()
+    told = []
+    monkeypatch.setattr(interruption.progress, "say", told.append)
+    workdir = tmp_path / "run"
+    tiny_run.sit(workdir, interruption)
+    assert len(tried) >= 3 and tried[-1] == 60
+    warned = [text for text in told if "No space left" in text]
+    assert len(warned) == len([decisions for decisions in tried if decisions < 60]) >= 2
+    assert all(t.startswith("warning: ") and t.endswith("training goes on") for t in warned)
+    monkeypatch.undo()
+    assert_same_end(workdir, whole[0])
+
+
+def test_fresh_environments_on_request_only(tiny_run, whole, tmp_path, monkeypatch):
+    """As after an upgrade of MuJoCo: refused with the way out, then fresh episodes."""
+    workdir = tmp_path / "run"
+    tiny_run.sit(workdir, Interruption(at=whole[1] // 2))
+    now = checkpoint.versions() | {"mujoco": "99.0"}
+    monkeypatch.setattr(checkpoint, "versions", lambda: now)
+    with pytest.raises(ConfigError, match=r"mujoco .* -> 99\.0.*--resume=reset_envs"):
+        tiny_run.sit(workdir)
+    run = tiny_run.sit(workdir, resume="reset_envs")
+    assert any(note.startswith("environments were reset") for note in run.notes)
+    assert run.done == 60
+    assert len(table(workdir / "metrics.csv")) == len(table(whole[0] / "metrics.csv"))
+
+
+def test_a_run_is_moved_aside_on_request_only(tiny_run, whole, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    tiny_run.sit(workdir, resume="never")
+    assert_same_end(workdir / "previous-1", whole[0])
+    assert_same_end(workdir, whole[0])
+
+
+def test_a_shorter_run_than_was_done_is_refused(tiny_run, whole, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    shorter = tiny.config_lib.replace(tiny_run.config, {"train.total_decisions": 40})
+    with pytest.raises(ConfigError, match="train.total_decisions = 40.*must be >= 60"):
+        tiny_run.sit(workdir, config=shorter)
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+    held = record.lock(tmp_path)
+    with pytest.raises(ConfigError, match="another process is writing"):
+        record.lock(tmp_path)
+    os.close(held)
+    os.close(record.lock(tmp_path))
+
+
+def test_lost_lines_of_a_table_are_told(tiny_run, whole, tmp_path):
+    workdir = tmp_path / "run"
+    tiny_run.sit(workdir, Interruption(at=whole[1] // 2))
+    path = workdir / "metrics.csv"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    run = tiny_run.sit(workdir)
+    assert any("metrics.csv: lines are missing" in note for note in run.notes)
+    assert len(table(path)) > 4 and all(None not in row for row in table(path))
