@@ -165,6 +165,7 @@ def test_order_of_urgency(select):
     rng, rows = np.random.default_rng(4), case.batch.rows
     made = rng.integers(0, 100, size=rows.made.shape)
     made[1:, 5] = -(10**6)  # of another episode
+    made[:, 9] = 100  # just made: still before those without any transition
     last = np.asarray(rows.last).copy()
     last[0, 8] = True  # a window that starts at an episode's end
     valid = np.asarray(case.batch.valid).copy()
