@@ -340,8 +340,7 @@ def boom(raw, log_std, eps, q, prior_mean, scale_q, frozen_std=None, frozen_q=No
     """-log N(a; mu_p, max(sg sigma, .05)), weighted by softmax_b(Q/S_Q).
 
     The weights sum to one over b and the prior term is *summed* over b; they
-    appear here times B so that the mean over b of the result is the loss; a Q of
-    -inf takes a state out of both.
+    appear here times B so that the mean over b is the loss; Q = -inf leaves a state out.
     frozen_std [T, B, A] and frozen_q [T, B] stand for the stopped sigma and the
     stopped Q of the weights where a derivative is taken.
     """
