@@ -311,6 +311,7 @@ def test_every_metric_of_a_run_and_what_means_nothing_is_nan(preset, seeds):
     def play():
         state = train.init(config, env, static)
         rows = state.replay.rows._replace(
+            obs=jax.random.normal(jax.random.key(3), state.replay.rows.obs.shape),
             last=jnp.zeros_like(state.replay.rows.last),
             reward=jnp.ones_like(state.replay.rows.reward),
         )
@@ -323,6 +324,8 @@ def test_every_metric_of_a_run_and_what_means_nothing_is_nan(preset, seeds):
     assert set(metrics) == set(diagnostics.NAMES)
     assert all(value.shape == (seeds,) for value in metrics.values())
     np.testing.assert_array_equal(metrics["diag/record_age"], 12)
+    # Reward 1 for ever, of which a fresh critic sees nothing.
+    np.testing.assert_allclose(metrics["diag/value_error_critic"], -100, rtol=1e-3)
     unknown = {name for name, value in metrics.items() if not np.isfinite(value).any()}
     expected = {"diag/cosine_value"}  # fresh heads have no slope
     if preset == "tdmpc2":
