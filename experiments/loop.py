@@ -17,7 +17,7 @@ from experiments.measure import Results
 from experiments.progress import duration, number
 from experiments.resume import Host, Pending, Start, array, listed
 from experiments.settings import Settings
-from pomcp_jax import checkpoint, envs, evaluate, resume, train
+from pomcp_jax import checkpoint, diagnostics, envs, evaluate, resume, train
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
@@ -28,7 +28,8 @@ class Functions(NamedTuple):
     """Compiled functions of a run, evaluation included."""
 
     program: Program
-    evaluate_planner: Callable[[TrainState, Config], Episodes]
+    evaluate_planner: Callable[[TrainState, Config], tuple[Episodes, Results]]
+    """With diagnostics."""
     evaluate_policy: Callable[[TrainState, Config], Episodes]
 
 
@@ -37,22 +38,21 @@ def build(config: Config) -> Functions:
     env = envs.make(config.env.task, config.env.action_repeat, config.env.backend)
     program = train.build(config, env)
 
-    def evaluator(planner: bool) -> Callable:
-        def run(state: TrainState, config: Config) -> Episodes:
-            return evaluate.rollout(
-                state.agent.params,
-                train.fold_keys(state, train.EVALUATION, state.iteration),
-                env=env,
-                agent=program.static,
-                config=config.agent,
-                episodes=config.train.eval_episodes,
-                select=config.train.eval_select,
-                planner=planner,
-            )
+    def planner(state: TrainState, config: Config) -> tuple[Episodes, Results]:
+        return diagnostics.evaluate_run(state, config, env=env, agent=program.static)
 
-        return jax.jit(run)
+    def policy(state: TrainState, config: Config) -> Episodes:
+        return evaluate.rollout(
+            state.agent.params,
+            train.fold_keys(state, train.EVALUATION, state.iteration),
+            env=env,
+            agent=program.static,
+            config=config.agent,
+            episodes=config.train.eval_episodes,
+            planner=False,
+        )
 
-    return Functions(program, evaluator(True), evaluator(False))
+    return Functions(program, jax.jit(planner), jax.jit(policy))
 
 
 class Run:
@@ -175,7 +175,8 @@ class Run:
         values |= measure.chunk_values(self.config, stats, self.updates, rate)
         self.returns = values["train/return"]
         if self.record is None:
-            self.open_record([*values, "eval/return", "eval/policy_return", "eval/length"])
+            names = [*values, "eval/return", "eval/policy_return", "eval/length"]
+            self.open_record([*names, *diagnostics.NAMES])
         left = (self.config.train.total_decisions - self.done) / max(rate, 1e-9)
         evaluated = self.evaluated.get("eval/return", np.array([np.nan]))
         self.progress.line(
@@ -228,10 +229,12 @@ class Run:
 
     def evaluate(self) -> Results:
         """Play evaluation episodes with the planner and refresh the picture."""
-        episodes = self._episodes(self.functions.evaluate_planner, "evaluating the planner")
+        function = self.functions.evaluate_planner
+        episodes, diagnosis = self._played(function, "evaluating the planner")
         self.evaluated = {
             "eval/return": np.mean(episodes.returns, axis=1),
             "eval/length": np.mean(episodes.lengths, axis=1),
+            **diagnosis,
         }
         self._write_episodes("planner", episodes)
         self.draw()
@@ -239,11 +242,11 @@ class Run:
 
     def evaluate_policy(self) -> None:
         """Play the same number of episodes without planning."""
-        episodes = self._episodes(self.functions.evaluate_policy, "evaluating the bare policy")
+        episodes = self._played(self.functions.evaluate_policy, "evaluating the bare policy")
         self.evaluated["eval/policy_return"] = np.mean(episodes.returns, axis=1)
         self._write_episodes("policy", episodes)
 
-    def _episodes(self, function: Callable, busy: str) -> Episodes:
+    def _played(self, function: Callable, busy: str) -> Any:
         return jax.device_get(self.work(function, self.state, self.config, busy=busy))
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:

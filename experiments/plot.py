@@ -1,11 +1,12 @@
 """Learning curves as pictures.
 
     python -m experiments.plot RUN [RUN ...] --out=curve.png
+    python -m experiments.plot --diagnostics RUN [RUN ...] --out=diagnostics.png
     python -m experiments.plot --results=experiments/results/NAME --out=curves.png
 
-The first draws workdirs of :mod:`experiments.run`, over decisions. The second draws a result set of
-:mod:`experiments.reproduce`, over environment frames: a panel for every task with the published
-curves beside ours, and the aggregate over tasks.
+The first draws workdirs of :mod:`experiments.run`, over decisions, the second their diagnostics
+(docs/method.md). The third draws a result set of :mod:`experiments.reproduce`, over environment
+frames: a panel for every task with the published curves beside ours, and the aggregate over tasks.
 """
 
 import argparse
@@ -140,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=Path, help="workdirs of experiments.run")
     parser.add_argument("--results", type=Path, help="a result set, instead of runs")
     parser.add_argument("--out", type=Path, default=Path("learning_curve.png"))
+    parser.add_argument("--diagnostics", action="store_true", help="of the runs, not their returns")
     parser.add_argument("--labels", nargs="*", help="one per run; equal ones are seeds of a method")
     parser.add_argument(
         "--returns",
@@ -151,6 +153,9 @@ def main(argv: list[str] | None = None) -> int:
     if bool(args.runs) == bool(args.results):
         print("error: must name either workdirs or --results=FOLDER", file=sys.stderr)
         return 2
+    if args.results and args.diagnostics:
+        print("error: --diagnostics: for workdirs only, not for --results", file=sys.stderr)
+        return 2
     if args.results:
         return _draw_results(args)
     for run in args.runs:
@@ -160,7 +165,20 @@ def main(argv: list[str] | None = None) -> int:
     if args.labels and len(args.labels) != len(args.runs):
         print(f"error: --labels: {len(args.labels)} for {len(args.runs)} runs", file=sys.stderr)
         return 2
+    if args.diagnostics:
+        return _draw_diagnostics(args)
     draw(args.runs, args.out, args.labels)
+    return 0
+
+
+def _draw_diagnostics(args: argparse.Namespace) -> int:
+    from experiments import diagnostic_panels  # it imports this file
+
+    try:
+        diagnostic_panels.draw(args.runs, args.out, args.labels)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

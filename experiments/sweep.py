@@ -34,7 +34,7 @@ from experiments.progress import Progress, duration, number
 from experiments.settings import Settings
 from experiments.sweep_report import Diverged, Outcome
 from pomcp_jax import config as config_lib
-from pomcp_jax import train, validation
+from pomcp_jax import diagnostics, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.train import TrainState, Work
@@ -116,7 +116,7 @@ class Sweep:
                 self.leave_behind(phase)
         if self.evaluated_at != self.done:
             self.evaluate()
-        episodes = self._episodes(self.plan.functions.evaluate_policy, "evaluating bare policies")
+        episodes = self._played(self.plan.functions.evaluate_policy, "evaluating bare policies")
         self.policy = np.mean(episodes.returns, axis=1)
         self._write_episodes("policy", episodes)
 
@@ -137,6 +137,7 @@ class Sweep:
         self.training = values["train/return"]
         if not self.records:
             names = [*values, "eval/return", "eval/policy_return", "eval/length"]
+            names += diagnostics.NAMES
             self.records = [self._record(cell, names) for cell in self.plan.cells]
         total, rows = self.config.train.total_decisions, self.config.train.num_seeds
         left = (total - self.done) / max(rate, 1e-9)
@@ -188,14 +189,16 @@ class Sweep:
 
     def evaluate(self) -> Results:
         """Play evaluation episodes with the planner and refresh the picture."""
-        episodes = self._episodes(self.plan.functions.evaluate_planner, "evaluating planners")
+        function = self.plan.functions.evaluate_planner
+        episodes, diagnosis = self._played(function, "evaluating planners")
         self.planner = np.mean(episodes.returns, axis=1)
         self.evaluated_at = self.done
         self._write_episodes("planner", episodes)
         self.draw()
-        return {"eval/return": self.planner, "eval/length": np.mean(episodes.lengths, axis=1)}
+        evaluated = {"eval/return": self.planner, "eval/length": np.mean(episodes.lengths, axis=1)}
+        return evaluated | diagnosis
 
-    def _episodes(self, function: Callable, busy: str) -> Episodes:
+    def _played(self, function: Callable, busy: str) -> Any:
         return jax.device_get(self.work(function, self.state, self.config, busy=busy))
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:

@@ -26,6 +26,12 @@ def _row(vector: Float[Array, " M"], like: Float[Array, "*batch M"]) -> Float[Ar
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
+def _widened(x: Float[Array, "..."], dtype: jnp.dtype) -> Float[Array, "..."]:
+    """``x`` in the wider of its own dtype and ``dtype``, under strict promotion too."""
+    with jax.numpy_dtype_promotion("standard"):
+        return x.astype(jnp.promote_types(x.dtype, dtype))
+
+
 class Linear(nn.Module):
     """Affine map of the concatenation of its inputs, without concatenating.
 
@@ -65,7 +71,7 @@ class NormedLinear(nn.Module):
         x = Linear(self.features, dtype=self.dtype, name="linear")(*inputs)
         scale = self.param("scale", nn.initializers.ones, (self.features,))
         offset = self.param("offset", nn.initializers.zeros, (self.features,))
-        x = x.astype(jnp.promote_types(x.dtype, scale.dtype))
+        x = _widened(x, scale.dtype)
         if self.dropout > 0.0 and dropout_key is not None:
             # 16 random bits an element: the rate is exact to 1/65536 at half the cost.
             bits = jax.random.bits(dropout_key, x.shape, jnp.uint16)
@@ -104,7 +110,7 @@ class MLP(nn.Module):
                 *x
             )
         out = Linear(self.features, self.final_init, dtype=self.dtype, name="out")(*x)
-        return out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        return _widened(out, jnp.float32)
 
 
 def init(module: nn.Module, key: Key, *sizes: int) -> Params:

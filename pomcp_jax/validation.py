@@ -56,6 +56,10 @@ def _numbers(config: AgentConfig, path: str) -> Rules:
         ("critic.num_target_heads", 1 <= critic.num_target_heads <= heads, f"in [1, {heads}]"),
         ("critic.num_tail_heads", critic.num_tail_heads >= 1, ">= 1"),
         ("critic.tail_penalty", critic.tail_penalty >= 0.0, ">= 0"),
+        ("critic.soft_target_clip", critic.soft_target_clip >= 0.0, ">= 0"),
+        ("policy.q_coef", policy.q_coef >= 0.0, ">= 0"),
+        ("policy.kl_coef", policy.kl_coef >= 0.0, ">= 0"),
+        ("policy.scale_rate", 0.0 <= policy.scale_rate <= 1.0, "in [0, 1]"),
         ("policy.num_q_heads", 1 <= policy.num_q_heads <= heads, f"in [1, {heads}]"),
         ("policy.prior_mix", 0.0 <= policy.prior_mix <= 1.0, "in [0, 1]"),
         ("policy.seed_std", policy.seed_std > 0.0, "> 0"),
@@ -96,6 +100,8 @@ def _agreements(config: AgentConfig, path: str) -> Rules:
     need_prior = f"{path}.policy.prior is 'learned' or 'mixture'"
     spread = config.mppi.std_min > 0 or config.mppi.record == "best_elite"
     source = {"q": ("critic", "none"), "v": ("model", "none")}[model.critic]
+    proposals = config.mppi.num_proposals
+    tail_heads = min(critic.num_tail_heads, model.num_heads)
     return (
         (
             "policy.q_source",
@@ -118,6 +124,11 @@ def _agreements(config: AgentConfig, path: str) -> Rules:
             f"0 when {path}.policy.prior is 'none' (or make that 'learned')",
         ),
         (
+            "policy.kl_coef",
+            policy.q_source != "none" or policy.kl_coef > 0.0,
+            f"> 0 when {path}.policy.q_source is 'none': there is nothing else to learn from",
+        ),
+        (
             "policy.kl_tuning",
             policy.kl_tuning == "fixed" or has_prior,
             f"'fixed' when {path}.policy.prior is 'none'",
@@ -131,6 +142,23 @@ def _agreements(config: AgentConfig, path: str) -> Rules:
             "policy.proposer",
             policy.proposer == "policy" or learned,
             f"'policy' unless {need_prior}",
+        ),
+        (
+            "policy.kl_tuning",
+            policy.kl_tuning == "fixed" or policy.divergence in ("reverse", "forward"),
+            f"'fixed' when {path}.policy.divergence is {policy.divergence!r}:"
+            f" {path}.policy.kl_target is a KL",
+        ),
+        (
+            "policy.proposer",
+            proposals >= {"policy": 0, "prior": 1, "both": 2}[policy.proposer],
+            f"'policy' when {path}.mppi.num_proposals is {proposals}",
+        ),
+        (
+            "critic.tail_penalty",
+            critic.tail_penalty == 0.0 or tail_heads > 1,
+            f"0 when {path}.critic.num_tail_heads or {path}.world_model.num_heads is 1: one head"
+            " has no spread (or make that 2)",
         ),
         ("prior.gate", not config.prior.gate or learned, f"False unless {need_prior}"),
         (

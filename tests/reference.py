@@ -340,15 +340,17 @@ def boom(raw, log_std, eps, q, prior_mean, scale_q, frozen_std=None, frozen_q=No
     """-log N(a; mu_p, max(sg sigma, .05)), weighted by softmax_b(Q/S_Q).
 
     The weights sum to one over b and the prior term is *summed* over b; they
-    appear here times B so that the mean over b of the result is the loss.
+    appear here times B so that the mean over b of the result is the loss; a Q of
+    -inf takes a state out of both.
     frozen_std [T, B, A] and frozen_q [T, B] stand for the stopped sigma and the
     stopped Q of the weights where a derivative is taken.
     """
     action, _, std = squash("tanh", raw, log_std, eps)
     value = q(action)
     fixed = np.maximum(std if frozen_std is None else f64(frozen_std), 0.05)
-    weight = np.exp(log_softmax((value if frozen_q is None else f64(frozen_q)) / scale_q))
-    weight = weight * value.shape[-1]
+    ranked = value if frozen_q is None else f64(frozen_q)
+    weight = np.exp(log_softmax(ranked / scale_q))
+    weight = weight * np.sum(np.isfinite(ranked), axis=-1, keepdims=True)
     prior = -gaussian_log_prob(action, prior_mean, fixed)
     coefficient = boom_coefficient(action.shape[-1]) if scale_q > 2.0 else 0.0
     bonus = entropy_bonus("squashed", action, log_std, eps)

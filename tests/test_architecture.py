@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pomcp_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LEARNING = {"agent", "train", "envs", "evaluate", "checkpoint", "acting"}
+LEARNING = {
+    "agent", "train", "envs", "evaluate", "checkpoint", "acting", "diagnostics", "gradients",
+}  # fmt: skip
 FORBIDDEN = {
     "types": {"*"},
     "config": {"*"},
@@ -23,8 +25,10 @@ FORBIDDEN = {
     "mppi": LEARNING | {"networks", "world_model", "losses", "replay", "maths"},
     "losses": LEARNING | {"networks", "world_model", "mppi", "replay"},
     "replay": LEARNING | {"networks", "world_model", "mppi", "losses"},
-    "acting": {"agent", "train", "envs", "evaluate", "checkpoint"},
-    "agent": {"train", "envs", "evaluate", "checkpoint"},
+    "acting": LEARNING - {"acting"},
+    "agent": LEARNING - {"acting", "agent"},
+    "train": {"evaluate", "diagnostics", "gradients"},
+    "evaluate": {"agent", "train", "diagnostics", "gradients"},
 }
 """What a room may not import; ``*`` is all but types and config."""
 

@@ -84,6 +84,10 @@ def test_evaluations_have_every_episode(run):
         assert float(row[column]) == pytest.approx(sum(episodes) / 3)
     evaluated = [row for row in rows(run[0] / "metrics.csv") if row["eval/return"]]
     assert len(evaluated) == 4
+    # Diagnostics stand beside evaluations, and nowhere else.
+    for row in rows(run[0] / "metrics.csv"):
+        known = [bool(value) for name, value in row.items() if name.startswith("diag/")]
+        assert len(known) == 25 and (all(known) if row["eval/return"] else not any(known))
 
 
 def test_record_of_what_ran(run):

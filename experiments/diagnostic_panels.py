@@ -1,0 +1,158 @@
+"""The diagnostics of runs (``diag/...``, docs/method.md) as one picture of small panels."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import plot
+from experiments.plot import Curve
+
+
+class Line(NamedTuple):
+    """One line of a panel."""
+
+    column: str
+    """Of metrics.csv, without ``diag/``."""
+    label: str
+    share_of: tuple[str, ...] = ()
+    """Divide by the sum of these columns."""
+
+
+class Panel(NamedTuple):
+    """One panel of the picture."""
+
+    title: str
+    lines: tuple[Line, ...]
+    scale: str = "linear"
+    """Of the vertical axis, as matplotlib names it."""
+
+
+_GRADIENTS = ("gradient_value", "gradient_kl", "gradient_entropy")
+PANELS = (
+    Panel(
+        "value error: estimate - return",
+        (Line("value_error_planner", "planner"), Line("value_error_critic", "critic")),
+        "symlog",
+    ),
+    Panel(
+        "value error, relative",
+        (
+            Line("value_error_relative_planner", "planner"),
+            Line("value_error_relative_critic", "critic"),
+        ),
+    ),
+    Panel(
+        "KL at acting states, nats",
+        (Line("kl_policy_planner", "policy‖planner"), Line("kl_planner_policy", "planner‖policy")),
+        "log",
+    ),
+    Panel(
+        "KL to stored records, nats",
+        (Line("kl_policy_record", "policy‖record"), Line("kl_record_policy", "record‖policy")),
+        "log",
+    ),
+    Panel(
+        "distance of modes",
+        (Line("distance_planner", "acting states"), Line("distance_record", "stored records")),
+    ),
+    Panel(
+        "age of records, updates",
+        (Line("record_age", "mean"), Line("record_age_p95", "95th percentile")),
+    ),
+    Panel(
+        "policy gradient: signal / noise",
+        (Line("snr", "own prior"), Line("snr_stored", "records as prior")),
+        "symlog",
+    ),
+    Panel(
+        "its KL term: signal / noise",
+        (Line("snr_kl", "own prior"), Line("snr_kl_stored", "records as prior")),
+        "symlog",
+    ),
+    Panel(
+        "share of the policy gradient",
+        tuple(Line(name, name.removeprefix("gradient_"), _GRADIENTS) for name in _GRADIENTS),
+    ),
+    Panel(
+        "cosine with the policy gradient",
+        tuple(Line(f"cosine_{name}", name) for name in ("value", "kl", "entropy")),
+    ),
+)
+STYLES = ("-", "--", ":")
+
+
+def curves(run: Path, line: Line) -> dict[int, Curve]:
+    """``{seed: curve}`` of a line, from the run's metrics.csv; empty where it means nothing."""
+    found = plot.read_curves(run / "metrics.csv", f"diag/{line.column}")
+    if not line.share_of:
+        return found
+    parts = [plot.read_curves(run / "metrics.csv", f"diag/{name}") for name in line.share_of]
+    out = {}
+    for seed, curve in found.items():
+        total = sum(part[seed].values for part in parts)
+        known = total > 0
+        if known.any():
+            out[seed] = Curve(curve.decisions[known], curve.values[known] / total[known])
+    return out
+
+
+def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
+    """Write one picture: a panel for every question, colours for runs, dashes for lines.
+
+    Runs with the same label count as seeds of one. The bold line is the mean over
+    seeds, the thin ones are seeds. What stands alone has a colour for every line.
+
+    Raises:
+      ImportError: without matplotlib (``pip install pomcp_jax[run]``).
+      ValueError: if no run holds any diagnostics.
+    """
+    plt = plot.pyplot()
+    groups: dict[str, list[Path]] = {}
+    for i, run in enumerate(runs):
+        groups.setdefault(labels[i] if labels else f"{run}", []).append(run)
+    alone, drawn = len(groups) == 1, False
+    figure, grid = plt.subplots(2, 5, figsize=(17, 6.2), layout="constrained")
+    for axes, panel in zip(grid.flat, PANELS, strict=True):
+        for i, members in enumerate(groups.values()):
+            for j, line in enumerate(panel.lines):
+                found = {
+                    (run, seed): curve
+                    for run in members
+                    for seed, curve in curves(run, line).items()
+                }
+                drawn |= _line(axes, found, f"C{j if alone else i}", STYLES[j])
+        _finish(axes, panel, alone=alone)
+    if not drawn:
+        plt.close(figure)
+        shown = ", ".join(str(run) for run in runs)
+        raise ValueError(f"{shown}: metrics.csv has no diagnostics; needs an evaluation")
+    if not alone:
+        handles = [plt.Line2D([], [], color=f"C{i}") for i in range(len(groups))]
+        figure.legend(handles, list(groups), loc="outside lower center", ncols=4, frameon=False)
+    plot.save(figure, out)
+
+
+def _line(axes: Any, found: dict[Any, Curve], color: str, style: str) -> bool:
+    """One quantity of one group; whether there was any."""
+    if not found:
+        return False
+    if len(found) > 1:
+        for curve in found.values():
+            axes.plot(*curve, style, color=color, alpha=0.25, linewidth=0.8)
+    mean = plot.mean_curve(found)
+    axes.plot(*mean, style, color=color, linewidth=1.6, marker="o", markersize=2.5)
+    return True
+
+
+def _finish(axes: Any, panel: Panel, *, alone: bool) -> None:
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlabel("decisions per seed", fontsize=8)
+    axes.tick_params(which="both", labelsize=8)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.set_yscale(panel.scale)
+    if panel.scale != "log":
+        axes.axhline(0.0, color="black", linewidth=0.6)
+    for j, line in enumerate(panel.lines):
+        color = f"C{j}" if alone else "black"
+        axes.plot([], [], STYLES[j], color=color, label=line.label)
+    axes.legend(fontsize=7, frameon=False)

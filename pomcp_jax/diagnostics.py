@@ -1,0 +1,395 @@
+"""What the numbers of a run cannot say by themselves, measured when it is evaluated.
+
+Over-estimation of values, mismatch of policy and planner, signal and noise of the
+policy gradient with and without the learned prior, age of the records, share of each
+term in the gradient (docs/method.md, "Diagnostics"). Pure functions; nothing of
+learning or acting depends on them.
+"""
+
+import statistics
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from pomcp_jax import evaluate, gradients, losses, maths, model_update, replay, train
+from pomcp_jax import world_model as wm
+from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.agent import AgentState
+from pomcp_jax.config import AgentConfig, Config
+from pomcp_jax.envs.protocol import Env
+from pomcp_jax.evaluate import Episodes, Trace
+from pomcp_jax.mppi import PlanOutput
+from pomcp_jax.replay import Batch, Replay
+from pomcp_jax.sweeps import over_seeds
+from pomcp_jax.train import TrainState
+from pomcp_jax.types import Gaussian, Key, Params
+
+ESTIMATES = ("planner", "critic")
+MISMATCHES = ("kl_policy_{}", "kl_{}_policy", "distance_{}")
+NAMES = tuple(
+    f"diag/{name}"
+    for name in (
+        *(f"value_{name}" for name in ESTIMATES),
+        *(f"value_error_{name}" for name in ESTIMATES),
+        *(f"value_error_relative_{name}" for name in ESTIMATES),
+        *(name.format("planner") for name in MISMATCHES),
+        *(name.format("record") for name in MISMATCHES),
+        *("record_age", "record_age_p95"),
+        *("snr", "snr_kl", "snr_stored", "snr_kl_stored"),
+        *(f"gradient_{name}" for name in (*gradients.TERMS, "total")),
+        *(f"cosine_{name}" for name in gradients.TERMS),
+    )
+)
+"""Every metric; what means nothing for a configuration is NaN."""
+BATCHES = 16
+"""Batches that the gradient's signal and noise are measured on."""
+
+
+# ---------------------------------------------------------------------------
+# Policy and planner
+
+
+def _quantiles(number: int) -> np.ndarray:
+    """``[number]`` equally likely values of a standard normal, of variance exactly one."""
+    inverse = statistics.NormalDist().inv_cdf
+    values = np.array([inverse((i + 0.5) / number) for i in range(number)])
+    return values / np.sqrt(np.mean(values**2))
+
+
+class ActionPolicy(NamedTuple):
+    """A policy in the space of actions, where the planner's records live."""
+
+    dist: Gaussian
+    mode: Float[Array, "*batch A"]
+    """The action without noise."""
+
+
+def action_policy(mean: Array, log_std: Array, squash: str) -> ActionPolicy:
+    """A policy's raw mean and log-std ``[..., A]`` as a Gaussian over actions.
+
+    Policies that clip are compared as the loss does, by the Gaussian before the
+    clip. A tanh policy is a Gaussian *before* the tanh, no density to hold
+    against a record: it is replaced by the Gaussian with the mean and std of
+    ``tanh(m + s eps)``, from 64 equally likely values of eps.
+    """
+    zero = jnp.zeros_like(mean)
+    sample = losses.squash(mean, log_std, zero, squash)
+    if squash != "tanh":
+        return ActionPolicy(sample.dist, jnp.clip(sample.dist.mean, -1.0, 1.0))
+    grid = jnp.asarray(_quantiles(64), mean.dtype)
+    grid = grid.reshape(-1, *(1 for _ in mean.shape))
+    actions = jnp.tanh(mean[None] + jnp.exp(log_std)[None] * grid)
+    centre = jnp.mean(actions, axis=0)
+    spread = jnp.sqrt(jnp.mean(jnp.square(actions - centre[None]), axis=0) + 1e-12)
+    return ActionPolicy(Gaussian(centre, spread), sample.action)
+
+
+class Mismatch(NamedTuple):
+    """How far a policy and a planner's record are apart."""
+
+    kl_policy: Float[Array, "*batch"]
+    """KL(policy || record) in nats, summed over A."""
+    kl_planner: Float[Array, "*batch"]
+    """KL(record || policy)."""
+    distance: Float[Array, "*batch"]
+    """Root mean square over A of the policy's action without noise minus the record's mean."""
+
+
+def mismatch(policy: ActionPolicy, record: Gaussian) -> Mismatch:
+    """Both divergences in closed form, and the distance of the modes."""
+    return Mismatch(
+        jnp.sum(maths.gaussian_kl(policy.dist, record), axis=-1),
+        jnp.sum(maths.gaussian_kl(record, policy.dist), axis=-1),
+        jnp.sqrt(jnp.mean(jnp.square(policy.mode - record.mean), axis=-1)),
+    )
+
+
+# ---------------------------------------------------------------------------
+# Evaluation: values and mismatch where the planner acts
+
+
+class Seen(NamedTuple):
+    """What is noted at the states of an evaluation."""
+
+    values: Float[Array, "*batch 2"]
+    """Of :data:`ESTIMATES`: the plan's value; the mean over the critic's heads."""
+    mismatch: Mismatch
+
+
+def critic_value(
+    agent: Agent,
+    params: AgentParams,
+    key: Key,
+    latents: Float[Array, "*batch L"],
+    config: AgentConfig,
+) -> Float[Array, "*batch"]:
+    """Mean over all heads of ``V(z)``, or of ``Q(z, a)`` with ``a`` drawn from the policy.
+
+    That is what the critic is trained to be: its targets draw the action too.
+    """
+    action = None
+    if config.world_model.critic == "q":
+        sample = model_update.sample_policy(
+            agent.nets, params.policy, key, latents, config.world_model
+        )
+        action = sample.action
+    logits = wm.value_logits(agent.nets, params.model.value, latents, action)
+    return jnp.mean(maths.two_hot_decode(logits, wm.bins(config.world_model)), axis=0)
+
+
+def probe(agent: Agent) -> evaluate.Probe:
+    """Notes :class:`Seen`, for :func:`pomcp_jax.evaluate.traced`."""
+
+    def look(config, params, key, obs, plan: PlanOutput) -> Seen:
+        latents = wm.encode(agent.nets, params.model.encoder, obs)
+        critic = critic_value(agent, params, key, latents, config)
+        model = config.world_model
+        low, high = model.log_std_min, model.log_std_max
+        raw = wm.policy(agent.nets, params.policy, latents, low, high)
+        policy = action_policy(*raw, model.squash)
+        record = losses.floored(plan.prior, config.policy)
+        return Seen(jnp.stack([plan.value, critic], axis=-1), mismatch(policy, record))
+
+    return look
+
+
+class Returns(NamedTuple):
+    """Returns from every decision of an evaluation."""
+
+    value: Float[Array, "T *batch"]
+    bootstrap: Float[Array, "T *batch"]
+    """Weight of the estimate in them: ``gamma^n`` where the episode is cut n decisions on."""
+
+
+def discounted_returns(
+    reward: Float[Array, "T *batch"],
+    alive: Bool[Array, "T *batch"],
+    terminated: Bool[Array, "T *batch"],
+    value: Float[Array, "T *batch"],
+    discount: Float[Array, ""] | float,
+) -> Returns:
+    """Discounted returns; behind the final state of a cut episode ``value`` stands in.
+
+    Index T - 1 is a final state or lies beyond it. What is returned means
+    something where ``alive``; the discount is per decision.
+    """
+
+    def step(following: Returns, now):
+        reward, alive, terminated, value = now
+        gamma = discount * (1.0 - terminated.astype(value.dtype))
+        total = reward + gamma * following.value
+        out = Returns(
+            jnp.where(alive, total, value), jnp.where(alive, gamma * following.bootstrap, 1.0)
+        )
+        return out, out
+
+    last = Returns(value[-1], jnp.ones_like(value[-1]))
+    before = jax.tree.map(lambda x: x[:-1], (reward, alive, terminated, value))
+    _, out = jax.lax.scan(step, last, before, reverse=True)
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), out, last)
+
+
+class Bias(NamedTuple):
+    """An estimate of values against what followed."""
+
+    error: Float[Array, ""]
+    """Mean of estimate minus return; positive where values are over-estimated."""
+    relative: Float[Array, ""]
+    """The same, divided by the mean absolute value that it implies, ``mean |V - error|``."""
+
+
+def value_bias(
+    reward: Float[Array, "T E"],
+    alive: Bool[Array, "T E"],
+    terminated: Bool[Array, "T E"],
+    value: Float[Array, "T E"],
+    discount: Float[Array, ""] | float,
+) -> Bias:
+    """``sum (V - G) / sum (1 - b)``, ``G`` bootstrapped with V itself by the weight ``b``.
+
+    Near a cut the return is mostly V, and its error tells nothing. Dividing by
+    the share of the return that is *not* V makes the ratio exact for a constant
+    bias, with episodes of any length, and weighs states by how much they tell.
+    NaN without any decision.
+    """
+    returns = discounted_returns(reward, alive, terminated, value, discount)
+    total = lambda x: jnp.sum(jnp.where(alive, x, 0.0))  # noqa: E731
+    error = total(value - returns.value) / total(1.0 - returns.bootstrap)
+    size = total(jnp.abs(value - error)) / total(jnp.ones_like(value))
+    return Bias(error, error / size)
+
+
+def acting_metrics(
+    episodes: Episodes, trace: Trace, config: AgentConfig
+) -> dict[str, Float[Array, " S"]]:
+    """Bias of the values and mismatch of policy and planner over an evaluation.
+
+    Episodes whose environment broke are left out.
+
+    Args:
+      episodes: of the evaluation.
+      trace: of the same, with :class:`Seen`.
+      config: of the agent.
+    """
+
+    def one(config: AgentConfig, trace: Trace, valid: Bool[Array, " E"]):
+        alive, seen = trace.alive & valid[None], trace.seen
+        out = {}
+        for i, name in enumerate(ESTIMATES):
+            value = seen.values[..., i]
+            bias = value_bias(
+                trace.reward, alive, trace.terminated, value, config.optimizer.discount
+            )
+            out[f"diag/value_{name}"] = _mean(value, alive)
+            out[f"diag/value_error_{name}"] = bias.error
+            out[f"diag/value_error_relative_{name}"] = bias.relative
+        return out | _mismatch_metrics(seen.mismatch, alive, "planner")
+
+    return over_seeds(one, config, trace, episodes.valid)
+
+
+def _mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array, ""]:
+    """Masked mean; NaN where the mask holds nowhere."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.sum(mask, dtype=x.dtype)
+
+
+def _mismatch_metrics(found: Mismatch, mask: Array, name: str) -> dict[str, Float[Array, ""]]:
+    return {
+        f"diag/{kind.format(name)}": _mean(values, mask)
+        for kind, values in zip(MISMATCHES, found, strict=True)
+    }
+
+
+# ---------------------------------------------------------------------------
+# Replay: records and gradients
+
+
+def learning_metrics(
+    state: AgentState,
+    batches: Batch,
+    updates: Int[Array, ""] | int,
+    key: Key,
+    *,
+    agent: Agent,
+    config: AgentConfig,
+) -> dict[str, Float[Array, ""]]:
+    """Records and policy gradients of one seed, on M batches.
+
+    Both priors see the same batches, actions and heads.
+
+    Args:
+      state: of one seed.
+      batches: windows with a leading axis M.
+      updates: done so far, in units of ``rows.made``.
+      key: consumed.
+      agent: static part.
+      config: of the agent.
+    """
+    key_scale, key = jax.random.split(key)
+    keys = jax.random.split(key, batches.valid.shape[0])
+    mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
+    acted = jax.tree.map(lambda x: x[:, :-1], rows)
+    latents = wm.encode(agent.nets, state.params.model.encoder, acted.obs)
+    model = config.world_model
+    raw = wm.policy(agent.nets, state.params.policy, latents, model.log_std_min, model.log_std_max)
+    record = losses.floored(acted.prior, config.policy)
+    found = mismatch(action_policy(*raw, model.squash), record)
+    out = _mismatch_metrics(found, mask, "record")
+    age = (updates - acted.made).astype(rows.reward.dtype)
+    out["diag/record_age"] = _mean(age, mask)
+    out["diag/record_age_p95"] = jnp.nanpercentile(jnp.where(mask, age, jnp.nan), 95.0)
+
+    if not config.policy.learns_prior:
+        found = gradients.moments(state, batches, keys, state.scales.kl, agent=agent, config=config)
+        snr = gradients.signal_to_noise(found)
+        snr = jnp.stack([snr, jnp.full_like(snr, jnp.nan)])
+    else:
+        # The scale that the KL to the records would settle at, as the loss measures it:
+        # over the first states of the windows.
+        first = jax.tree.map(lambda x: x[:, 0], (*raw, record, mask))
+        mean, log_std, record, holds = first
+        noise = jax.random.normal(key_scale, mean.shape, mean.dtype)
+        sample = losses.squash(mean, log_std, noise, model.squash)
+        record = losses.prepare_prior(record, sample, config.policy)
+        kl = losses.divergence(sample, record, config.policy)
+        scale = jnp.maximum(maths.percentile_range(kl, holds), 1.0)
+        both = gradients.side_by_side(state, batches, keys, scale, agent=agent, config=config)
+        snr = jax.vmap(gradients.signal_to_noise)(both)
+        found = jax.tree.map(lambda x: x[0], both)
+    for i, suffix in enumerate(("", "_stored")):
+        out |= {f"diag/snr{suffix}": snr[i, 0], f"diag/snr_kl{suffix}": snr[i, 1]}
+    return out | _term_metrics(found.mean)
+
+
+def _term_metrics(terms: Params) -> dict[str, Float[Array, ""]]:
+    """Norm of the mean gradient of every term, and its cosine with their sum."""
+    total = gradients.parts(terms)[0]
+    norm, out = jnp.sqrt(gradients.square(total)), {}
+    for i, name in enumerate(gradients.TERMS):
+        one = jax.tree.map(lambda x: x[i], terms)  # noqa: B023
+        own = jnp.sqrt(gradients.square(one))
+        out[f"diag/gradient_{name}"] = own
+        out[f"diag/cosine_{name}"] = optax.tree.vdot(one, total) / (own * norm)
+    return out | {"diag/gradient_total": norm}
+
+
+# ---------------------------------------------------------------------------
+# A whole run
+
+
+def diagnose(
+    state: TrainState, config: Config, agent: Agent, keys: Key, batches: int = BATCHES
+) -> dict[str, Float[Array, " S"]]:
+    """:func:`learning_metrics` of every seed, on ``batches`` batches of its replay.
+
+    Args:
+      state: of the run; only read.
+      config: of the run.
+      agent: static part.
+      keys: ``[S]``, consumed.
+      batches: M, of ``optimizer.batch_size`` windows each.
+    """
+    size, length = config.agent.optimizer.batch_size, config.agent.mppi.horizon + 1
+    keys = jax.vmap(jax.random.split)(keys)
+    seeds = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
+    sample = jax.vmap(
+        lambda ring, key: replay.sample(ring, key, batches * size, length), in_axes=(seeds, 0)
+    )
+    windows = sample(state.replay, keys[:, 0])
+
+    def one(config, learner, windows, key):
+        def split(x: Array) -> Array:
+            return jnp.moveaxis(x.reshape(length, batches, size, *x.shape[2:]), 1, 0)
+
+        parts = jax.tree.map(split, windows)
+        return learning_metrics(learner, parts, state.updates, key, agent=agent, config=config)
+
+    return over_seeds(one, config.agent, state.agent, windows, keys[:, 1])
+
+
+def evaluate_run(
+    state: TrainState, config: Config, *, env: Env, agent: Agent
+) -> tuple[Episodes, dict[str, Float[Array, " S"]]]:
+    """The planner's evaluation of a run, and all of :data:`NAMES`.
+
+    The episodes are those of :func:`pomcp_jax.evaluate.rollout` with the same keys.
+    """
+    keys = train.fold_keys(state, train.EVALUATION, state.iteration)
+    episodes, trace = evaluate.traced(
+        state.agent.params,
+        keys,
+        probe(agent),
+        env=env,
+        agent=agent,
+        config=config.agent,
+        episodes=config.train.eval_episodes,
+        select=config.train.eval_select,
+    )
+    # The streams 0 to 2 of these keys are the evaluation's.
+    own = jax.vmap(lambda key: jax.random.fold_in(key, 3))(keys)
+    found = acting_metrics(episodes, trace, config.agent)
+    return episodes, found | diagnose(state, config, agent, own)

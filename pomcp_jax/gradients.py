@@ -1,0 +1,176 @@
+"""Gradients of the policy loss taken apart: its terms, and signal against noise over batches."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from pomcp_jax import actor_update, model_update
+from pomcp_jax.acting import Agent
+from pomcp_jax.agent import AgentState
+from pomcp_jax.config import AgentConfig
+from pomcp_jax.replay import Batch
+from pomcp_jax.types import Key, Params, PyTree
+
+TERMS = ("value", "kl", "entropy")
+"""Terms of the policy loss, in the order of its coefficients."""
+
+
+class Moments(NamedTuple):
+    """Mean of gradients, and the trace of the covariance of parts of them."""
+
+    count: Float[Array, ""]
+    mean: Params
+    """A leading axis of terms."""
+    squares: Float[Array, " parts"]
+    """Sum of squared distances to the mean, of every part."""
+
+
+PARTS = ((1.0, 1.0, 1.0), (0.0, 1.0, 0.0))
+"""What the signal and the noise are measured of, as sums of :data:`TERMS`: all, and the KL."""
+
+
+def parts(terms: PyTree) -> list[PyTree]:
+    """The sums of terms that :data:`PARTS` names."""
+
+    def add(weights: tuple[float, ...]) -> PyTree:
+        return jax.tree.map(lambda x: jnp.tensordot(jnp.asarray(weights, x.dtype), x, 1), terms)
+
+    return [add(weights) for weights in PARTS]
+
+
+def add_gradient(moments: Moments, terms: PyTree) -> Moments:
+    """One more gradient, by Welford's algorithm (Technometrics 1962): nothing cancels.
+
+    Args:
+      moments: so far, zeros at first.
+      terms: gradients with a leading axis of :data:`TERMS`.
+    """
+    count = moments.count + 1.0
+    before = jax.tree.map(jnp.subtract, terms, moments.mean)
+    mean = jax.tree.map(lambda m, d: m + d / count, moments.mean, before)
+    after = jax.tree.map(jnp.subtract, terms, mean)
+    pairs = zip(parts(before), parts(after), strict=True)
+    squares = jnp.stack([optax.tree.vdot(a, b) for a, b in pairs])
+    return Moments(count, mean, moments.squares + squares)
+
+
+def signal_to_noise(moments: Moments) -> Float[Array, " parts"]:
+    """``|E g|^2 / tr cov g`` of one batch's gradient, of every part.
+
+    With M batches, mean m and unbiased ``v`` of the trace: ``(|m|^2 - v / M) / v``,
+    since ``E |m|^2 = |E g|^2 + v / M``. Without that correction pure noise would
+    show 1 / M; with it, noise scatters about 0, below it too. Infinite without noise,
+    NaN without any gradient.
+    """
+    variance = moments.squares / (moments.count - 1.0)
+    norms = jnp.stack([square(part) for part in parts(moments.mean)])
+    return (norms - variance / moments.count) / variance
+
+
+def square(tree: PyTree) -> Float[Array, ""]:
+    """Squared Euclidean norm."""
+    return optax.tree.vdot(tree, tree)
+
+
+def term_gradients(
+    state: AgentState,
+    batch: Batch,
+    key: Key,
+    scale_kl: Float[Array, ""],
+    *,
+    agent: Agent,
+    config: AgentConfig,
+) -> Params:
+    """Gradients of :data:`TERMS`, with their coefficients, as an update would take them.
+
+    The policy loss is linear in its coefficients, so each term is the loss with
+    the other coefficients zero. They sum to the gradient of the loss.
+    """
+    params, scales = state.params, state.scales
+    latents = model_update.roll_out(
+        agent.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
+    )
+
+    def gradient(share: Float[Array, " terms"]) -> Params:
+        policy = config.policy
+        policy = dataclasses.replace(
+            policy,
+            q_coef=share[0] * policy.q_coef,
+            kl_coef=share[1] * policy.kl_coef,
+            entropy_coef=share[2] * policy.entropy_coef,
+        )
+        grads, _ = jax.grad(actor_update.policy_loss, has_aux=True)(
+            params.policy,
+            params.model,
+            params.prior,
+            jax.lax.stop_gradient(latents),
+            batch,
+            scales.q,
+            scale_kl,
+            scales.log_multiplier,
+            key,
+            nets=agent.nets,
+            config=dataclasses.replace(config, policy=policy),
+        )
+        return grads
+
+    return jax.vmap(gradient)(jnp.eye(len(TERMS)))
+
+
+def moments(
+    state: AgentState,
+    batches: Batch,
+    keys: Key,
+    scale_kl: Float[Array, ""],
+    *,
+    agent: Agent,
+    config: AgentConfig,
+) -> Moments:
+    """Over batches with a leading axis M; one at a time, so memory is that of one gradient."""
+
+    def step(moments: Moments, one: tuple[Batch, Key]) -> tuple[Moments, None]:
+        terms = term_gradients(state, *one, scale_kl, agent=agent, config=config)
+        return add_gradient(moments, terms), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros((len(TERMS), *x.shape), x.dtype), state.params.policy)
+    start = Moments(jnp.zeros(()), zeros, jnp.zeros((len(PARTS),)))
+    return jax.lax.scan(step, start, (batches, keys))[0]
+
+
+def side_by_side(
+    state: AgentState,
+    batches: Batch,
+    keys: Key,
+    stored_scale: Float[Array, ""],
+    *,
+    agent: Agent,
+    config: AgentConfig,
+) -> Moments:
+    """:func:`moments` with the prior of ``config`` and with the records themselves, ``[2]``.
+
+    Both are mixtures of the learned prior and the record, of different weights, so
+    one compiled function serves; states, actions and heads are the same. Needs a
+    learned prior. States without a record are left out.
+
+    Args:
+      state: of one seed.
+      batches: with a leading axis M.
+      keys: ``[M]``.
+      stored_scale: of the KL to the records, in the place of the running scale.
+      agent: static part.
+      config: of the agent.
+    """
+    policy, scale = config.policy, state.scales.kl
+    weight = jnp.asarray(policy.prior_mix if policy.prior == "mixture" else 1.0, scale.dtype)
+
+    def measure(choice: tuple[Array, Array]) -> Moments:
+        mixed = dataclasses.replace(policy, prior="mixture", prior_mix=choice[0])
+        changed = dataclasses.replace(config, policy=mixed)
+        return moments(state, batches, keys, choice[1], agent=agent, config=changed)
+
+    weights = jnp.stack([weight, jnp.zeros_like(weight)])
+    return jax.lax.map(measure, (weights, jnp.stack([scale, stored_scale])))

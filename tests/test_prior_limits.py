@@ -1,0 +1,146 @@
+"""What the learned prior converges to, and the identities behind it (docs/method.md)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from setting import STEPS, WINDOWS, Setting
+
+from pomcp_jax import actor_update, losses
+from pomcp_jax.config import PolicyConfig
+from pomcp_jax.types import Gaussian
+
+TINY = {"world_model.mlp_width": 8, "world_model.latent_size": 8, "optimizer.rho": 1.0}
+
+
+def one_state(changes, seed=0):
+    """A setting whose windows all stay in one latent state, each with records of its own."""
+    case = Setting(TINY | changes, seed)
+    latent = np.random.default_rng(seed).normal(size=(1, 1, 8))
+    latents = jnp.asarray(np.broadcast_to(latent, (STEPS + 1, WINDOWS, 8)), jnp.float32)
+    mask = np.asarray(case.batch.transition)
+    rows = case.rows.prior
+    mean, std = (x[:-1][mask] for x in (rows.mean, rows.std))
+    return case, latents, mean, std
+
+
+def geometric_mean(mean, std):
+    """Normalised geometric mean of K Gaussians ``[K, A]``."""
+    precision = np.mean(std**-2.0, axis=0)
+    return np.mean(mean * std**-2.0, axis=0) / precision, precision**-0.5
+
+
+def moment_match(mean, std):
+    centre = np.mean(mean, axis=0)
+    return centre, np.sqrt(np.mean(std**2 + (mean - centre) ** 2, axis=0))
+
+
+def minimise(loss, start, steps=1500, rate=0.03):
+    """Adam with a rate that falls to zero, compiled whole."""
+    adam = optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+    def body(_, carry):
+        params, opt = carry
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt = adam.update(jax.grad(loss)(params), opt)
+        return optax.apply_updates(params, updates), opt
+
+    run = jax.jit(lambda x: jax.lax.fori_loop(0, steps, body, (x, adam.init(x)))[0])
+    return run(start)
+
+
+@pytest.mark.parametrize("fit,optimum", [("reverse", geometric_mean), ("forward", moment_match)])
+def test_learned_prior_converges(fit, optimum):
+    """Reverse: the precision-weighted geometric mean of its records; forward: their moments."""
+    case, latents, mean, std = one_state({"prior.divergence": fit})
+
+    def loss(params):
+        return actor_update.prior_loss(
+            params, case.params.value, latents, case.batch, jnp.ones(()),
+            nets=case.nets, config=case.config,
+        )[0]  # fmt: skip
+
+    start = jax.tree.map(jnp.asarray, case.prior)
+    params = minimise(loss, start)
+    got = actor_update.actor_dist(case.nets, params, latents[0, 0], case.config)
+    before = actor_update.actor_dist(case.nets, start, latents[0, 0], case.config)
+    expected = optimum(mean, std)
+    assert np.max(np.abs(before.mean - expected[0])) > 0.1
+    np.testing.assert_allclose(got.mean, expected[0], atol=1e-3)
+    np.testing.assert_allclose(got.std, expected[1], rtol=1e-3)
+
+
+def test_forward_is_the_wider_prior():
+    _, _, mean, std = one_state({})
+    assert np.all(moment_match(mean, std)[1] > 1.2 * geometric_mean(mean, std)[1])
+
+
+def test_divergences_to_many_records_are_one_to_their_mean():
+    """sum_k KL(pi || p_k) = K KL(pi || mean) + const, so both have the policy's gradient."""
+    case, latents, mean, std = one_state(
+        {
+            "policy.prior": "stored", "policy.q_source": "none", "policy.q_coef": 0.0,
+            "policy.kl_scale": "none", "policy.last_state": False,
+        }
+    )  # fmt: skip
+    rows, one = case.batch.rows, geometric_mean(mean, std)
+    same = jax.tree.map(
+        lambda x, m: jnp.broadcast_to(jnp.asarray(m, jnp.float32), x.shape),
+        rows.prior,
+        Gaussian(*one),
+    )
+    merged = case.batch._replace(rows=rows._replace(prior=same))
+
+    @jax.jit
+    def loss_and_gradient(policy, batch):
+        scales = [jnp.asarray(x) for x in (1.0, 1.0, 0.0)]
+        loss = functools.partial(actor_update.policy_loss, nets=case.nets, config=case.config)
+        return jax.value_and_grad(loss, has_aux=True)(
+            policy, case.params, None, latents, batch, *scales, jax.random.key(0)
+        )
+
+    constants = []
+    for policy in (case.policy, case.prior):
+        (many, _), gradient = loss_and_gradient(policy, case.batch)
+        (single, _), other = loss_and_gradient(policy, merged)
+        constants.append(many - single)
+        size = max(np.max(np.abs(x)) for x in jax.tree.leaves(gradient))
+        assert size > 0.1
+        jax.tree.map(
+            lambda a, b, size=size: np.testing.assert_allclose(a, b, atol=2e-5 * size),
+            gradient,
+            other,
+        )
+    assert constants[0] > 0.1
+    np.testing.assert_allclose(constants[0], constants[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("lambda_,scale", [(0.1, 1.0), (1.0, 3.0), (9.0, 1.0), (1.0, 1.0)])
+def test_optimum_of_a_gaussian_prior_and_a_quadratic_value(lambda_, scale):
+    """1/sigma^2 = 1/sigma_p^2 + h / (lambda S) and mu = mu_p + sigma^2 g / (lambda S)."""
+    config = PolicyConfig(kl_coef=lambda_, entropy_coef=0.0, kl_scale="none", prior="stored")
+    prior = Gaussian(jnp.array([0.1, -0.3, 0.0]), jnp.array([0.1, 0.2, 0.05]))
+    slope, bend = jnp.array([0.1, -0.2, 0.5]), jnp.array([20.0, 3.0, 50.0])
+
+    def loss(pair):
+        # Two symmetric draws give the exact expectation of a quadratic.
+        noise = jnp.array([[1.0], [-1.0]]) * jnp.ones((1, 3))
+        mean, log_std = (jnp.broadcast_to(x[None], noise.shape) for x in pair)
+        sample = losses.squash(mean, log_std, noise, "clip_straight_through")
+        offset = sample.action - prior.mean[None]
+        q = jnp.sum(slope[None] * offset - 0.5 * bend[None] * offset**2, axis=-1)
+        wide = jax.tree.map(lambda x: x[None], prior)
+        out = losses.policy_loss(
+            sample, q, losses.divergence(sample, wide, config), scale_q=jnp.asarray(scale),
+            scale_kl=jnp.ones(()), weight=1.0, config=config,
+        )  # fmt: skip
+        return jnp.mean(out.loss)
+
+    mean, log_std = minimise(loss, (jnp.zeros(3), jnp.full(3, -1.0)), steps=4000)
+    variance = 1.0 / (prior.std**-2.0 + bend / (lambda_ * scale))
+    np.testing.assert_allclose(jnp.exp(log_std), jnp.sqrt(variance), rtol=1e-3)
+    expected = prior.mean + variance * slope / (lambda_ * scale)
+    np.testing.assert_allclose(jnp.tanh(mean), expected, atol=1e-3)

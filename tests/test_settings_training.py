@@ -1,0 +1,181 @@
+"""Short trainings with the settings beyond the paper, as many of them at once as go together."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from pomcp_jax import config as config_lib
+from pomcp_jax import envs, train
+from pomcp_jax.train import Work
+
+WINDOWS = {"optimizer__batch_size": 128, "replan__batch_size": 2, "replan__interval": 2}
+"""Batches so large, on a ring so small, that every window is drawn, and more than once."""
+RUNS = {
+    "mixture": dict(
+        agent_changes=WINDOWS | {
+            "policy__prior": "mixture", "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
+            "policy__value_weight": True, "policy__proposer": "both", "prior__gate": True,
+            "policy__seed_record": "action", "policy__seed_std": 0.3,
+            "replan__select": "oldest", "replan__num_samples": 8, "replan__iterations": 1,
+            "critic__tail_penalty": 0.5, "mppi__num_proposals": 3,
+        },
+        train__updates_per_decision=1.5,
+    ),
+    "v_critic": dict(
+        preset="qbmpc",
+        agent_changes=WINDOWS | {
+            "policy__prior": "learned", "prior__gate": True, "prior__divergence": "forward",
+            "policy__proposer": "prior", "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
+            "replan__select": "kl", "critic__target_actor": "prior", "critic__tail_penalty": 0.5,
+        },
+    ),
+    "soft": dict(
+        agent_changes=WINDOWS | {
+            "critic__soft_target": True, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
+            "policy__divergence": "forward", "policy__value_weight": True,
+        },
+        train__num_seeds=2,
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def program(name):
+    config = tiny.run(**RUNS[name], train__capacity=400)
+    return config, train.build(config, envs.make(config.env.task, config.env.action_repeat))
+
+
+@functools.cache
+def seeded(name):
+    """The state after the random phase."""
+    config, prog = program(name)
+    return prog.chunk(prog.init(config), config, prog.seeding[0])[0]
+
+
+def copy(state):
+    """For a chunk to donate."""
+    return jax.tree.map(jnp.copy, state)
+
+
+@functools.cache
+def trained(name):
+    config, prog = program(name)
+    state = copy(seeded(name))
+    for work in prog.pretraining + prog.training:
+        state, metrics = prog.chunk(state, config, work)
+    return state, jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_settings_train(name):
+    config, prog = program(name)
+    state, metrics = trained(name)
+    assert prog.chunk._cache_size() == 1
+    for key, value in metrics.items():
+        assert np.isfinite(value).all(), key
+    assert not np.any(state.agent.faults.total)
+    for part in ("model", "policy", "prior"):
+        a, b = (getattr(s.agent.params, part) for s in (seeded(name), state))
+        moved = [np.max(np.abs(x - y)) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)]
+        assert max(moved) > 1e-4
+    multiplier = state.agent.scales.log_multiplier
+    assert np.all(multiplier != 0.0) and np.all(np.abs(multiplier) <= 10.0)
+    after_seeding = config.train.total_decisions - config.train.seed_decisions
+    updates = config.train.pretrain_updates + after_seeding * config.train.updates_per_decision
+    assert int(state.updates) == updates
+    assert np.all((metrics["prior/fitted"] >= 0.0) & (metrics["prior/fitted"] <= 1.0))
+
+
+@pytest.mark.parametrize("name", ["mixture", "v_critic"])
+def test_random_actions_have_the_record_that_is_asked_for(name):
+    rows = jax.device_get(seeded(name).replay.rows)
+    filled = jax.tree.map(lambda x: x[:, :10], rows)
+    if name == "mixture":
+        np.testing.assert_array_equal(filled.prior.mean, filled.action)
+        np.testing.assert_array_equal(filled.prior.std, np.full_like(filled.action, 0.3))
+        assert np.std(filled.action) > 0.3
+    else:
+        np.testing.assert_array_equal(filled.prior.mean, np.zeros_like(filled.action))
+        np.testing.assert_array_equal(filled.prior.std, np.ones_like(filled.action))
+
+
+# ------------------------------------------------------------------- re-planning
+
+
+def replanned(name, rows):
+    """Which rows ``[S, C, N]`` one update rewrites, on a ring whose fields are replaced."""
+    config, prog = program(name)
+    state = seeded(name)
+    held = jax.device_get(state.replay.rows)
+    rows = held._replace(**rows(held))
+    state = state._replace(replay=state.replay._replace(rows=rows))
+    after, _ = prog.chunk(copy(state), config, Work(1, 0, 1, False, True, True))
+    after = jax.device_get(after.replay.rows)
+    for field in ("obs", "action", "reward", "terminated", "last"):
+        np.testing.assert_array_equal(getattr(after, field), getattr(held, field))
+    changed = np.any(after.prior.mean != rows.prior.mean, axis=-1)
+    np.testing.assert_array_equal(after.made, np.where(changed, 0, rows.made))
+    return np.argwhere(changed).tolist()
+
+
+# Every sixth row is an episode's last: it starts no transition.
+WINDOW = [[0, 6, 1], [0, 7, 1], [0, 8, 1]]
+
+
+def test_the_oldest_records_are_planned_anew():
+    def rows(held):
+        made = np.zeros_like(held.made)
+        made[0, 5, :] = -1_000_000  # no transition starts there: its age means nothing
+        made[0, 6:9, 1] = -100
+        made[0, 0:3, 0] = -90
+        return {"made": made}
+
+    assert replanned("mixture", rows) == WINDOW
+
+
+def test_the_records_farthest_from_the_policy_are_planned_anew():
+    def rows(held):
+        prior = jax.tree.map(np.copy, held.prior)
+        prior.mean[0, 6:9, 1], prior.std[0, 6:9, 1] = 0.9, 0.05
+        prior.mean[0, 5, :], prior.std[0, 5, :] = -0.9, 0.001
+        return {"prior": prior}
+
+    assert replanned("v_critic", rows) == WINDOW
+
+
+def test_a_random_choice_does_not_look_at_age():
+    def old(held):
+        made = np.zeros_like(held.made)
+        made[:, 6:9] = -100
+        return {"made": made}
+
+    fresh = replanned("soft", lambda held: {})
+    assert fresh == replanned("soft", old)
+    seeds = [{(row, env) for seed, row, env in fresh if seed == s} for s in (0, 1)]
+    # Two windows of three states, which may overlap.
+    assert all(3 <= len(rows) <= 6 for rows in seeds) and seeds[0] != seeds[1]
+
+
+# ------------------------------------------------------------------- soft targets
+
+
+def test_soft_targets_pay_the_price_of_the_policy_loss():
+    """Coefficient times multiplier; more of either lowers the values that are learned."""
+    config, prog = program("soft")
+
+    def value(coefficient, multiplier):
+        state = seeded("soft")
+        log = jnp.full_like(state.agent.scales.log_multiplier, np.log(multiplier))
+        scales = state.agent.scales._replace(log_multiplier=log)
+        state = copy(state._replace(agent=state.agent._replace(scales=scales)))
+        changed = config_lib.replace(config, {"agent.policy.kl_coef": coefficient})
+        return prog.chunk(state, changed, Work(1, 0, 1, False, True, False))[1]["value/target"]
+
+    free, dear = value(1e-6, 1.0), value(2.0, 1.0)
+    np.testing.assert_allclose(value(1.0, 2.0), dear, rtol=1e-4)
+    assert np.all(free - dear > 1e-3)
+    np.testing.assert_allclose(free - value(1.0, 1.0), (free - dear) / 2.0, rtol=1e-2)
