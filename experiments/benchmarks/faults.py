@@ -21,7 +21,6 @@ saves      what saving costs: seconds, and the longest time for which training s
 import argparse
 import csv
 import json
-import os
 import random
 import shutil
 import signal
@@ -33,7 +32,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import record
+import jax
+
+from experiments import record, xla
 from experiments.benchmarks import rot
 from pomcp_jax import checkpoint, manifest
 from pomcp_jax.checkpoint import CheckpointError
@@ -234,6 +235,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
+    xla.save_memory()
+    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache/pomcp_jax/xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     draw, found = random.Random(args.seed), {"seed": args.seed}
 
     with tempfile.TemporaryDirectory() as name:
@@ -258,5 +262,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     sys.exit(main())
