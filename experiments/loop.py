@@ -167,12 +167,12 @@ class Run:
         )
         self.compiled = True
         values: Results = dict(jax.device_get(metrics))
-        stats = jax.device_get(self.state.stats)
+        stats, faults = jax.device_get((self.state.stats, self.state.agent.faults))
         seconds = time.monotonic() - begin
         self.done = int(self.state.iteration) * self.config.env.num_envs
         self.updates = int(self.state.updates)
         rate, repeat = (self.done - before) / seconds, self.config.env.action_repeat
-        values |= measure.chunk_values(self.config, stats, self.updates, rate)
+        values |= measure.chunk_values(self.config, stats, faults, self.updates, rate)
         self.returns = values["train/return"]
         if self.record is None:
             extra = ["eval/return", "eval/policy_return", "eval/length", *diagnostics.NAMES]

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from pomcp_jax import agent
+from pomcp_jax.agent import Faults
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.train import Stats, TrainState
@@ -35,7 +36,9 @@ def recent_returns(stats: Stats) -> np.ndarray:
     return np.where(finished > 0, total / np.maximum(finished, 1), np.nan)
 
 
-def chunk_values(config: Config, stats: Stats, updates: int, rate: float) -> Results:
+def chunk_values(
+    config: Config, stats: Stats, faults: Faults, updates: int, rate: float
+) -> Results:
     """Columns of a chunk beside the metrics of training; ``rate`` in decisions/s of one row."""
     repeat, rates = config.env.action_repeat, np.full(stats.decisions.shape, rate)
     return {
@@ -47,6 +50,7 @@ def chunk_values(config: Config, stats: Stats, updates: int, rate: float) -> Res
         "decisions_per_second": rates,
         "frames_per_second": rates * repeat,
         "updates": np.full_like(stats.decisions, updates),
+        "refused_updates": faults.total,
     }
 
 

@@ -173,7 +173,7 @@ def finish(run: Run, argv: list[str]) -> int:
         code, text = stop.code, str(stop)
         run.save()
         failed = run.collect_save()
-        if failed:
+        if failed and failed != text:
             print(f"error: {failed}", file=sys.stderr)
     finally:
         run.progress.close()

@@ -3,8 +3,7 @@
 Any traced float of ``config.agent`` can be swept; every cell uses the same
 seeds. A row that keeps failing is marked and left behind, the others go on.
 
-A sweep cannot be resumed: it keeps no checkpoints. The same command line again moves the earlier
-one aside and starts anew.
+A sweep keeps no checkpoints: the same command line again starts anew.
 
 Exit codes: 0 done, 2 bad input, 3 every row broke, 4 the disk is full or cannot be
 written, 130/143 stopped by SIGINT/SIGTERM.
@@ -128,12 +127,13 @@ class Sweep:
         self.state, metrics = self.work(
             self.plan.functions.program.chunk, state, self.config, work, busy=busy
         )
-        metrics, self.stats = jax.device_get((metrics, self.state.stats))
+        held = metrics, self.state.stats, self.state.agent.faults
+        metrics, self.stats, faults = jax.device_get(held)
         self.done = int(self.state.iteration) * self.config.env.num_envs
         self.chunk_decisions = self.done - before
         rate = self.chunk_decisions / (time.monotonic() - begin)
         updates = int(self.state.updates)
-        values = metrics | measure.chunk_values(self.config, self.stats, updates, rate)
+        values = metrics | measure.chunk_values(self.config, self.stats, faults, updates, rate)
         self.training = values["train/return"]
         if not self.records:
             names = [*values, "eval/return", "eval/policy_return", "eval/length"]

@@ -261,5 +261,7 @@ def test_updates_that_keep_failing_stop_the_run_with_the_term_named(run, tmp_pat
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "updates in a row were not finite, first in: " in errors[0]
     assert json.loads((workdir / "run.json").read_text())["exit_code"] == 3
+    refused = [int(row["refused_updates"]) for row in rows(workdir / "metrics.csv")]
+    assert refused[0] == 0 and refused[-1] >= 20
     state = checkpoint.restore(workdir / "checkpoints").state
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))

@@ -92,6 +92,14 @@ class Tiny:
         return run
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_commit():
+    """Nobody's commit during the tests makes a difference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "commit", lambda: "0123456789ab")
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny_run():
     return Tiny()
@@ -223,6 +231,14 @@ def test_fresh_environments_on_request_only(tiny_run, whole, tmp_path, monkeypat
     assert any(note.startswith("environments were reset") for note in run.notes)
     assert run.done == 60
     assert len(table(workdir / "metrics.csv")) == len(table(whole[0] / "metrics.csv"))
+
+
+def test_a_changed_source_is_told(tiny_run, whole, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    tiny_run.sit(workdir, Interruption(at=whole[1] // 2))
+    monkeypatch.setattr(record, "commit", lambda: "ba9876543210")
+    notes = tiny_run.sit(workdir, Interruption(at=0)).notes
+    assert "warning: the source changed (0123456789ab -> ba9876543210)" in notes
 
 
 def test_a_run_is_moved_aside_on_request_only(tiny_run, whole, tmp_path):

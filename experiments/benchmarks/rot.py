@@ -1,0 +1,191 @@
+"""Files that rot, manifests that lie, and what saving costs: parts of faults.py."""
+
+import hashlib
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments import loop, record, resume, settings
+from pomcp_jax import checkpoint, manifest, train
+from pomcp_jax.checkpoint import CheckpointError, DamagedError
+
+CONFIG = "--config=experiments/configs/debug.py"
+
+
+def small_state(folder: Path) -> tuple[settings.Settings, loop.Functions, train.TrainState]:
+    """A debug run's state with a ring that is partly full; two checkpoints in ``folder``."""
+    arguments = ["faults", CONFIG, "--config.train.num_seeds=2", f"--workdir={folder}"]
+    options = settings.parse(arguments)
+    functions = loop.build(options.config)
+    state = filled(jax.jit(functions.program.init)(options.config), 100)
+    for decisions in (100, 200):
+        save(options, functions, state, decisions)
+    return options, functions, state
+
+
+def filled(state: train.TrainState, rows: int) -> train.TrainState:
+    """``state`` with ``rows`` rows of every environment in use."""
+    return state._replace(replay=state.replay._replace(inserted=jnp.asarray(rows, jnp.int32)))
+
+
+def save(
+    options: settings.Settings, functions: loop.Functions, state: train.TrainState, decisions: int
+) -> None:
+    """A checkpoint as a run makes it."""
+    host = resume.Host(
+        finished=False, updates=0, seconds=0.0, last_evaluation=0, last_checkpoint=0,
+        evaluated_at=-1, evaluated={}, returns=[None, None], invalid=[0, 0], pending=None,
+        written=record.Written([], [], dict.fromkeys(record.TABLES, 0), 0), commit=record.commit(),
+    )  # fmt: skip
+    static = functions.program.static
+    folder = options.workdir / "checkpoints"
+    checkpoint.save(folder, decisions, state, options.config, static, host=host._asdict())
+
+
+def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
+    """Single bits over all bytes of a checkpoint; then every file cut short, emptied, deleted.
+
+    A flip counts as detected when reading the run raises :class:`DamagedError`. Of damaged files
+    it is also asked where a run would start: at the checkpoint before, with the file named.
+    """
+    options, functions, _ = small_state(folder / "flips")
+    checkpoints = options.workdir / "checkpoints"
+    place, shapes = checkpoints / "200", jax.eval_shape(functions.program.init, options.config)
+    names = [*manifest.list_files(place), manifest.NAME]
+    sizes = [(place / name).stat().st_size for name in names]
+    detected, missed = 0, []
+    for _ in range(count):
+        path = place / draw.choices(names, sizes)[0]
+        good = path.read_bytes()
+        bad, where = bytearray(good), draw.randrange(8 * len(good))
+        bad[where // 8] ^= 1 << where % 8
+        path.write_bytes(bad)
+        try:
+            checkpoint.restore_run(checkpoints, checkpoint.read(checkpoints, 200), shapes)
+            missed.append(f"{path.name}:{where}")
+        except DamagedError:
+            detected += 1
+        path.write_bytes(good)
+    wrong, damaged = [], 0
+    for name in names:
+        for how in ("cut short", "emptied", "deleted"):
+            copy = folder / "copy"
+            shutil.copytree(options.workdir, copy)
+            path = copy / "checkpoints" / "200" / name
+            data = path.read_bytes()
+            path.unlink()
+            if how != "deleted":
+                path.write_bytes(
+                    data[: draw.randrange(1, len(data))] if how == "cut short" else b""
+                )
+            start = resume.begin(options._replace(workdir=copy), functions.program)
+            named = any(str(path.relative_to(copy)) in note for note in start.notes)
+            damaged += 1
+            if start.decisions != 100 or not named:
+                wrong.append(f"{name} {how}")
+            shutil.rmtree(copy)
+    return {
+        "flips": count, "flips_detected": detected, "missed": missed, "files": len(names),
+        "bytes": sum(sizes), "files_damaged": damaged, "went_on_elsewhere": wrong,
+    }  # fmt: skip
+
+
+def mutate(draw: random.Random, value: Any, depth: int = 0) -> Any:
+    """One random change somewhere in plain JSON."""
+    junk = [
+        None, -1, 0, 2**63, 2**40, 1e308, "", "../x", "/etc/passwd", "\x00", [], {}, True,
+        [2**62] * 3, "key<fry>", "object", "float64", [[]], {"a": {}}, 10**400,
+    ]  # fmt: skip
+    if isinstance(value, dict) and value and (draw.random() < 0.9 or depth == 0):
+        name, kind = draw.choice(list(value)), draw.random()
+        if kind < 0.1:
+            del value[name]
+        elif kind < 0.2:
+            value[draw.choice(["x", "../../x", "", name * 2])] = value.pop(name)
+        else:
+            value[name] = mutate(draw, value[name], depth + 1)
+        return value
+    if isinstance(value, list) and value and draw.random() < 0.7:
+        i = draw.randrange(len(value))
+        value[i] = mutate(draw, value[i], depth + 1)
+        return value
+    return draw.choice(junk)
+
+
+def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
+    """Manifests with a right digest and a random change, read as an agent by anybody.
+
+    Each must load arrays or raise :class:`CheckpointError` with one line; nothing may be written.
+    """
+    options, _, _ = small_state(folder / "mutations")
+    checkpoints = options.workdir / "checkpoints"
+    path = checkpoints / "200" / manifest.NAME
+    original = json.loads(path.read_bytes())["manifest"]
+    before = sorted(str(p) for p in folder.rglob("*"))
+    peak, begin = record.peak_memory_gb(), time.monotonic()
+    refused = loaded = 0
+    crashes: dict[str, int] = {}
+    slowest = 0.0
+    for _ in range(count):
+        changed = mutate(draw, json.loads(json.dumps(original)))
+        body = json.dumps({"manifest": changed})[1:].encode()
+        path.write_bytes(f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",\n'.encode() + body)
+        since = time.monotonic()
+        try:
+            checkpoint.restore(checkpoints, 200)
+            loaded += 1
+        except CheckpointError as error:
+            refused += 1
+            if "\n" in str(error):
+                crashes["more than one line"] = crashes.get("more than one line", 0) + 1
+        except Exception as error:  # what must not happen is counted
+            text = f"{type(error).__name__}: {error}"[:200]
+            crashes[text] = crashes.get(text, 0) + 1
+        slowest = max(slowest, time.monotonic() - since)
+    return {
+        "mutations": count, "refused": refused, "loaded": loaded, "crashes": crashes,
+        "files_written": len(set(map(str, folder.rglob("*"))) - set(before)),
+        "peak_memory_grew_mb": round(1e3 * (record.peak_memory_gb() - peak), 1),
+        "slowest_seconds": round(slowest, 2), "seconds": round(time.monotonic() - begin, 1),
+    }  # fmt: skip
+
+
+def saves(count: int, folder: Path) -> dict[str, Any]:
+    """What one checkpoint of the quick start costs, its ring full.
+
+    ``stall`` is how long training stands still: the copy to the host. ``write`` happens in a
+    thread meanwhile; a run on a CPU shares its cores with it.
+    """
+    options = settings.parse(
+        ["faults", "--config=experiments/configs/quickstart.py", f"--workdir={folder / 'saves'}"]
+    )
+    functions = loop.build(options.config)
+    state = jax.jit(functions.program.init)(options.config)
+    state = jax.block_until_ready(filled(state, options.config.train.capacity))
+    stalls, writes, cpu = [], [], []
+    for i in range(count):
+        begin = time.monotonic()
+        shot = checkpoint.snapshot(state)
+        stalls.append(time.monotonic() - begin)
+        begin, used = time.monotonic(), time.process_time()
+        save(options, functions, shot, i)
+        writes.append(time.monotonic() - begin)
+        cpu.append(time.process_time() - used)
+    place = options.workdir / "checkpoints" / str(count - 1)
+    size = sum((place / name).stat().st_size for name in manifest.list_files(place))
+
+    def middle(values: list[float]) -> float:
+        return round(sorted(values)[len(values) // 2], 4)
+
+    return {
+        "saves": count, "megabytes": round(size / 1e6, 1), "stall_median": middle(stalls),
+        "stall_longest": round(max(stalls), 4), "write_median": middle(writes),
+        "write_cpu_median": middle(cpu),
+        "interval_decisions": options.config.train.checkpoint_decisions,
+    }  # fmt: skip
