@@ -56,6 +56,8 @@ CHANGEABLE = (
     "checkpoint_keep",
     "memory_limit_gb",
     "max_bad_updates",
+    "on_broken_seed",
+    "max_seed_resets",
 )
 """Fields of ``train`` that may change when a run goes on: they say how long and how often."""
 

@@ -5,6 +5,7 @@ run aside; ``reset_envs`` goes on with fresh episodes, for environments that cha
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ class Pending(NamedTuple):
     seconds: float
     decisions: int
     """Of this chunk, per seed."""
+    stop: str = ""
+    """Why the run ends after it; empty if it goes on."""
 
 
 class Host(NamedTuple):
@@ -49,6 +52,10 @@ class Host(NamedTuple):
     pending: Pending | None
     written: Written
     commit: str | None
+    left: Sequence[tuple[int, int, str]] = ()
+    """Seeds that are left behind: index, and :class:`experiments.broken.Diverged`."""
+    resets: Sequence[int] = ()
+    """How often each seed's agent started anew; empty stands for never."""
 
 
 class Start(NamedTuple):

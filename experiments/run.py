@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import measure, record, settings, xla
+from experiments import broken, measure, record, settings, xla
 from experiments.jobs import Signals, Stop
 from experiments.loop import Functions, Run, build
 from experiments.progress import Progress, duration, number
@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
 def idle(run: Run, argv: list[str]) -> int:
     """Say that nothing is left to do; completes what a kill behind the last save left undone."""
     if not _says_done(run.options.workdir / "run.json"):
-        about = record.describe(argv) | {"status": "done", "exit_code": 0}
+        status = f"diverged: {broken.describe(run.lost())}" if run.left else "done"
+        about = record.describe(argv) | {"status": status, "exit_code": 0}
         write_about(run, about, run.done)
         run.draw()
     total = run.config.train.total_decisions
@@ -149,6 +150,8 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> None:
         "decisions_per_seed": run.done,
         "updates_per_seed": run.updates,
         "resumed_at": resumed_at,
+        "diverged": {str(seed): what._asdict() for seed, what in run.lost().items()},
+        "resets": int(run.resets.sum()),
         "saves": len(run.saving),
         "longest_save_seconds": round(max(run.saving, default=0.0), 4),
     }
@@ -180,6 +183,8 @@ def finish(run: Run, argv: list[str]) -> int:
         if run.record is not None:
             run.record.close()
             run.draw()
+        if run.left and not code:
+            text = f"diverged: {broken.describe(run.lost())}"
         status = text if code or run.evaluated_at == run.done else "failed"
         about |= {"status": status, "exit_code": code}
         try:

@@ -1,15 +1,17 @@
-"""Going on with a run: what is left of its work, and fresh environments where those changed."""
+"""Going on with a run: what is left of its work, fresh environments, fresh agents."""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from pomcp_jax import train
+from pomcp_jax.acting import Agent
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.train import Program, TrainState, Work
 
-_FRESH = train.EVALUATION + 1
-"""Stream of randomness of environments that were reset on purpose."""
+_FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
+"""Streams of randomness of environments and of agents that were reset on purpose."""
 
 
 def remaining(program: Program, iterations: int, updates: int) -> list[tuple[str, Work]]:
@@ -66,4 +68,25 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
         timestep=timestep,
         plan=jax.tree.map(jnp.zeros_like, state.plan),
         replay=state.replay._replace(rows=rows._replace(last=last)),
+    )
+
+
+def reset_agents(
+    state: TrainState, config: Config, static: Agent, which: Bool[Array, " S"]
+) -> TrainState:
+    """``state`` with fresh agents and plans of the seeds ``which``; replay and the rest stay.
+
+    New parameters are drawn from the seed's key and the iteration, so that it does not matter
+    whether the run was interrupted. Refused updates stay in the total; their row begins anew.
+    """
+    keys = train.fold_keys(state, _RENEWED, state.iteration)
+    old, new = state.agent, train.init_agents(keys, config, static)
+    new = new._replace(faults=new.faults._replace(total=old.faults.total))
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(which.reshape(-1, *(1 for _ in old.shape[1:])), new, old)
+
+    blank = jax.tree.map(jnp.zeros_like, state.plan)
+    return state._replace(
+        agent=jax.tree.map(choose, new, old), plan=jax.tree.map(choose, blank, state.plan)
     )

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, replay, sweeps, validation
+from pomcp_jax import acting, agent, counters, replay, sweeps, validation
 from pomcp_jax.acting import Agent
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
+from pomcp_jax.counters import Stats
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanState
 from pomcp_jax.replay import Batch, Index, Replay, Row
@@ -28,20 +29,6 @@ from pomcp_jax.types import Gaussian, Key, PyTree, TimeStep
 
 AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
 """Streams of randomness of a seed."""
-RECENT = 8
-"""Episodes in the running mean of training returns."""
-
-
-class Stats(NamedTuple):
-    """Counters of one seed (leading axis S in a run)."""
-
-    decisions: Int[Array, ""]
-    """Actions that moved an environment (resetting calls do not count)."""
-    episodes: Int[Array, ""]
-    invalid: Int[Array, ""]
-    """Environment steps that broke and were replaced by a fresh episode."""
-    returns: Float[Array, " R"]
-    """Returns of the latest R = 8 finished episodes, NaN where there is none yet."""
 
 
 class TrainState(NamedTuple):
@@ -99,11 +86,7 @@ def init(
     if seeds is None:
         seeds = config.train.seed + jnp.arange(num_seeds)
     keys = jax.vmap(jax.random.key)(seeds)
-
-    def fresh(config, key):
-        return agent.init(jax.random.fold_in(key, AGENT), config, static)
-
-    agents = jax.vmap(fresh, in_axes=(sweeps.axes(config.agent), 0))(config.agent, keys)
+    agents = init_agents(jax.vmap(lambda key: jax.random.fold_in(key, AGENT))(keys), config, static)
     env_keys = jax.vmap(
         lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
     )(keys)
@@ -111,7 +94,6 @@ def init(
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
     plan = acting.init_plan(config.agent, static, num_envs)
-    zeros = lambda: jnp.zeros((num_seeds,), jnp.int32)  # noqa: E731
     return TrainState(
         agent=agents,
         replay=Replay(rows, ring.inserted),
@@ -119,10 +101,19 @@ def init(
         timestep=timestep,
         plan=jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan),
         keys=keys,
-        stats=Stats(zeros(), zeros(), zeros(), jnp.full((num_seeds, RECENT), jnp.nan, jnp.float32)),
+        stats=counters.init(num_seeds),
         iteration=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
     )
+
+
+def init_agents(keys: Key, config: Config, static: Agent) -> AgentState:
+    """Fresh agents, one for each of the ``[S]`` keys."""
+
+    def fresh(config, key):
+        return agent.init(key, config, static)
+
+    return jax.vmap(fresh, in_axes=(sweeps.axes(config.agent), 0))(config.agent, keys)
 
 
 _SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
@@ -206,27 +197,8 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         env=env_state,
         timestep=following,
         plan=decision.plan,
-        stats=jax.vmap(_count)(state.stats, after),
+        stats=jax.vmap(counters.count)(state.stats, after),
         iteration=state.iteration + 1,
-    )
-
-
-def _count(stats: Stats, timestep: TimeStep) -> Stats:
-    """Counters of one seed after a step of its N environments."""
-    done = timestep.is_last
-    # Positions of this step's finished returns behind those already held; the
-    # rest is parked past the end, and the newest R are kept.
-    order = jnp.where(done, jnp.cumsum(done.astype(jnp.int32)) - 1 + RECENT, -1)
-    wide = jnp.concatenate([stats.returns, jnp.zeros(done.shape)])
-    order = jnp.where(order < 0, wide.shape[0], order)
-    wide = wide.at[order].set(timestep.episode_return, mode="drop")
-    finished = jnp.sum(done, dtype=jnp.int32)
-    returns = jax.lax.dynamic_slice_in_dim(wide, finished, RECENT)
-    return Stats(
-        decisions=stats.decisions + jnp.sum(~timestep.is_first, dtype=jnp.int32),
-        episodes=stats.episodes + finished,
-        invalid=stats.invalid + jnp.sum(timestep.invalid, dtype=jnp.int32),
-        returns=returns,
     )
 
 

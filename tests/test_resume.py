@@ -70,7 +70,7 @@ class Tiny:
         options.workdir.mkdir(exist_ok=True)
         start = resume.begin(options, self.functions.program)
         run = loop.Run(options, self.functions, start, interruption)
-        run.notes = start.notes
+        run.notes, run.stopped = start.notes, None
         if start.host is not None and start.state is None:
             return run
         work = run.work
@@ -82,7 +82,8 @@ class Tiny:
         run.work = interrupted
         try:
             run.go()
-        except Stop:
+        except Stop as stop:
+            run.stopped = stop
             run.save()
             assert run.collect_save() == ""
         except Killed:
