@@ -17,7 +17,7 @@ from experiments.measure import Fault, Results
 from experiments.progress import duration, number
 from experiments.resume import Host, Pending, Start, array, listed
 from experiments.settings import Settings
-from pomcp_jax import checkpoint, diagnostics, envs, evaluate, resume, train
+from pomcp_jax import checkpoint, devices, diagnostics, envs, evaluate, resume, train
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
@@ -57,8 +57,15 @@ def build(config: Config) -> Functions:
     def renew(state: TrainState, config: Config, which: jax.Array) -> TrainState:
         return resume.reset_agents(state, config, program.static, which)
 
-    again = jax.jit(renew, donate_argnums=0)
-    return Functions(program, jax.jit(planner), jax.jit(policy), again)
+    def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
+        return devices.spread(function, program.mesh, in_specs, out_specs)
+
+    return Functions(
+        program,
+        jax.jit(spread(planner, (train.SPECS, None), devices.SPLIT)),
+        jax.jit(spread(policy, (train.SPECS, None), devices.SPLIT)),
+        jax.jit(spread(renew, (train.SPECS, None, devices.SPLIT), train.SPECS), donate_argnums=0),
+    )
 
 
 class Run:
@@ -86,7 +93,7 @@ class Run:
         self.written: record.Written | None = None
         self.pending: Pending | None = None
         self.commit = record.commit()
-        self.compiled = False
+        self.compiled = self.finished = False
         num_seeds = self.config.train.num_seeds
         self.returns = np.full(num_seeds, np.nan)
         self.invalid = np.zeros(num_seeds, np.int64)
@@ -106,6 +113,7 @@ class Run:
         self.evaluated_at, self.seconds_before = host.evaluated_at, host.seconds
         self.last_evaluation, self.last_checkpoint = host.last_evaluation, host.last_checkpoint
         self.pending, self.written, self.updates = host.pending, host.written, host.updates
+        self.finished = host.finished
         self.left = {i: broken.Diverged(*what) for i, *what in host.left}
         self.resets = np.array(host.resets or self.resets, np.int64)
         if self.state is not None:
@@ -153,7 +161,9 @@ class Run:
         done = int(self.state.iteration), int(self.state.updates)
         if self.pending is not None:
             self.finish_chunk()
-        for phase, work in resume.remaining(program, *done):
+        left = resume.remaining(program, *done)
+        over = self.finished and not left  # with seeds that are new or dropped
+        for phase, work in left:
             self.signals.check()
             self.warn_of_saving()
             self.pending = self.chunk(phase, work)
@@ -164,15 +174,20 @@ class Run:
                 self.last_checkpoint = self.done
                 self.save()
         self.signals.check()
+        if not over:
+            self.evaluate_at_the_end()
+        self.save(finished=True)
+        failed = self.collect_save()
+        if failed:
+            raise Stop(4, failed)
+
+    def evaluate_at_the_end(self) -> None:
+        """Both actors, once."""
         if self.evaluated_at != self.done:
             self.evaluate()
             self.evaluated_at, self.written = self.done, self.record.written()
         self.evaluate_policy()
         self.written = self.record.written()
-        self.save(finished=True)
-        failed = self.collect_save()
-        if failed:
-            raise Stop(4, failed)
 
     def chunk(self, phase: str, work: Work) -> Pending:
         """One chunk; its metrics and the seconds it took."""
@@ -189,7 +204,14 @@ class Run:
         self.done = int(self.state.iteration) * self.config.env.num_envs
         self.updates = int(self.state.updates)
         rate, repeat = (self.done - start) / seconds, self.config.env.action_repeat
-        values |= measure.chunk_values(self.config, stats, faults, self.updates, rate)
+        values |= measure.chunk_values(
+            self.config,
+            stats,
+            faults,
+            self.updates,
+            rate,
+            devices.size(self.functions.program.mesh),
+        )
         before, self.invalid = self.invalid, stats.invalid
         done = self.done - start
         found = measure.faults(self.config, faults, stats, before, done, phase)

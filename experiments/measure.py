@@ -36,7 +36,7 @@ def recent_returns(stats: Stats) -> np.ndarray:
 
 
 def chunk_values(
-    config: Config, stats: Stats, faults: Faults, updates: int, rate: float
+    config: Config, stats: Stats, faults: Faults, updates: int, rate: float, num_devices: int
 ) -> Results:
     """Columns of a chunk beside the metrics of training; ``rate`` in decisions/s of one row."""
     repeat, rates = config.env.action_repeat, np.full(stats.decisions.shape, rate)
@@ -50,6 +50,7 @@ def chunk_values(
         "frames_per_second": rates * repeat,
         "updates": np.full_like(stats.decisions, updates),
         "refused_updates": faults.total,
+        "num_devices": np.full_like(stats.decisions, num_devices),
     }
 
 

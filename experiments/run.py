@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import broken, measure, record, settings, xla
+from experiments import broken, measure, record, seeds, settings, xla
 from experiments.jobs import Signals, Stop
 from experiments.loop import Functions, Run, build
 from experiments.progress import Progress, duration, number
 from experiments.resume import begin
 from experiments.settings import Settings
 from pomcp_jax import config as config_lib
-from pomcp_jax import train, validation
+from pomcp_jax import devices, train, validation
 from pomcp_jax.config import ConfigError
 
 
@@ -70,7 +70,7 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
     """
     options = settings.parse(argv)
     validation.validate_config(options.config)
-    record.check_workdir(options.workdir, options.config)
+    record.check_workdir(options.workdir, options.config, options.resume)
     if options.tensorboard:
         try:
             import tensorboardX  # noqa: F401
@@ -149,6 +149,7 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> None:
         "peak_memory_gb": round(record.peak_memory_gb(), 3),
         "decisions_per_seed": run.done,
         "updates_per_seed": run.updates,
+        "num_devices": devices.size(run.functions.program.mesh),
         "resumed_at": resumed_at,
         "diverged": {str(seed): what._asdict() for seed, what in run.lost().items()},
         "resets": int(run.resets.sum()),
@@ -171,6 +172,7 @@ def finish(run: Run, argv: list[str]) -> int:
     )
     code, text, resumed_at = 0, "done", run.done
     try:
+        seeds.catch_up(run)
         run.go()
     except Stop as stop:
         code, text = stop.code, str(stop)

@@ -33,7 +33,7 @@ from experiments.progress import Progress, duration, number
 from experiments.settings import Settings
 from experiments.sweep_report import Outcome
 from pomcp_jax import config as config_lib
-from pomcp_jax import diagnostics, train, validation
+from pomcp_jax import devices, diagnostics, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.train import TrainState, Work
@@ -133,7 +133,10 @@ class Sweep:
         self.chunk_decisions = self.done - before
         rate = self.chunk_decisions / (time.monotonic() - begin)
         updates = int(self.state.updates)
-        values = metrics | measure.chunk_values(self.config, self.stats, self.faults, updates, rate)
+        told = self.config, self.stats, self.faults, updates, rate
+        values = metrics | measure.chunk_values(
+            *told, devices.size(self.plan.functions.program.mesh)
+        )
         self.training = values["train/return"]
         if not self.records:
             names = [*values, "eval/return", "eval/policy_return", "eval/length"]
@@ -245,6 +248,7 @@ class Sweep:
             file.close()
         workdir, outcomes = self.plan.options.workdir, self.outcomes()
         about |= {
+            "num_devices": devices.size(self.plan.functions.program.mesh),
             "rows_in_program": self.config.train.num_seeds,
             "seconds": round(time.monotonic() - clock.STARTED, 1),
             "peak_memory_gb": round(record.peak_memory_gb(), 3),

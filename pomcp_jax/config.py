@@ -266,6 +266,8 @@ class TrainConfig:
     on_broken_seed: str = "stop"
     """``stop``: the run stops with code 3. ``leave``: the seed is marked and counts no more.
     ``reset``: its agent starts anew, with its replay. Other seeds do not change by a bit."""
+    num_devices: int = 0
+    """Over which the seeds are spread; must divide their number. 0: the most that do."""
     max_seed_resets: int = 3
     """Of a seed, after which ``reset`` is ``leave``."""
 

@@ -1,4 +1,7 @@
-"""Going on with a run: what is left of its work, fresh environments, fresh agents."""
+"""Going on with a run: what is left of its work; fresh environments or agents; other seeds."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +17,24 @@ _FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
 """Streams of randomness of environments and of agents that were reset on purpose."""
 
 
-def remaining(program: Program, iterations: int, updates: int) -> list[tuple[str, Work]]:
-    """Phases and chunks that follow after so much work, in order.
+class _Part(NamedTuple):
+    """A chunk of work and how much of it is done."""
+
+    phase: str
+    work: Work
+    unit: str
+    """The field of ``work`` that can be cut."""
+    done: int
+
+    def cut(self, size: int) -> tuple[str, Work]:
+        return self.phase, self.work._replace(**{self.unit: size})
+
+
+def _parts(program: Program, iterations: int, updates: int) -> Iterator[_Part]:
+    """Every chunk of a run after so much work, in order.
 
     Counters say it, not chunk numbers: the chunks may have been cut differently before.
-    A chunk that was done in part is shortened, so that later ones end where they always do.
-
-    Args:
-      program: of the run.
-      iterations: environment steps done, of each environment.
-      updates: done, of each seed.
     """
-    left: list[tuple[str, Work]] = []
     phases = {
         "seeding": program.seeding,
         "pretraining": program.pretraining,
@@ -34,19 +43,73 @@ def remaining(program: Program, iterations: int, updates: int) -> list[tuple[str
     for phase, works in phases.items():
         for work in works:
             # Groups of training may do no updates, chunks of pre-training no steps.
-            group_iterations, group_updates = int(work.iterations), int(work.updates)
             if phase == "pretraining":
-                done = min(updates, group_updates)
+                done = min(updates, int(work.updates))
                 updates -= done
-                if done < group_updates:
-                    left.append((phase, work._replace(updates=group_updates - done)))
+                yield _Part(phase, work, "updates", done)
                 continue
-            done = min(iterations // group_iterations, int(work.groups))
-            iterations -= done * group_iterations
-            updates -= done * group_updates
-            if done < work.groups:
-                left.append((phase, work._replace(groups=int(work.groups) - done)))
-    return left
+            done = min(iterations // int(work.iterations), int(work.groups))
+            iterations -= done * int(work.iterations)
+            updates -= done * int(work.updates)
+            yield _Part(phase, work, "groups", done)
+
+
+def remaining(program: Program, iterations: int, updates: int) -> list[tuple[str, Work]]:
+    """Phases and chunks that follow after so much work, in order.
+
+    A chunk that was done in part is shortened, so that later ones end where they always do.
+
+    Args:
+      program: of the run.
+      iterations: environment steps done, of each environment.
+      updates: done, of each seed.
+    """
+    parts = [
+        (part, int(getattr(part.work, part.unit))) for part in _parts(program, iterations, updates)
+    ]
+    return [part.cut(whole - part.done) for part, whole in parts if part.done < whole]
+
+
+def leading_to(program: Program, iterations: int, updates: int) -> list[tuple[str, Work]]:
+    """Phases and chunks from nothing to so much work: what :func:`remaining` leaves out."""
+    return [part.cut(part.done) for part in _parts(program, iterations, updates) if part.done]
+
+
+def keep_seeds(state: TrainState, num_seeds: int) -> TrainState:
+    """The first ``num_seeds`` seeds of a run."""
+
+    def first(x: Array) -> Array:
+        return x[: x.shape[0] // before * num_seeds]  # environments are S N
+
+    before = state.keys.shape[0]
+    return _of_seeds(first, state)
+
+
+def join(state: TrainState, other: TrainState) -> TrainState:
+    """The seeds of two runs that have done the same work, those of ``state`` first.
+
+    Raises:
+      ValueError: their counters differ.
+    """
+    counters = [
+        tuple(int(x) for x in (one.iteration, one.updates, one.replay.inserted))
+        for one in (state, other)
+    ]
+    if counters[0] != counters[1]:
+        raise ValueError(f"runs of different lengths cannot be joined: {counters}")
+    return _of_seeds(lambda a, b: jnp.concatenate([a, b]), state, other)
+
+
+def _of_seeds(function: Callable, *states: TrainState) -> TrainState:
+    """``function`` of every leaf that has the seeds' axis; the others are the first state's."""
+    rest = dict(iteration=None, updates=None)
+    lead = [one._replace(replay=one.replay.rows, **rest) for one in states]
+    found, first = jax.tree.map(function, *lead), states[0]
+    return found._replace(
+        replay=first.replay._replace(rows=found.replay),
+        iteration=first.iteration,
+        updates=first.updates,
+    )
 
 
 def reset_environments(state: TrainState, config: Config, env: Env) -> TrainState:

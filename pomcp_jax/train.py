@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, counters, replay, sweeps, validation
+from pomcp_jax import acting, agent, counters, devices, replay, sweeps, validation
 from pomcp_jax.acting import Agent
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
@@ -45,6 +46,12 @@ class TrainState(NamedTuple):
     iteration: Int[Array, ""]
     """Environment steps of each of the S N environments."""
     updates: Int[Array, ""]
+
+
+SPECS = TrainState(*[devices.SPLIT] * 7, iteration=devices.WHOLE, updates=devices.WHOLE)._replace(
+    replay=Replay(rows=devices.SPLIT, inserted=devices.WHOLE)
+)
+"""How a run is spread over devices: all but three counters by its seeds."""
 
 
 class Ratio(NamedTuple):
@@ -281,10 +288,8 @@ def chunk(
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """Do ``work``; returns the state and the mean of every metric over the chunk.
 
-    Trip counts are traced, so seeding, pre-training and training cost one
-    compilation. Metrics of what did not happen are NaN.
+    Trip counts are traced: all phases cost one compilation. Metrics of what did not happen are NaN.
     """
-
     # Nested jits: traced once, although shapes are asked for before they run.
     plan = jax.jit(lambda state, config: decide(state, config, static))
     improve = jax.jit(lambda state, config, work: update_step(state, config, static, work))
@@ -314,8 +319,7 @@ def chunk(
         return jax.lax.fori_loop(0, work.updates, learn, carry)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
-    carry = jax.lax.fori_loop(0, work.groups, group, (state, *zeros))
-    state, acted, learned = carry
+    state, acted, learned = jax.lax.fori_loop(0, work.groups, group, (state, *zeros))
     means = _divide(acted, work.groups * work.iterations)
     return state, means | _divide(learned, work.groups * work.updates)
 
@@ -337,6 +341,8 @@ class Program(NamedTuple):
 
     env: Env
     static: Agent
+    mesh: Mesh | None
+    """The devices over which seeds are spread; None for one (:mod:`pomcp_jax.devices`)."""
     init: Callable[..., TrainState]
     """``(config, seeds=None)``, see :func:`init`."""
     chunk: Callable[[TrainState, Config, Work], tuple[TrainState, dict[str, Array]]]
@@ -355,7 +361,7 @@ def build(config: Config, env: Env) -> Program:
     """Cut a run into chunks and prepare its jitted functions; compiles nothing yet.
 
     Raises:
-      ConfigError: for a configuration that cannot work, in any of its rows.
+      ConfigError: for a configuration that cannot work, in any of its rows or on these devices.
     """
     for one in sweeps.unstack(config, config.train.num_seeds):
         validation.validate_run(one)
@@ -367,14 +373,27 @@ def build(config: Config, env: Env) -> Program:
     actors = config.agent.policy.train_in_pretraining
     pretraining = _cut(train.pretrain_updates, most * max(group.updates, 1))
 
+    mesh = devices.mesh(config)
+
+    def start(config, seeds):
+        return init(config, env, static, seeds)
+
+    def begin(config, seeds=None):
+        if seeds is None and mesh is not None:  # every device has to know its own
+            seeds = config.train.seed + jnp.arange(config.train.num_seeds)
+        return devices.spread(start, mesh, (None, devices.SPLIT), SPECS)(config, seeds)
+
     def run_chunk(state, config, work):
         return chunk(state, config, work, env=env, static=static)
+
+    specs = (SPECS, None, devices.WHOLE), (SPECS, devices.SPLIT)
 
     return Program(
         env=env,
         static=static,
-        init=jax.jit(lambda config, seeds=None: init(config, env, static, seeds)),
-        chunk=jax.jit(run_chunk, donate_argnums=0),
+        mesh=mesh,
+        init=jax.jit(begin),
+        chunk=jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=0),
         seeding=(Work(1, seed_iterations, 0, True, False, False),),
         pretraining=tuple(Work(1, 0, n, True, actors, False) for n in pretraining),
         training=tuple(Work(n, *group, False, True, True) for n in _cut(groups, most)),

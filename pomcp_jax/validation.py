@@ -268,6 +268,7 @@ def validate_run(config: Config) -> None:
         config,
         (
             ("train.num_seeds", train.num_seeds >= 1, ">= 1"),
+            ("train.num_devices", train.num_devices >= 0, ">= 0 (0: the most that divide seeds)"),
             (
                 "train.seed",
                 0 <= train.seed <= 2**31 - 1 - train.num_seeds,
