@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_resume import Interruption, Tiny, assert_same_end, table
 
-from experiments import record, resume
+from experiments import loop, record, resume, seeds
 from pomcp_jax import checkpoint
 from pomcp_jax import resume as resume_lib
 from pomcp_jax.config import ConfigError
@@ -23,9 +23,10 @@ def tiny_run(num_seeds, seed=0):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_commit():
+def one_commit_and_one_compilation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "commit", lambda: "0123456789ab")
+        patch.setattr(seeds, "build", functools.cache(loop.build))
         yield
 
 
@@ -60,9 +61,9 @@ def part(leaf, index, num_seeds):
     return leaf if leaf.ndim == 0 else leaf.reshape(num_seeds, -1)[index]
 
 
-def same_rows(path, other, seeds):
+def same_rows(path, other, which):
     """Counters of some seeds are those of another run; its other columns are there."""
-    ours, theirs = ([r for r in table(p) if int(r["seed"]) in seeds] for p in (path, other))
+    ours, theirs = ([r for r in table(p) if int(r["seed"]) in which] for p in (path, other))
     ours, theirs = (sorted(rows, key=key) for rows in (ours, theirs))
     assert len(ours) == len(theirs) > 0
     for name in set(EXACT) & set(ours[0]):
