@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -136,3 +137,19 @@ def joined(cells: Sequence[Cell]) -> Config:
 def folder(workdir: Path, cell: Cell) -> Path:
     """Where a cell's records go."""
     return workdir / cell.name
+
+
+def held(workdir: Path) -> list[str]:
+    """Folders of the cells of an earlier sweep.
+
+    Raises:
+      ConfigError: if its record cannot be read.
+    """
+    record = workdir / "sweep.json"
+    if not record.is_file():
+        return []
+    try:
+        names = [Path(name) for name in json.loads(record.read_text())["cells"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"--workdir = {str(workdir)!r}: its sweep.json is unreadable") from None
+    return [name.name for name in names]

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import clock, measure, plot, record, xla
+from experiments import broken, clock, measure, plot, record, xla
 from experiments.jobs import Saver, Signals, Stop, Worker
-from experiments.measure import Results
+from experiments.measure import Fault, Results
 from experiments.progress import duration, number
 from experiments.resume import Host, Pending, Start, array, listed
 from experiments.settings import Settings
-from pomcp_jax import checkpoint, diagnostics, envs, evaluate, resume, train
+from pomcp_jax import checkpoint, devices, diagnostics, envs, evaluate, resume, train
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
@@ -31,6 +31,8 @@ class Functions(NamedTuple):
     evaluate_planner: Callable[[TrainState, Config], tuple[Episodes, Results]]
     """With diagnostics."""
     evaluate_policy: Callable[[TrainState, Config], Episodes]
+    reset_agents: Callable[[TrainState, Config, jax.Array], TrainState]
+    """Donates its state."""
 
 
 def build(config: Config) -> Functions:
@@ -52,7 +54,18 @@ def build(config: Config) -> Functions:
             planner=False,
         )
 
-    return Functions(program, jax.jit(planner), jax.jit(policy))
+    def renew(state: TrainState, config: Config, which: jax.Array) -> TrainState:
+        return resume.reset_agents(state, config, program.static, which)
+
+    def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
+        return devices.spread(function, program.mesh, in_specs, out_specs)
+
+    return Functions(
+        program,
+        jax.jit(spread(planner, (train.SPECS, None), devices.SPLIT)),
+        jax.jit(spread(policy, (train.SPECS, None), devices.SPLIT)),
+        jax.jit(spread(renew, (train.SPECS, None, devices.SPLIT), train.SPECS), donate_argnums=0),
+    )
 
 
 class Run:
@@ -80,10 +93,13 @@ class Run:
         self.written: record.Written | None = None
         self.pending: Pending | None = None
         self.commit = record.commit()
-        self.compiled = False
+        self.compiled = self.finished = False
         num_seeds = self.config.train.num_seeds
         self.returns = np.full(num_seeds, np.nan)
         self.invalid = np.zeros(num_seeds, np.int64)
+        self.left: dict[int, broken.Diverged] = {}
+        """Seeds that are left behind, by index."""
+        self.resets = np.zeros(num_seeds, np.int64)
         self.evaluated: Results = {}
         self.evaluated_at, self.last_evaluation, self.last_checkpoint = -1, 0, 0
         self.seconds_before = 0.0
@@ -97,6 +113,9 @@ class Run:
         self.evaluated_at, self.seconds_before = host.evaluated_at, host.seconds
         self.last_evaluation, self.last_checkpoint = host.last_evaluation, host.last_checkpoint
         self.pending, self.written, self.updates = host.pending, host.written, host.updates
+        self.finished = host.finished
+        self.left = {i: broken.Diverged(*what) for i, *what in host.left}
+        self.resets = np.array(host.resets or self.resets, np.int64)
         if self.state is not None:
             self.open_record(host.written.columns)
 
@@ -121,7 +140,13 @@ class Run:
             pending=self.pending,
             written=self.written,
             commit=self.commit,
+            left=[(i, *what) for i, what in self.left.items()],
+            resets=self.resets.tolist(),
         )
+
+    def lost(self) -> dict[int, broken.Diverged]:
+        """Seeds that are left behind, by number."""
+        return {self.config.train.seed + i: what for i, what in sorted(self.left.items())}
 
     def seconds(self) -> float:
         """Wall-clock of all sittings."""
@@ -136,7 +161,9 @@ class Run:
         done = int(self.state.iteration), int(self.state.updates)
         if self.pending is not None:
             self.finish_chunk()
-        for phase, work in resume.remaining(program, *done):
+        left = resume.remaining(program, *done)
+        over = self.finished and not left  # with seeds that are new or dropped
+        for phase, work in left:
             self.signals.check()
             self.warn_of_saving()
             self.pending = self.chunk(phase, work)
@@ -147,19 +174,24 @@ class Run:
                 self.last_checkpoint = self.done
                 self.save()
         self.signals.check()
-        if self.evaluated_at != self.done:
-            self.evaluate()
-            self.evaluated_at, self.written = self.done, self.record.written()
-        self.evaluate_policy()
-        self.written = self.record.written()
+        if not over:
+            self.evaluate_at_the_end()
         self.save(finished=True)
         failed = self.collect_save()
         if failed:
             raise Stop(4, failed)
 
+    def evaluate_at_the_end(self) -> None:
+        """Both actors, once."""
+        if self.evaluated_at != self.done:
+            self.evaluate()
+            self.evaluated_at, self.written = self.done, self.record.written()
+        self.evaluate_policy()
+        self.written = self.record.written()
+
     def chunk(self, phase: str, work: Work) -> Pending:
         """One chunk; its metrics and the seconds it took."""
-        begin, before = time.monotonic(), self.done
+        begin, start = time.monotonic(), self.done
         busy = "" if self.compiled else "compiling: the training step"
         state, self.state = self.state, None  # donated: if this is cut short, there is none
         self.state, metrics = self.work(
@@ -171,8 +203,22 @@ class Run:
         seconds = time.monotonic() - begin
         self.done = int(self.state.iteration) * self.config.env.num_envs
         self.updates = int(self.state.updates)
-        rate, repeat = (self.done - before) / seconds, self.config.env.action_repeat
-        values |= measure.chunk_values(self.config, stats, faults, self.updates, rate)
+        rate, repeat = (self.done - start) / seconds, self.config.env.action_repeat
+        values |= measure.chunk_values(
+            self.config,
+            stats,
+            faults,
+            self.updates,
+            rate,
+            devices.size(self.functions.program.mesh),
+        )
+        before, self.invalid = self.invalid, stats.invalid
+        done = self.done - start
+        found = measure.faults(self.config, faults, stats, before, done, phase)
+        stop = self.judge(found)
+        values |= broken.without({"train/return": values["train/return"]}, self.left)
+        values["broken"] = np.isin(np.arange(len(self.resets)), list(self.left)).astype(int)
+        values["resets"] = self.resets
         self.returns = values["train/return"]
         if self.record is None:
             extra = ["eval/return", "eval/policy_return", "eval/length", *diagnostics.NAMES]
@@ -184,14 +230,35 @@ class Run:
             f" | {number(rate)} decisions/s, {number(rate * repeat)} frames/s"
             f" | return {number(measure.mean(self.returns), 1)}"
             f" | eval {number(measure.mean(evaluated), 1)}"
-            f" | {duration(left) if self.done > before else '?'} left",
+            f" | {duration(left) if self.done > start else '?'} left",
             force=self.done >= self.config.train.total_decisions,
         )
         named = {name: listed(value) for name, value in values.items()}
-        return Pending(phase, named, seconds, self.done - before)
+        return Pending(phase, named, seconds, done, stop)
+
+    def judge(self, faults: dict[int, Fault]) -> str:
+        """Leave seeds that broke behind or reset them; why the run has to stop, or nothing."""
+        train_config = self.config.train
+        verdict = broken.judge(
+            faults,
+            self.left,
+            self.resets,
+            self.done,
+            lambda i: f"seed {train_config.seed + i}",
+            on_broken=train_config.on_broken_seed,
+            most_resets=train_config.max_seed_resets,
+        )
+        self.left = verdict.left
+        for line in verdict.lines:
+            self.progress.say(line)
+        if verdict.reset and not verdict.stop:
+            which = np.isin(np.arange(len(self.resets)), verdict.reset)
+            self.resets = self.resets + which
+            self.state = self.functions.reset_agents(self.state, self.config, which)
+        return verdict.stop
 
     def finish_chunk(self) -> None:
-        """Evaluate if it is due, write the chunk's rows, stop if training is broken.
+        """Evaluate if it is due, write the chunk's rows, stop if that was decided.
 
         A signal during the evaluation leaves the chunk pending, in the checkpoint too.
         """
@@ -203,15 +270,8 @@ class Run:
             self.last_evaluation = self.evaluated_at = self.done
         self.write(values)
         self.pending, self.written = None, self.record.written()
-        self.check_faults(chunk.phase, chunk.decisions)
-
-    def check_faults(self, phase: str, decisions: int) -> None:
-        """Stop when updates keep failing or environments keep breaking."""
-        stats = jax.device_get(self.state.stats)
-        before, self.invalid = self.invalid, stats.invalid
-        faults = measure.faults(self.config, self.state, stats, before, decisions, phase)
-        for i, fault in faults.items():
-            raise Stop(3, f"training broke: seed {self.config.train.seed + i}, {fault.text}")
+        if chunk.stop:
+            raise Stop(3, chunk.stop)
 
     def write(self, values: Results) -> None:
         """One row for every seed."""
@@ -231,11 +291,12 @@ class Run:
         """Play evaluation episodes with the planner and refresh the picture."""
         function = self.functions.evaluate_planner
         episodes, diagnosis = self._played(function, "evaluating the planner")
-        self.evaluated = {
+        values = {
             "eval/return": np.mean(episodes.returns, axis=1),
             "eval/length": np.mean(episodes.lengths, axis=1),
             **diagnosis,
         }
+        self.evaluated = broken.without(values, self.left)
         self._write_episodes("planner", episodes)
         self.draw()
         return self.evaluated
@@ -243,7 +304,8 @@ class Run:
     def evaluate_policy(self) -> None:
         """Play the same number of episodes without planning."""
         episodes = self._played(self.functions.evaluate_policy, "evaluating the bare policy")
-        self.evaluated["eval/policy_return"] = np.mean(episodes.returns, axis=1)
+        returns = {"eval/policy_return": np.mean(episodes.returns, axis=1)}
+        self.evaluated |= broken.without(returns, self.left)
         self._write_episodes("policy", episodes)
 
     def _played(self, function: Callable, busy: str) -> Any:
@@ -252,8 +314,9 @@ class Run:
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
         decisions = np.asarray(self.state.stats.decisions)
         rows = measure.episode_rows(self.config, decisions, actor, episodes, self.seconds())
-        for row in rows:
-            self._on_disk(self.record.evaluation, row)
+        for i, row in enumerate(rows):
+            if i not in self.left:
+                self._on_disk(self.record.evaluation, row)
 
     def draw(self) -> None:
         """Refresh the picture, if there is something to draw with."""

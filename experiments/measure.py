@@ -2,14 +2,13 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from pomcp_jax import agent
 from pomcp_jax.agent import Faults
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
-from pomcp_jax.train import Stats, TrainState
+from pomcp_jax.train import Stats
 
 Results = dict[str, np.ndarray]
 """Named arrays with the leading axis S."""
@@ -37,7 +36,7 @@ def recent_returns(stats: Stats) -> np.ndarray:
 
 
 def chunk_values(
-    config: Config, stats: Stats, faults: Faults, updates: int, rate: float
+    config: Config, stats: Stats, faults: Faults, updates: int, rate: float, num_devices: int
 ) -> Results:
     """Columns of a chunk beside the metrics of training; ``rate`` in decisions/s of one row."""
     repeat, rates = config.env.action_repeat, np.full(stats.decisions.shape, rate)
@@ -51,24 +50,24 @@ def chunk_values(
         "frames_per_second": rates * repeat,
         "updates": np.full_like(stats.decisions, updates),
         "refused_updates": faults.total,
+        "num_devices": np.full_like(stats.decisions, num_devices),
     }
 
 
 def faults(
-    config: Config, state: TrainState, stats: Stats, invalid: np.ndarray, decisions: int, phase: str
+    config: Config, found: Faults, stats: Stats, invalid: np.ndarray, decisions: int, phase: str
 ) -> dict[int, Fault]:
     """Rows whose updates keep failing, or whose environments broke in this chunk.
 
     Args:
       config: of the run.
-      state: after the chunk.
-      stats: its counters, on the host.
+      found: of the agents after the chunk, on the host.
+      stats: counters after the chunk, on the host.
       invalid: ``[S]``, ``stats.invalid`` before the chunk.
       decisions: of one row in the chunk.
       phase: for the text.
     """
-    found, out = jax.device_get(state.agent.faults), {}
-    most = config.train.max_bad_updates
+    out, most = {}, config.train.max_bad_updates
     broken = stats.invalid - invalid
     for i in np.flatnonzero(broken > max(decisions / 4, most)):
         text = f"{broken[i]} of {decisions} environment steps were not finite in one {phase} chunk"

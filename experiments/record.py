@@ -55,15 +55,19 @@ CHANGEABLE = (
     "checkpoint_decisions",
     "checkpoint_keep",
     "memory_limit_gb",
+    "num_devices",
     "max_bad_updates",
+    "on_broken_seed",
+    "max_seed_resets",
 )
 """Fields of ``train`` that may change when a run goes on: they say how long and how often."""
 
 
-def check_workdir(workdir: Path, config: Config) -> None:
+def check_workdir(workdir: Path, config: Config, resume: str = "auto") -> None:
     """Refuse a workdir that cannot be written or holds a run of another configuration.
 
     Fields that the earlier run did not know had their defaults. Writes nothing.
+    ``resume`` is the command line's: ``change_seeds`` allows another number of seeds.
 
     Raises:
       ConfigError: one line for the user.
@@ -89,10 +93,14 @@ def check_workdir(workdir: Path, config: Config) -> None:
         raise ConfigError(f"--workdir = {str(workdir)!r}: its config.json is unreadable") from None
     old, new = config_lib.flatten(before), config_lib.flatten(config)
     for name in sorted(new):
+        if name == "train.num_seeds" and resume == "change_seeds":
+            continue
         if old[name] != new[name] and name.removeprefix("train.") not in CHANGEABLE:
+            hint = "--resume=change_seeds drops the last ones or adds some, or "
             raise ConfigError(
                 f"--workdir = {str(workdir)!r}: holds a run with {name} = {old[name]!r},"
-                f" this one has {new[name]!r}; choose another folder"
+                f" this one has {new[name]!r}; {hint if name == 'train.num_seeds' else ''}choose"
+                " another folder"
             )
 
 

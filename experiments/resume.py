@@ -1,10 +1,12 @@
 """Where a run starts: afresh, or at the newest checkpoint that is whole. Nothing is guessed.
 
 ``--resume=auto`` goes on exactly where the checkpoint was made; ``never`` moves the earlier
-run aside; ``reset_envs`` goes on with fresh episodes, for environments that changed meanwhile.
+run aside; ``reset_envs`` goes on with fresh episodes, for environments that changed meanwhile;
+``change_seeds`` allows another number of seeds (:mod:`experiments.seeds`).
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +16,8 @@ import numpy as np
 from experiments import record
 from experiments.record import Written
 from experiments.settings import Settings
-from pomcp_jax import checkpoint, manifest, resume
+from pomcp_jax import checkpoint, devices, manifest, resume, train
+from pomcp_jax import config as config_lib
 from pomcp_jax.checkpoint import CheckpointError, DamagedError, Manifest, MismatchError
 from pomcp_jax.config import ConfigError
 from pomcp_jax.train import Program, TrainState
@@ -30,6 +33,8 @@ class Pending(NamedTuple):
     seconds: float
     decisions: int
     """Of this chunk, per seed."""
+    stop: str = ""
+    """Why the run ends after it; empty if it goes on."""
 
 
 class Host(NamedTuple):
@@ -49,6 +54,10 @@ class Host(NamedTuple):
     pending: Pending | None
     written: Written
     commit: str | None
+    left: Sequence[tuple[int, int, str]] = ()
+    """Seeds that are left behind: index, and :class:`experiments.broken.Diverged`."""
+    resets: Sequence[int] = ()
+    """How often each seed's agent started anew; empty stands for never."""
 
 
 class Start(NamedTuple):
@@ -61,6 +70,8 @@ class Start(NamedTuple):
     decisions: int
     notes: tuple[str, ...]
     """Lines for the user."""
+    missing_seeds: int = 0
+    """Seeds that ``state`` and ``host`` lack: they are yet to be trained so far."""
 
 
 def listed(values: np.ndarray) -> list[Any]:
@@ -86,6 +97,23 @@ def _host(found: Manifest) -> Host:
             f"checkpoint {found.decisions}: was not made by this command line ({error});"
             " --resume=never moves it aside and starts anew"
         ) from None
+
+
+def _keep_seeds(host: Host, num_seeds: int) -> Host:
+    """What is known of the first seeds."""
+
+    def first(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {name: value[:num_seeds] for name, value in values.items()}
+
+    pending = host.pending
+    return host._replace(
+        evaluated=first(host.evaluated),
+        returns=host.returns[:num_seeds],
+        invalid=host.invalid[:num_seeds],
+        pending=None if pending is None else pending._replace(values=first(pending.values)),
+        left=[one for one in host.left if one[0] < num_seeds],
+        resets=host.resets[:num_seeds],
+    )
 
 
 def begin(options: Settings, program: Program) -> Start:
@@ -147,10 +175,18 @@ def _load(
             f"train.total_decisions = {total}: this run has done {found.decisions};"
             f" must be >= {found.decisions}"
         )
-    if host.finished and found.decisions >= config.train.total_decisions:
+    before, wanted = found.sizes[2], config.train.num_seeds
+    if before != wanted and options.resume != "change_seeds":
+        raise CheckpointError(
+            f"{place}: has {before} seeds, train.num_seeds is {wanted}; --resume=change_seeds drops"
+            " the last ones or adds some"
+        )
+    over = host.finished and found.decisions >= config.train.total_decisions
+    if over and before == wanted:
         manifest.verify_files(place, found, ("agent", "run"))
         return Start(None, host, found.decisions, tuple(notes))
-    shapes = jax.eval_shape(program.init, config)
+    held = config_lib.replace(config, {"train.num_seeds": before})
+    shapes = jax.eval_shape(lambda: train.init(held, program.env, program.static))
     reset = options.resume == "reset_envs"
     changed = [
         f"{name} {found.versions.get(name)} -> {now}"
@@ -180,10 +216,16 @@ def _load(
     if host.commit != now:
         notes.append(f"warning: the source changed ({host.commit} -> {now})")
     if reset:
-        renew = jax.jit(lambda state: resume.reset_environments(state, config, program.env))
+        renew = jax.jit(lambda state: resume.reset_environments(state, held, program.env))
         state = renew(state)
         notes.append("environments were reset: every episode under way starts anew")
+    if wanted < before:
+        state, host = resume.keep_seeds(state, wanted), _keep_seeds(host, wanted)
+        first, last = config.train.seed + wanted, config.train.seed + before - 1
+        notes.append(f"dropped seeds {first} to {last}: their rows stay, their agents do not go on")
+    if wanted <= before:
+        state = devices.place(state, program.mesh, train.SPECS)
     short = record.missing(options.workdir, host.written)
     if short:
         notes.append(f"warning: {', '.join(short)}: lines are missing; later ones are appended")
-    return Start(state, host, found.decisions, tuple(notes))
+    return Start(state, host, found.decisions, tuple(notes), max(0, wanted - before))

@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import measure, record, settings, xla
+from experiments import broken, measure, record, seeds, settings, xla
 from experiments.jobs import Signals, Stop
 from experiments.loop import Functions, Run, build
 from experiments.progress import Progress, duration, number
 from experiments.resume import begin
 from experiments.settings import Settings
 from pomcp_jax import config as config_lib
-from pomcp_jax import train, validation
+from pomcp_jax import devices, train, validation
 from pomcp_jax.config import ConfigError
 
 
@@ -70,7 +70,7 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
     """
     options = settings.parse(argv)
     validation.validate_config(options.config)
-    record.check_workdir(options.workdir, options.config)
+    record.check_workdir(options.workdir, options.config, options.resume)
     if options.tensorboard:
         try:
             import tensorboardX  # noqa: F401
@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
 def idle(run: Run, argv: list[str]) -> int:
     """Say that nothing is left to do; completes what a kill behind the last save left undone."""
     if not _says_done(run.options.workdir / "run.json"):
-        about = record.describe(argv) | {"status": "done", "exit_code": 0}
+        status = f"diverged: {broken.describe(run.lost())}" if run.left else "done"
+        about = record.describe(argv) | {"status": status, "exit_code": 0}
         write_about(run, about, run.done)
         run.draw()
     total = run.config.train.total_decisions
@@ -148,7 +149,10 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> None:
         "peak_memory_gb": round(record.peak_memory_gb(), 3),
         "decisions_per_seed": run.done,
         "updates_per_seed": run.updates,
+        "num_devices": devices.size(run.functions.program.mesh),
         "resumed_at": resumed_at,
+        "diverged": {str(seed): what._asdict() for seed, what in run.lost().items()},
+        "resets": int(run.resets.sum()),
         "saves": len(run.saving),
         "longest_save_seconds": round(max(run.saving, default=0.0), 4),
     }
@@ -168,6 +172,7 @@ def finish(run: Run, argv: list[str]) -> int:
     )
     code, text, resumed_at = 0, "done", run.done
     try:
+        seeds.catch_up(run)
         run.go()
     except Stop as stop:
         code, text = stop.code, str(stop)
@@ -180,6 +185,8 @@ def finish(run: Run, argv: list[str]) -> int:
         if run.record is not None:
             run.record.close()
             run.draw()
+        if run.left and not code:
+            text = f"diverged: {broken.describe(run.lost())}"
         status = text if code or run.evaluated_at == run.done else "failed"
         about |= {"status": status, "exit_code": code}
         try:

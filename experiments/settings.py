@@ -14,7 +14,8 @@ from pomcp_jax.config import Config, ConfigError
 USAGE = """\
 usage: python -m experiments.run --config=experiments/configs/NAME.py[:task,preset]
            [--config.any.field=value ...] [--workdir=DIR] [--tensorboard]
-           [--cache_dir=DIR|none] [--resume=auto|never|reset_envs] [--print_config]
+           [--cache_dir=DIR|none] [--print_config]
+           [--resume=auto|never|reset_envs|change_seeds]
 
   --config       configuration file; behind a colon the task and the preset
   --config.F     override of a field, for example --config.train.num_seeds=5
@@ -23,10 +24,13 @@ usage: python -m experiments.run --config=experiments/configs/NAME.py[:task,pres
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --resume       what to do with an earlier run in the workdir: auto (default) goes on where it
                  stopped, bit for bit; never moves it to previous-N and starts anew; reset_envs
-                 goes on with fresh episodes, after an upgrade that changed the environments
+                 goes on with fresh episodes, after an upgrade that changed the environments;
+                 change_seeds allows another train.num_seeds: it drops the last ones, or trains
+                 further ones up to where the run stopped and goes on with all
   --print_config print the resolved configuration and stop
   --help         this text and the names of tasks, presets and fields
 """
+RESUME = ("auto", "never", "reset_envs", "change_seeds")
 
 
 class Settings(NamedTuple):
@@ -65,7 +69,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
     flags.DEFINE_bool("tensorboard", False, "write TensorBoard events", flag_values=values)
     flags.DEFINE_string("cache_dir", None, "compilation cache", flag_values=values)
-    flags.DEFINE_string("resume", "auto", "auto, never or reset_envs", flag_values=values)
+    flags.DEFINE_string("resume", "auto", ", ".join(RESUME), flag_values=values)
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
     try:
         rest = values(argv)
@@ -81,8 +85,8 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     workdir = values.workdir if values.workdir is not None else _default_workdir(argv)
     if not workdir:
         raise ConfigError("--workdir = '': must name a folder")
-    if values.resume not in ("auto", "never", "reset_envs"):
-        raise ConfigError(f"--resume = {values.resume!r}: must be auto, never or reset_envs")
+    if values.resume not in RESUME:
+        raise ConfigError(f"--resume = {values.resume!r}: must be one of {', '.join(RESUME)}")
     return Settings(
         config=config,
         workdir=Path(workdir).expanduser(),

@@ -24,16 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import grid, loop, measure, record, settings, sweep_report, xla
+from experiments import broken, grid, loop, measure, record, settings, sweep_report, xla
 from experiments.grid import Axis, Cell
 from experiments.jobs import Signals, Stop, Worker
 from experiments.loop import Functions
 from experiments.measure import Results
 from experiments.progress import Progress, duration, number
 from experiments.settings import Settings
-from experiments.sweep_report import Diverged, Outcome
+from experiments.sweep_report import Outcome
 from pomcp_jax import config as config_lib
-from pomcp_jax import diagnostics, train, validation
+from pomcp_jax import devices, diagnostics, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.train import TrainState, Work
@@ -85,7 +85,7 @@ class Sweep:
         self.work = Worker(self.progress, self.signals)
         rows = self.config.train.num_seeds
         self.planner, self.policy, self.training = (np.full(rows, np.nan) for _ in range(3))
-        self.diverged: dict[int, Diverged] = {}
+        self.diverged: dict[int, broken.Diverged] = {}
         """By row."""
         self.invalid = np.zeros(rows, np.int32)
         self.records: list[record.Record] = []
@@ -128,12 +128,15 @@ class Sweep:
             self.plan.functions.program.chunk, state, self.config, work, busy=busy
         )
         held = metrics, self.state.stats, self.state.agent.faults
-        metrics, self.stats, faults = jax.device_get(held)
+        metrics, self.stats, self.faults = jax.device_get(held)
         self.done = int(self.state.iteration) * self.config.env.num_envs
         self.chunk_decisions = self.done - before
         rate = self.chunk_decisions / (time.monotonic() - begin)
         updates = int(self.state.updates)
-        values = metrics | measure.chunk_values(self.config, self.stats, faults, updates, rate)
+        told = self.config, self.stats, self.faults, updates, rate
+        values = metrics | measure.chunk_values(
+            *told, devices.size(self.plan.functions.program.mesh)
+        )
         self.training = values["train/return"]
         if not self.records:
             names = [*values, "eval/return", "eval/policy_return", "eval/length"]
@@ -165,18 +168,21 @@ class Sweep:
     def leave_behind(self, phase: str) -> None:
         """Mark the rows that keep failing; end when none is left."""
         faults = measure.faults(
-            self.config, self.state, self.stats, self.invalid, self.chunk_decisions, phase
+            self.config, self.faults, self.stats, self.invalid, self.chunk_decisions, phase
         )
         self.invalid = self.stats.invalid
-        for i, fault in faults.items():
-            if i in self.diverged:
-                continue
-            self.diverged[i] = Diverged(self.done, fault.term)
+
+        def name(i: int) -> str:
             cell = next(c for c in self.plan.cells if c.rows.start <= i < c.rows.stop)
-            seed = cell.seeds[i - cell.rows.start]
-            self.progress.say(f"diverged: {cell.name}, seed {seed}: {fault.text}; others go on")
-        if len(self.diverged) == self.config.train.num_seeds:
-            raise Stop(3, "training broke: every row of the sweep diverged")
+            return f"{cell.name}, seed {cell.seeds[i - cell.rows.start]}"
+
+        never = np.zeros(self.config.train.num_seeds, int)
+        verdict = broken.judge(faults, self.diverged, never, self.done, name, on_broken="leave")
+        self.diverged = verdict.left
+        for line in verdict.lines:
+            self.progress.say(line)
+        if verdict.stop:
+            raise Stop(3, verdict.stop)
 
     def write(self, values: Results) -> None:
         """One row of metrics for every seed that is still trained."""
@@ -242,6 +248,7 @@ class Sweep:
             file.close()
         workdir, outcomes = self.plan.options.workdir, self.outcomes()
         about |= {
+            "num_devices": devices.size(self.plan.functions.program.mesh),
             "rows_in_program": self.config.train.num_seeds,
             "seconds": round(time.monotonic() - clock.STARTED, 1),
             "peak_memory_gb": round(record.peak_memory_gb(), 3),
@@ -250,7 +257,7 @@ class Sweep:
         }
         for outcome in outcomes:
             lost = {str(k): what._asdict() for k, what in outcome.diverged.items()}
-            status = f"diverged: {sweep_report.describe(outcome)}" if lost else text
+            status = f"diverged: {broken.describe(outcome.diverged)}" if lost else text
             all_lost = len(lost) == len(outcome.cell.seeds)
             own = {"status": status, "exit_code": 3 if all_lost else code, "diverged": lost}
             file = grid.folder(workdir, outcome.cell) / "run.json"
@@ -284,6 +291,10 @@ def prepare(argv: list[str]) -> Plan:
     options = options._replace(
         config=config_lib.replace(options.config, {"train.num_seeds": seeds})
     )
+    if options.config.train.on_broken_seed == "reset":
+        raise ConfigError(
+            "train.on_broken_seed = 'reset': a sweep leaves rows that break behind; must be 'leave'"
+        )
     axes = grid.parse(values.grid, options.config)
     for axis in axes:
         if any(arg.lstrip("-").split("=")[0] == f"config.{axis.field}" for arg in argv):
@@ -292,7 +303,7 @@ def prepare(argv: list[str]) -> Plan:
     record.check_workdir(options.workdir, options.config)
     if (options.workdir / "config.json").exists():
         raise ConfigError(f"--workdir = {str(options.workdir)!r}: holds a run; choose another")
-    _held(options.workdir)
+    grid.held(options.workdir)
     config = grid.joined(cells)
     functions = loop.build(config)
     try:
@@ -303,27 +314,11 @@ def prepare(argv: list[str]) -> Plan:
     return Plan(options, axes, cells, config, functions)
 
 
-def _held(workdir: Path) -> list[str]:
-    """Folders of the cells of an earlier sweep.
-
-    Raises:
-      ConfigError: if its record cannot be read.
-    """
-    held = workdir / "sweep.json"
-    if not held.is_file():
-        return []
-    try:
-        names = [Path(name) for name in json.loads(held.read_text())["cells"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"--workdir = {str(workdir)!r}: its sweep.json is unreadable") from None
-    return [name.name for name in names]
-
-
 def open_workdir(plan: Plan) -> Path | None:
     """Make all folders; an earlier sweep moves aside. Returns where it went."""
     workdir = plan.options.workdir
     workdir.mkdir(parents=True, exist_ok=True)
-    names = dict.fromkeys([*FILES, *_held(workdir), *(cell.name for cell in plan.cells)])
+    names = dict.fromkeys([*FILES, *grid.held(workdir), *(cell.name for cell in plan.cells)])
     moved = record.set_aside(workdir, names)
     for cell in plan.cells:
         record.open_workdir(grid.folder(workdir, cell), cell.config)

@@ -8,16 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import grid, measure, plot, record
+from experiments import broken, grid, measure, plot, record
+from experiments.broken import Diverged
 from experiments.grid import Axis, Cell
 from experiments.progress import number
-
-
-class Diverged(NamedTuple):
-    """A row that was left behind."""
-
-    decisions: int
-    term: str
 
 
 class Outcome(NamedTuple):
@@ -48,14 +42,6 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
-def describe(outcome: Outcome) -> str:
-    """``seed 3: policy_gradient at 300 decisions; ...``."""
-    return "; ".join(
-        f"seed {seed}: {what.term} at {what.decisions} decisions"
-        for seed, what in outcome.diverged.items()
-    )
-
-
 def summary_row(outcome: Outcome) -> dict[str, Any]:
     """One line of summary.csv; means are over the seeds that did not diverge."""
     healthy = outcome.healthy
@@ -73,7 +59,7 @@ def summary_row(outcome: Outcome) -> dict[str, Any]:
         "seeds": len(outcome.cell.seeds),
         **{name: value if np.isfinite(value) else "" for name, value in numbers.items()},
         "diverged_seeds": len(outcome.diverged),
-        "diverged": describe(outcome),
+        "diverged": broken.describe(outcome.diverged),
     }
 
 

@@ -262,7 +262,14 @@ class TrainConfig:
     """Newest checkpoints to keep, besides the best one."""
     memory_limit_gb: float = static(16.0)
     max_bad_updates: int = 20
-    """Consecutive non-finite updates of a seed after which the run stops."""
+    """Consecutive non-finite updates after which a seed counts as broken."""
+    on_broken_seed: str = "stop"
+    """``stop``: the run stops with code 3. ``leave``: the seed is marked and counts no more.
+    ``reset``: its agent starts anew, with its replay. Other seeds do not change by a bit."""
+    num_devices: int = 0
+    """Over which the seeds are spread; must divide their number. 0: the most that do."""
+    max_seed_resets: int = 3
+    """Of a seed, after which ``reset`` is ``leave``."""
 
 
 @config

@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, replay, sweeps, validation
+from pomcp_jax import acting, agent, counters, devices, replay, sweeps, validation
 from pomcp_jax.acting import Agent
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
+from pomcp_jax.counters import Stats
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanState
 from pomcp_jax.replay import Batch, Index, Replay, Row
@@ -28,20 +30,6 @@ from pomcp_jax.types import Gaussian, Key, PyTree, TimeStep
 
 AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
 """Streams of randomness of a seed."""
-RECENT = 8
-"""Episodes in the running mean of training returns."""
-
-
-class Stats(NamedTuple):
-    """Counters of one seed (leading axis S in a run)."""
-
-    decisions: Int[Array, ""]
-    """Actions that moved an environment (resetting calls do not count)."""
-    episodes: Int[Array, ""]
-    invalid: Int[Array, ""]
-    """Environment steps that broke and were replaced by a fresh episode."""
-    returns: Float[Array, " R"]
-    """Returns of the latest R = 8 finished episodes, NaN where there is none yet."""
 
 
 class TrainState(NamedTuple):
@@ -58,6 +46,12 @@ class TrainState(NamedTuple):
     iteration: Int[Array, ""]
     """Environment steps of each of the S N environments."""
     updates: Int[Array, ""]
+
+
+SPECS = TrainState(*[devices.SPLIT] * 7, iteration=devices.WHOLE, updates=devices.WHOLE)._replace(
+    replay=Replay(rows=devices.SPLIT, inserted=devices.WHOLE)
+)
+"""How a run is spread over devices: all but three counters by its seeds."""
 
 
 class Ratio(NamedTuple):
@@ -99,11 +93,7 @@ def init(
     if seeds is None:
         seeds = config.train.seed + jnp.arange(num_seeds)
     keys = jax.vmap(jax.random.key)(seeds)
-
-    def fresh(config, key):
-        return agent.init(jax.random.fold_in(key, AGENT), config, static)
-
-    agents = jax.vmap(fresh, in_axes=(sweeps.axes(config.agent), 0))(config.agent, keys)
+    agents = init_agents(jax.vmap(lambda key: jax.random.fold_in(key, AGENT))(keys), config, static)
     env_keys = jax.vmap(
         lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
     )(keys)
@@ -111,7 +101,6 @@ def init(
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
     plan = acting.init_plan(config.agent, static, num_envs)
-    zeros = lambda: jnp.zeros((num_seeds,), jnp.int32)  # noqa: E731
     return TrainState(
         agent=agents,
         replay=Replay(rows, ring.inserted),
@@ -119,10 +108,19 @@ def init(
         timestep=timestep,
         plan=jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan),
         keys=keys,
-        stats=Stats(zeros(), zeros(), zeros(), jnp.full((num_seeds, RECENT), jnp.nan, jnp.float32)),
+        stats=counters.init(num_seeds),
         iteration=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
     )
+
+
+def init_agents(keys: Key, config: Config, static: Agent) -> AgentState:
+    """Fresh agents, one for each of the ``[S]`` keys."""
+
+    def fresh(config, key):
+        return agent.init(key, config, static)
+
+    return jax.vmap(fresh, in_axes=(sweeps.axes(config.agent), 0))(config.agent, keys)
 
 
 _SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
@@ -206,27 +204,8 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         env=env_state,
         timestep=following,
         plan=decision.plan,
-        stats=jax.vmap(_count)(state.stats, after),
+        stats=jax.vmap(counters.count)(state.stats, after),
         iteration=state.iteration + 1,
-    )
-
-
-def _count(stats: Stats, timestep: TimeStep) -> Stats:
-    """Counters of one seed after a step of its N environments."""
-    done = timestep.is_last
-    # Positions of this step's finished returns behind those already held; the
-    # rest is parked past the end, and the newest R are kept.
-    order = jnp.where(done, jnp.cumsum(done.astype(jnp.int32)) - 1 + RECENT, -1)
-    wide = jnp.concatenate([stats.returns, jnp.zeros(done.shape)])
-    order = jnp.where(order < 0, wide.shape[0], order)
-    wide = wide.at[order].set(timestep.episode_return, mode="drop")
-    finished = jnp.sum(done, dtype=jnp.int32)
-    returns = jax.lax.dynamic_slice_in_dim(wide, finished, RECENT)
-    return Stats(
-        decisions=stats.decisions + jnp.sum(~timestep.is_first, dtype=jnp.int32),
-        episodes=stats.episodes + finished,
-        invalid=stats.invalid + jnp.sum(timestep.invalid, dtype=jnp.int32),
-        returns=returns,
     )
 
 
@@ -309,10 +288,8 @@ def chunk(
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """Do ``work``; returns the state and the mean of every metric over the chunk.
 
-    Trip counts are traced, so seeding, pre-training and training cost one
-    compilation. Metrics of what did not happen are NaN.
+    Trip counts are traced: all phases cost one compilation. Metrics of what did not happen are NaN.
     """
-
     # Nested jits: traced once, although shapes are asked for before they run.
     plan = jax.jit(lambda state, config: decide(state, config, static))
     improve = jax.jit(lambda state, config, work: update_step(state, config, static, work))
@@ -342,8 +319,7 @@ def chunk(
         return jax.lax.fori_loop(0, work.updates, learn, carry)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
-    carry = jax.lax.fori_loop(0, work.groups, group, (state, *zeros))
-    state, acted, learned = carry
+    state, acted, learned = jax.lax.fori_loop(0, work.groups, group, (state, *zeros))
     means = _divide(acted, work.groups * work.iterations)
     return state, means | _divide(learned, work.groups * work.updates)
 
@@ -365,6 +341,8 @@ class Program(NamedTuple):
 
     env: Env
     static: Agent
+    mesh: Mesh | None
+    """The devices over which seeds are spread; None for one (:mod:`pomcp_jax.devices`)."""
     init: Callable[..., TrainState]
     """``(config, seeds=None)``, see :func:`init`."""
     chunk: Callable[[TrainState, Config, Work], tuple[TrainState, dict[str, Array]]]
@@ -383,7 +361,7 @@ def build(config: Config, env: Env) -> Program:
     """Cut a run into chunks and prepare its jitted functions; compiles nothing yet.
 
     Raises:
-      ConfigError: for a configuration that cannot work, in any of its rows.
+      ConfigError: for a configuration that cannot work, in any of its rows or on these devices.
     """
     for one in sweeps.unstack(config, config.train.num_seeds):
         validation.validate_run(one)
@@ -395,14 +373,27 @@ def build(config: Config, env: Env) -> Program:
     actors = config.agent.policy.train_in_pretraining
     pretraining = _cut(train.pretrain_updates, most * max(group.updates, 1))
 
+    mesh = devices.mesh(config)
+
+    def start(config, seeds):
+        return init(config, env, static, seeds)
+
+    def begin(config, seeds=None):
+        if seeds is None and mesh is not None:  # every device has to know its own
+            seeds = config.train.seed + jnp.arange(config.train.num_seeds)
+        return devices.spread(start, mesh, (None, devices.SPLIT), SPECS)(config, seeds)
+
     def run_chunk(state, config, work):
         return chunk(state, config, work, env=env, static=static)
+
+    specs = (SPECS, None, devices.WHOLE), (SPECS, devices.SPLIT)
 
     return Program(
         env=env,
         static=static,
-        init=jax.jit(lambda config, seeds=None: init(config, env, static, seeds)),
-        chunk=jax.jit(run_chunk, donate_argnums=0),
+        mesh=mesh,
+        init=jax.jit(begin),
+        chunk=jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=0),
         seeding=(Work(1, seed_iterations, 0, True, False, False),),
         pretraining=tuple(Work(1, 0, n, True, actors, False) for n in pretraining),
         training=tuple(Work(n, *group, False, True, True) for n in _cut(groups, most)),

@@ -268,6 +268,7 @@ def validate_run(config: Config) -> None:
         config,
         (
             ("train.num_seeds", train.num_seeds >= 1, ">= 1"),
+            ("train.num_devices", train.num_devices >= 0, ">= 0 (0: the most that divide seeds)"),
             (
                 "train.seed",
                 0 <= train.seed <= 2**31 - 1 - train.num_seeds,
@@ -317,6 +318,16 @@ def validate_run(config: Config) -> None:
             ("train.checkpoint_keep", train.checkpoint_keep >= 1, ">= 1"),
             ("train.memory_limit_gb", train.memory_limit_gb > 0.0, "> 0"),
             ("train.max_bad_updates", train.max_bad_updates >= 1, ">= 1"),
+            (
+                "train.on_broken_seed",
+                train.on_broken_seed in ("stop", "leave", "reset"),
+                "'stop', 'leave' or 'reset'",
+            ),
+            (
+                "train.max_seed_resets",
+                train.max_seed_resets >= 1,
+                ">= 1 (train.on_broken_seed says 'leave' without any)",
+            ),
         ),
     )
 

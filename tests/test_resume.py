@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import loop, record, resume
+from experiments import loop, record, resume, seeds
 from experiments.jobs import Stop
 from experiments.progress import Progress
 from experiments.settings import Settings
@@ -51,12 +51,9 @@ class Tiny:
     """A tiny run: one compiled program for all of its sittings."""
 
     def __init__(self, **changes):
-        self.config = tiny.run(
-            train__num_seeds=2,
-            train__eval_decisions=20,
-            train__checkpoint_decisions=20,
-            **changes,
-        )
+        usual = {"num_seeds": 2, "eval_decisions": 20, "checkpoint_decisions": 20}
+        usual = {f"train__{name}": value for name, value in usual.items()}
+        self.config = tiny.run(**(usual | changes))
         self.functions = loop.build(self.config)
 
     def options(self, workdir, **changes):
@@ -66,11 +63,11 @@ class Tiny:
         """One process: start or go on, until the end or the interruption; returns the run."""
         interruption = interruption or Interruption()
         options = self.options(workdir, **changes)
-        record.check_workdir(options.workdir, options.config)
+        record.check_workdir(options.workdir, options.config, options.resume)
         options.workdir.mkdir(exist_ok=True)
         start = resume.begin(options, self.functions.program)
         run = loop.Run(options, self.functions, start, interruption)
-        run.notes = start.notes
+        run.notes, run.stopped = start.notes, None
         if start.host is not None and start.state is None:
             return run
         work = run.work
@@ -81,8 +78,10 @@ class Tiny:
 
         run.work = interrupted
         try:
+            seeds.catch_up(run)
             run.go()
-        except Stop:
+        except Stop as stop:
+            run.stopped = stop
             run.save()
             assert run.collect_save() == ""
         except Killed:

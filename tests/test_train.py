@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pomcp_jax import envs, train
+from pomcp_jax import counters, envs, train
 from pomcp_jax.train import Ratio, Work
 
 
@@ -130,13 +130,13 @@ def test_statistics_count_decisions_episodes_and_returns():
     # 30 iterations of 2 environments, every sixth call only resets.
     assert state.stats.decisions.tolist() == [50]
     assert state.stats.episodes.tolist() == [10]
-    np.testing.assert_array_equal(state.stats.returns, np.full((1, train.RECENT), 5.0))
+    np.testing.assert_array_equal(state.stats.returns, np.full((1, counters.RECENT), 5.0))
 
 
 def test_returns_keep_the_newest_in_order():
-    count = jax.jit(train._count)
+    count = jax.jit(counters.count)
     zero = jnp.zeros((), jnp.int32)
-    stats = train.Stats(zero, zero, zero, jnp.full((train.RECENT,), jnp.nan))
+    stats = counters.Stats(zero, zero, zero, jnp.full((counters.RECENT,), jnp.nan))
     seen = []
     for step in range(7):
         returns = jnp.arange(3, dtype=jnp.float32) + 10 * step
@@ -147,7 +147,7 @@ def test_returns_keep_the_newest_in_order():
         )
         stats = count(stats, timestep)
         seen += [float(r) for r, d in zip(returns, done, strict=True) if d]
-    np.testing.assert_array_equal(stats.returns, seen[-train.RECENT :])
+    np.testing.assert_array_equal(stats.returns, seen[-counters.RECENT :])
     assert int(stats.episodes) == len(seen)
 
 
