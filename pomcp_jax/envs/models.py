@@ -129,8 +129,9 @@ def compile_for_mjx(
 ) -> Any:
     """The model with what MJX lacks taken out, none of which moves it unless said.
 
-    Energy flags are cleared and skins dropped. So are ``noslip`` iterations,
-    which MJX refuses: :mod:`pomcp_jax.envs.noslip` does them.
+    Energy flags are cleared and skins dropped. So are ``noslip`` iterations, which MJX
+    refuses: :mod:`pomcp_jax.envs.noslip` does them. Matrices are dense: MJX' code for
+    sparse ones grows with the tree, and the solver wants dense ones anyway.
 
     Args:
       text: The XML.
@@ -146,6 +147,7 @@ def compile_for_mjx(
     spec = mujoco.MjSpec.from_string(text, assets, assets)
     spec.option.enableflags = 0
     spec.option.noslip_iterations = 0
+    spec.option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     for skin in list(spec.skins):
         spec.delete(skin)
     for sensor in list(spec.sensors):
