@@ -12,28 +12,28 @@ together, all rewards read off the same states. One JSON file a task.
 """
 
 import argparse
-import importlib
 import json
 import pathlib
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 
 from experiments import record, xla
+from experiments.benchmarks.originals import controls, flat, original, other_tasks, resets
 from pomcp_jax import envs
+from pomcp_jax.envs import models
 from pomcp_jax.envs.protocol import Task
 
 OUT = pathlib.Path("experiments/results/fidelity")
 POLICIES = ("zero", "random", "wave")
 EPISODES, RANDOM_EPISODES = 20, 100
 """Episodes of a policy and of the random one, which makes 100,000 control steps."""
-RESETS, RESET_BATCH = 1000, 100
 STEPS, CHUNK = 1000, 100
 """Control steps of an episode, in all of these tasks, and of one call of ours."""
 
@@ -56,15 +56,8 @@ EPISODE = {
 }
 """What a domain draws per episode, read from dm_control's physics."""
 
-
-def original(name: str, seed: int) -> Any:
-    """The ``dm_control`` environment of that name."""
-    domain, task = name.split("-")
-    with warnings.catch_warnings():
-        # Without a display, its rendering modules warn as they are imported.
-        warnings.simplefilter("ignore")
-        module = importlib.import_module(f"dm_control.suite.{domain}")
-        return getattr(module, task)(random=seed)
+EDITS = {"dog": models.keep_simple_contacts}
+"""What MJX' models lack, done to dm_control's, for a second comparison."""
 
 
 def groups(names: Iterable[str]) -> list[list[str]]:
@@ -75,26 +68,6 @@ def groups(names: Iterable[str]) -> list[list[str]]:
         together = [i for i, tasks in enumerate(SHARED.get(domain, ())) if task in tasks]
         found.setdefault((domain, *together) if together else name, []).append(name)
     return list(found.values())
-
-
-def other_tasks(names: Sequence[str]) -> list[Any]:
-    """dm_control's tasks of all names but the first, each once begun."""
-    found = [original(name, seed=0) for name in names[1:]]
-    for environment in found:
-        # Some learn of their model when an episode begins.
-        environment.reset()
-    return [environment.task for environment in found]
-
-
-def flat(observation: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for x in observation.values()])
-
-
-def controls(reference: Any, action: np.ndarray) -> np.ndarray:
-    """dm_control's controls for an action in [-1, 1]."""
-    spec = reference.action_spec()
-    low, high = np.asarray(spec.minimum), np.asarray(spec.maximum)
-    return (high + low) / 2 + (high - low) / 2 * action
 
 
 def blank_state(task: Task) -> Any:
@@ -130,6 +103,10 @@ class Deviation(NamedTuple):
     step_obs_median: float
     """The same: the median over steps of the largest entry."""
     step_reward: float
+    edited_obs: float
+    """As ``step_obs``, beside dm_control with the edits of our model in its own ..."""
+    edited_steps: float
+    """... and the share of steps in which these change its observation."""
     obs: dict[int, float]
     """After that many control steps from one equal state."""
     reward: dict[int, float]
@@ -142,6 +119,13 @@ def round_state(physics: Any) -> None:
     """Positions, velocities and activations as float32 holds them."""
     for part in (physics.data.qpos, physics.data.qvel, physics.data.act):
         part[:] = part.astype(np.float32)
+
+
+def join(physics: Any, other: Any) -> None:
+    """Move dm_control's physics to the other's state, its warm start included."""
+    for kind in ("qpos", "qvel", "act", "qacc_warmstart"):
+        getattr(physics.data, kind)[:] = getattr(other.data, kind)
+    mujoco.mj_step1(physics.model.ptr, physics.data.ptr)
 
 
 def deviations(
@@ -167,13 +151,18 @@ def deviations(
 
     generator = np.random.default_rng(0)
     blank = blank_state(task)
-    references, twins = ([original(name, seed=i) for i in range(episodes)] for _ in range(2))
+    references, twins, edited = (
+        [original(name, seed=i) for i in range(episodes)] for _ in range(3)
+    )
     reward_tasks = other_tasks(names)
-    for reference, twin in zip(references, twins, strict=True):
-        reference.reset()
-        twin.reset()
+    for environment in (*references, *twins, *edited):
+        environment.reset()
+    for edit in edited:
+        if domain in EDITS:
+            EDITS[domain](edit.physics.model.ptr)
     free = adopt_all()
     step_obs, step_reward = [], np.zeros(len(names))
+    beside, changed = [], []
     obs, reward, rounded = {}, {}, {}
 
     def apart(one: np.ndarray, other: np.ndarray) -> float:
@@ -183,9 +172,11 @@ def deviations(
         action = generator.uniform(-1, 1, (episodes, task.action_size)).astype(np.float32)
         tied = follow(adopt_all(), action)
         free, *seen = follow(free, action)
-        true_obs, true_reward, twin_obs = [], [], []
-        for reference, twin, one in zip(references, twins, action, strict=True):
+        true_obs, true_reward, twin_obs, edited_obs = [], [], [], []
+        for reference, twin, edit, one in zip(references, twins, edited, action, strict=True):
             ctrl = controls(reference, one.astype(np.float64))
+            join(edit.physics, reference.physics)
+            edited_obs.append(flat(edit.step(ctrl).observation))
             answer = reference.step(ctrl)
             true_obs.append(flat(answer.observation))
             others = [other.get_reward(reference.physics) for other in reward_tasks]
@@ -194,6 +185,8 @@ def deviations(
             twin_obs.append(flat(twin.step(ctrl).observation))
         true_obs, true_reward = np.stack(true_obs), np.array(true_reward)
         step_obs.append(apart(tied[1], true_obs))
+        beside.append(apart(tied[1], np.stack(edited_obs)))
+        changed += [(a != b).any() for a, b in zip(edited_obs, true_obs, strict=True)]
         step_reward = np.maximum(step_reward, np.max(np.abs(tied[2] - true_reward), axis=0))
         if i in checkpoints:
             obs[i], rounded[i] = apart(seen[0], true_obs), apart(np.stack(twin_obs), true_obs)
@@ -204,55 +197,14 @@ def deviations(
             step_obs=largest,
             step_obs_median=median,
             step_reward=float(step_reward[k]),
+            edited_obs=float(np.max(beside)),
+            edited_steps=float(np.mean(changed)),
             obs=obs,
             reward={at: float(values[k]) for at, values in reward.items()},
             rounded=rounded,
         )
         for k, one in enumerate(names)
     }
-
-
-class Resets(NamedTuple):
-    """First observations of 1,000 episodes, ours against dm_control's."""
-
-    mean: float
-    """Largest difference of means, in standard errors of that difference."""
-    spread: float
-    """Largest ratio of standard deviations, less one, of entries that vary."""
-    outside: float
-    """Largest distance by which a range exceeds the other, in standard deviations."""
-    constant: float
-    """Largest difference of entries that never vary."""
-
-
-def resets(name: str, count: int = RESETS, backend: str = "mjx") -> Resets:
-    """Compare first observations."""
-    task = envs.make_task(name, backend=backend)
-    begin = jax.jit(jax.vmap(lambda key: task.observe(task.reset(key))))
-    keys = jax.random.split(jax.random.key(1), (count // RESET_BATCH, RESET_BATCH))
-    ours = np.concatenate([begin(some) for some in keys])
-    reference = original(name, seed=1)
-    theirs = np.stack([flat(reference.reset().observation) for _ in range(count)])
-    spread, other = theirs.std(axis=0), ours.std(axis=0)
-    # What never varies there is known here to float32's rounding.
-    varies = np.maximum(spread, other) > 1e-5
-    gap = np.abs(ours.mean(axis=0) - theirs.mean(axis=0))
-    error = np.sqrt((np.square(spread) + np.square(other)) / count)
-    pooled = np.maximum(np.maximum(spread, other), 1e-12)
-    beyond = np.maximum(
-        ours.max(axis=0) - theirs.max(axis=0), theirs.min(axis=0) - ours.min(axis=0)
-    )
-    short = np.maximum(theirs.max(axis=0) - ours.max(axis=0), ours.min(axis=0) - theirs.min(axis=0))
-
-    def most(values: np.ndarray, where: np.ndarray) -> float:
-        return float(np.max(values[where])) if where.any() else 0.0
-
-    return Resets(
-        mean=most(gap / np.maximum(error, 1e-12), varies),
-        spread=most(np.abs(np.log(np.maximum(other, 1e-12) / np.maximum(spread, 1e-12))), varies),
-        outside=most(np.maximum(beyond, short) / pooled, varies),
-        constant=most(gap, ~varies),
-    )
 
 
 def wave(steps: int, size: int) -> np.ndarray:

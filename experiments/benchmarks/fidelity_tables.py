@@ -33,6 +33,10 @@ def steps_table(found: list[dict]) -> str:
         values += [d[kind][at] for at in ("10", "100") for kind in ("obs", "reward")]
         values.append(d["rounded"]["100"])
         lines.append(f"| {one['task']} | " + " | ".join(f"{v:.0e}" for v in values) + " |")
+        if d.get("edited_steps"):
+            share, most = 100 * d["edited_steps"], d["edited_obs"]
+            text = f"{one['task']}, contacts dropped in both (changes {share:.0f} % of steps)"
+            lines.append(f"| {text} | {most:.0e} |" + " |" * 7)
     return "\n".join(lines)
 
 

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import record, xla
-from experiments.benchmarks.fidelity import controls, flat, interval, original
+from experiments.benchmarks.fidelity import interval
+from experiments.benchmarks.originals import controls, flat, original
 from pomcp_jax import acting, checkpoint, envs, evaluate
 from pomcp_jax.checkpoint import CheckpointError, Restored
 

@@ -4,7 +4,8 @@ MJX finds the closest points of spheres and capsules with a small number added t
 each denominator, which turns contact normals by up to 1e-3, and picks other
 tangents than C for a steep capsule on a plane. Both show in a pyramid of friction
 after a few steps. The pairs here are written after the C code
-(``engine_collision_primitive.c``); cylinders, ellipsoids and boxes go through MJX.
+(``engine_collision_primitive.c``); cylinders, ellipsoids, and boxes anywhere but on
+planes go through MJX.
 """
 
 import importlib
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 _TINY = 1e-15
 """``mjMINVAL``."""
@@ -119,6 +120,20 @@ def plane_capsule(plane: Geom, capsule: Geom) -> Contacts:
     return jnp.stack(dist), jnp.stack(pos), jnp.stack([frame, frame])
 
 
+def plane_box(plane: Geom, box: Geom) -> Contacts:
+    """``mjc_PlaneBox``: the four corners of the box' lower half, in their order."""
+    normal = plane.mat[:, 2]
+    # C counts x fastest; of opposite corners one is below the centre.
+    signs = np.array([[1 if i & bit else -1 for bit in (1, 2, 4)] for i in range(8)])
+    corners = (jnp.asarray(signs, box.pos.dtype) * box.size[None]) @ box.mat.T
+    _, lower = jax.lax.top_k(-(corners @ normal), k=4)
+    corners = corners[jnp.sort(lower)] + box.pos[None]
+    dist = (corners - plane.pos[None]) @ normal
+    pos = corners - 0.5 * dist[:, None] * normal[None]
+    frame = _frame(normal, jnp.zeros_like(normal))
+    return dist, pos, jnp.broadcast_to(frame[None], (4, 3, 3))
+
+
 def _pairs() -> dict[tuple[int, int], Callable[[Geom, Geom], Contacts]]:
     import mujoco
 
@@ -127,6 +142,7 @@ def _pairs() -> dict[tuple[int, int], Callable[[Geom, Geom], Contacts]]:
     return {
         (plane, sphere): plane_sphere,
         (plane, capsule): plane_capsule,
+        (plane, kind.mjGEOM_BOX): plane_box,
         (sphere, sphere): sphere_sphere,
         (sphere, capsule): sphere_capsule,
         (capsule, capsule): capsule_capsule,
@@ -183,7 +199,8 @@ def collide(device: Any, data: Any, most: Mapping[int, int] = MappingProxyType({
         by_condim.setdefault(int(key.condim), []).append(
             contact.replace(dist=dist, pos=pos, frame=frame)
         )
-    groups = [_deepest(_join(by_condim[dim]), most.get(dim)) for dim in sorted(by_condim)]
+    bodies = jnp.asarray(device.geom_bodyid)
+    groups = [_deepest(_join(by_condim[dim]), most.get(dim), bodies) for dim in sorted(by_condim)]
     return data.tree_replace({"_impl.contact": _join(groups)})
 
 
@@ -191,8 +208,18 @@ def _join(contacts: list) -> Any:
     return jax.tree.map(lambda *x: jnp.concatenate(x), *contacts)
 
 
-def _deepest(contact: Any, most: int | None) -> Any:
+def _deepest(contact: Any, most: int | None, bodies: Int[Array, " G"]) -> Any:
+    """The deepest contacts, ordered by pairs of bodies as in C: the noslip pass takes turns."""
     if most is None or contact.dist.shape[0] <= most:
         return contact
     _, index = jax.lax.top_k(-contact.dist, k=most)
-    return jax.tree.map(lambda x: x[index], contact)
+    kept = jax.tree.map(lambda x: x[jnp.sort(index)], contact)
+    geoms = jnp.asarray(kept.geom)
+    pair = bodies[geoms]
+    swapped = pair[:, 0] > pair[:, 1]
+    first, second = pair.min(axis=1), pair.max(axis=1)
+    one = jnp.where(swapped, geoms[:, 1], geoms[:, 0])
+    two = jnp.where(swapped, geoms[:, 0], geoms[:, 1])
+    # The last key is the most significant; equal ones keep their order.
+    order = jnp.lexsort((two, one, second, first))
+    return jax.tree.map(lambda x: x[order], kept)

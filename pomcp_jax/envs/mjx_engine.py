@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax.envs import collision, noslip, solver
+from pomcp_jax.envs import collision, noslip, solver, tree
+from pomcp_jax.envs.kinematics import kinematics
 from pomcp_jax.envs.physics import (
     Engine,
     Motion,
@@ -109,9 +110,8 @@ def make(
         return guarded(motion), sensed
 
     def touching(qpos: Float[Array, " Q"]) -> Bool[Array, ""]:
-        mjx = quiet_mjx()
         with relaxed():
-            data = mjx.kinematics(device, blank.replace(qpos=qpos))
+            data = kinematics(device, blank.replace(qpos=qpos))
             data = collision.collide(device, data, max_contacts)
             contact = data._impl.contact
             return jnp.any(contact.dist < contact.includemargin)
@@ -144,7 +144,7 @@ def _accelerate(
     """``mj_forward`` up to the acceleration: MJX data with ``qacc`` and its forces."""
     mjx, device = quiet_mjx(), model.device
     data = model.blank.replace(qpos=motion.qpos, qvel=motion.qvel, act=motion.act, ctrl=ctrl)
-    data = mjx.fwd_velocity(device, _position(model, data))
+    data = tree.fwd_velocity(device, _position(model, data))
     if actuated:
         data = mjx.fwd_actuation(device, data)
     data = mjx.fwd_acceleration(device, data)
@@ -163,7 +163,7 @@ def _accelerate(
 def _position(model: _Model, data: Any) -> Any:
     """``mjx.fwd_position`` with our contacts."""
     mjx, device = quiet_mjx(), model.device
-    data = mjx.com_pos(device, mjx.kinematics(device, data))
+    data = tree.com_pos(device, kinematics(device, data))
     data = mjx.crb(device, mjx.tendon(device, data))
     data = mjx.factor_m(device, mjx.tendon_armature(device, data))
     data = mjx.make_constraint(device, collision.collide(device, data, model.max_contacts))

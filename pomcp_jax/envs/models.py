@@ -129,8 +129,9 @@ def compile_for_mjx(
 ) -> Any:
     """The model with what MJX lacks taken out, none of which moves it unless said.
 
-    Energy flags are cleared and skins dropped. So are ``noslip`` iterations,
-    which MJX refuses: :mod:`pomcp_jax.envs.noslip` does them.
+    Energy flags are cleared and skins dropped. So are ``noslip`` iterations, which MJX
+    refuses: :mod:`pomcp_jax.envs.noslip` does them. Matrices are dense: MJX' code for
+    sparse ones grows with the tree, and the solver wants dense ones anyway.
 
     Args:
       text: The XML.
@@ -146,6 +147,7 @@ def compile_for_mjx(
     spec = mujoco.MjSpec.from_string(text, assets, assets)
     spec.option.enableflags = 0
     spec.option.noslip_iterations = 0
+    spec.option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     for skin in list(spec.skins):
         spec.delete(skin)
     for sensor in list(spec.sensors):
@@ -153,21 +155,26 @@ def compile_for_mjx(
             spec.delete(sensor)
     with quiet_mujoco():
         model = spec.compile()
-    kinds = mujoco.mjtGeom
-    is_plane = model.geom_type == kinds.mjGEOM_PLANE
     if no_contacts:
         model.geom_contype[:] = 0
         model.geom_conaffinity[:] = 0
     elif simple_contacts:
-        simple = np.isin(model.geom_type, (kinds.mjGEOM_SPHERE, kinds.mjGEOM_CAPSULE))
-        meets_plane = _meets_plane(model, is_plane)
-        # Bit 1: plane meets geom. Bit 2: simple meets simple, as before.
-        kind, affinity = model.geom_contype.copy(), model.geom_conaffinity.copy()
-        model.geom_contype[:] = np.where(is_plane, 1, 2 * (simple & (kind != 0)))
-        model.geom_conaffinity[:] = np.where(
-            is_plane, 0, meets_plane + 2 * (simple & (affinity != 0))
-        )
+        keep_simple_contacts(model)
     return model
+
+
+def keep_simple_contacts(model: Any) -> None:
+    """Leave a compiled model contacts with planes, and of spheres and capsules with each other."""
+    import mujoco
+
+    kinds = mujoco.mjtGeom
+    is_plane = model.geom_type == kinds.mjGEOM_PLANE
+    simple = np.isin(model.geom_type, (kinds.mjGEOM_SPHERE, kinds.mjGEOM_CAPSULE))
+    meets_plane = _meets_plane(model, is_plane)
+    # Bit 1: plane meets geom. Bit 2: simple meets simple, as before.
+    kind, affinity = model.geom_contype.copy(), model.geom_conaffinity.copy()
+    model.geom_contype[:] = np.where(is_plane, 1, 2 * (simple & (kind != 0)))
+    model.geom_conaffinity[:] = np.where(is_plane, 0, meets_plane + 2 * (simple & (affinity != 0)))
 
 
 def _meets_plane(model: Any, is_plane: Any) -> Any:

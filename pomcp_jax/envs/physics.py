@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from pomcp_jax.envs import tree
+from pomcp_jax.envs.kinematics import kinematics
 from pomcp_jax.types import Key, PyTree
 
 LARGEST = 1e10
@@ -139,7 +141,7 @@ def view(physics: Physics, motion: Motion, forces: Float[Array, " F"]) -> View:
     mjx, model = quiet_mjx(), physics.device
     with relaxed():
         data = physics.blank.replace(qpos=motion.qpos, qvel=motion.qvel, act=motion.act)
-        data = mjx.com_vel(model, mjx.com_pos(model, mjx.kinematics(model, data)))
+        data = tree.com_vel(model, tree.com_pos(model, kinematics(model, data)))
         if model.nsensor > len(physics.forces):
             data = mjx.sensor_vel(model, mjx.sensor_pos(model, data))
     sensors, at = {}, 0
