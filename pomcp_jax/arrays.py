@@ -86,10 +86,15 @@ def check(place: Path, shapes: PyTree, leaves: Mapping[str, Leaf]) -> None:
         raise MismatchError(f"{place}: does not fit: {text}{more}", tuple(names))
 
 
+EXPANSION = 16
+"""Bytes of arrays that a byte of files may claim to hold."""
+
+
 def read(place: Path, manifest: Manifest, item: str) -> Arrays:
     """All arrays of an item, every byte verified before and after orbax saw them.
 
-    They need no more memory than the item's files have bytes.
+    They need at most :data:`EXPANSION` times the bytes of the item's files, and a MiB: blocks
+    of zeros (Adam's moments before the first update) are not on the disk.
 
     Raises:
       DamagedError: some byte is not what was written.
@@ -105,7 +110,7 @@ def read(place: Path, manifest: Manifest, item: str) -> Arrays:
         leaves[name] = jax.ShapeDtypeStruct(leaf.shape, dtype)
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values())
     on_disk = sum(f.size for name, f in manifest.files.items() if name.startswith(f"{item}/"))
-    if size > on_disk:
+    if size > EXPANSION * on_disk + 2**20:
         raise CheckpointError(f"{place}/{item}: {size} bytes of arrays in {on_disk} bytes of files")
     manifest_lib.verify_files(place, manifest, (item,))
     full = {name: leaf for name, leaf in leaves.items() if math.prod(leaf.shape)}
