@@ -118,6 +118,12 @@ def methods(many: list[Runs]) -> dict[str, list[Runs]]:
     return dict(sorted(groups.items()))
 
 
+def complete(groups: dict[str, list[Runs]]) -> dict[str, list[Runs]]:
+    """Methods that have runs of the most tasks: aggregates of the others do not compare."""
+    most = max((len(members) for members in groups.values()), default=0)
+    return {method: members for method, members in groups.items() if len(members) == most}
+
+
 def aggregate(many: list[Runs]) -> tuple[np.ndarray, iqm.Interval]:
     """Frames [T] and the IQM of a method's normalised returns over its tasks and seeds [T]."""
     frames = grid(many)

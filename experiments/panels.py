@@ -121,7 +121,8 @@ def draw(
     """Write one picture of all finished cells below ``results``.
 
     Lines are means over seeds, bands reach from the lowest to the highest seed; aggregates are
-    interquartile means with 95 % stratified-bootstrap intervals. Published curves are thin.
+    interquartile means with 95 % stratified-bootstrap intervals, of methods with runs of all
+    tasks. Published curves are thin.
 
     Args:
       results: folder as :mod:`experiments.reproduce` leaves it.
@@ -149,13 +150,14 @@ def draw(
     for task, ax in zip(tasks, axes, strict=False):
         members = [runs for runs in all_runs if runs.task == task]
         _task(ax, members, published.of_task(beside, task), color)
-    _aggregate(axes[len(tasks)], many, color)
+    whole = curves.complete(many)
+    _aggregate(axes[len(tasks)], whole, color)
     axes[len(tasks)].set_xlim(left=0)
     for ax in axes[: len(tasks) + 1]:
         ax.set_xlabel("environment frames", fontsize=FONT)
         ax.xaxis.set_major_formatter(lambda value, _: compact(value))
         ax.grid(alpha=0.3)
-    _intervals(axes[len(tasks) + 1], many, color)
+    _intervals(axes[len(tasks) + 1], whole, color)
     for ax in axes:
         ax.tick_params(labelsize=FONT)
     for ax in axes[panels:]:

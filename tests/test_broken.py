@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_resume import Interruption, Tiny, assert_same_end, table
+from test_resume import Interruption, Tiny, assert_same_end, one_commit, table  # noqa: F401
 
-from experiments import broken, record
+from experiments import broken
 from experiments.broken import Diverged
 from experiments.measure import Fault
 from pomcp_jax import agent, arrays, checkpoint, train
@@ -51,13 +51,6 @@ class Struck(Tiny):
 @functools.cache
 def shared():
     return Tiny()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_commit():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "commit", lambda: "0123456789ab")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -254,6 +254,13 @@ def test_our_methods_and_published_ones_share_colours():
     assert list(found) == ["po_mpc", "tdmpc2", "bmpc"] and len(set(found.values())) == 3
 
 
+def test_aggregates_show_methods_with_all_tasks_only(tmp_path):
+    for task, method in (("t", "a"), ("u", "a"), ("t", "b")):
+        make_cell(tmp_path / task / method, task, method, [[1]], repeat=1)
+    found = curves.methods(curves.load(tmp_path)[0])
+    assert list(found) == ["a", "b"] and list(curves.complete(found)) == ["a"]
+
+
 def test_frames_are_written_short():
     assert [panels.compact(v) for v in (0, 500, 2e4, 1.5e6)] == ["0", "500", "20k", "1.5M"]
 

@@ -222,6 +222,13 @@ def stopped(folder: Path, draw: random.Random) -> dict[str, Any]:
     return found
 
 
+def keep(found: dict[str, Any], out: Path | None) -> None:
+    """Write what was found, if somebody wants it."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(out, json.dumps(found, indent=1) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -254,10 +261,7 @@ def main(argv: list[str] | None = None) -> int:
             if wanted:
                 found[part] = measure()
                 print(json.dumps({part: found[part]}), flush=True)
-    found |= record.describe(sys.argv, "experiments.benchmarks.faults")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(args.out, json.dumps(found, indent=1) + "\n")
+    keep(found | record.describe(sys.argv, "experiments.benchmarks.faults"), args.out)
     return 0
 
 

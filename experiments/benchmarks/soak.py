@@ -146,9 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         found["differences"] = faults.differences(killed, straight)
     found |= record.describe(sys.argv, "experiments.benchmarks.soak")
     print(json.dumps(found), flush=True)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(args.out, json.dumps(found, indent=1) + "\n")
+    faults.keep(found, args.out)
     return 0
 
 
