@@ -1,7 +1,7 @@
 """Speed of the environments, as a markdown table.
 
     python -m experiments.benchmarks.envs [task ...] [--backend=mjx|host|warp]
-        [--batches 1 16 128] [--out=DIR]
+        [--batches 1 8 16 64 512] [--out=DIR]
     python -m experiments.benchmarks.envs --table [--out=DIR]
 
 Measured inside one loop under random actions, resets included: the seconds to compile
@@ -97,7 +97,7 @@ def speed(name: str, batch: int, backend: str, seconds: float = 2.0, runs: int =
     # Past the first steps, in which many bodies still fall.
     state, _ = timed(state, 0, 5)
     state, first = timed(state, 1, 5)
-    steps = max(5, min(1000, int(seconds / runs / max(first.wall, 1e-6))))
+    steps = max(1, min(1000, int(seconds / runs / max(first.wall, 1e-6))))
     times = []
     for i in range(runs):
         state, took = timed(state, 2 + i, steps)
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="*")
     parser.add_argument("--backend", default="mjx")
-    parser.add_argument("--batches", type=int, nargs="*", default=[1, 16, 128])
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 16, 64, 512])
     parser.add_argument("--table", action="store_true", help="only print what was measured")
     parser.add_argument("--out", type=pathlib.Path, default=OUT)
     args = parser.parse_args()
