@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax.envs import collision, noslip, solver, tree
+from pomcp_jax.envs import collision, linear, noslip, solver, tree
 from pomcp_jax.envs.kinematics import kinematics
 from pomcp_jax.envs.physics import (
     Engine,
@@ -48,6 +48,9 @@ class _Model(NamedTuple):
     noslip: noslip.Setting | None
     max_contacts: Mapping[int, int]
     """Of each condim: see :func:`collision.limit`."""
+    explicit: Any = None
+    """``device`` without MJX' implicit damping: :func:`_euler` has its own."""
+    is_damped: bool = False
 
 
 def make(
@@ -63,7 +66,15 @@ def make(
 
     if max_contacts:
         blank = collision.limit(edited, blank, max_contacts)
-    model = _Model(device, blank, _noslip(edited, blank, noslip_iterations), max_contacts)
+    flags = int(edited.opt.disableflags) | int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
+    model = _Model(
+        device=device,
+        blank=blank,
+        noslip=_noslip(edited, blank, noslip_iterations),
+        max_contacts=max_contacts,
+        explicit=device.replace(opt=device.opt.replace(disableflags=flags)),
+        is_damped=flags != int(edited.opt.disableflags) and bool(edited.dof_damping.any()),
+    )
 
     wanted = sensor_indices(edited, forces)
     timestep = float(edited.opt.timestep)
@@ -88,7 +99,7 @@ def make(
         data = _accelerate(model, motion, ctrl)
         if forces:
             sensed = jax.lax.cond(last, sense, lambda _: sensed, data)
-        data = quiet_mjx().euler(device, data)
+        data = _euler(model, data)
         return Motion(data.qpos, data.qvel, data.act, data.qacc_warmstart), sensed
 
     def rk4(motion: Motion, ctrl: Float[Array, " U"], sensed: Array, last: Array | bool):
@@ -147,10 +158,14 @@ def _accelerate(
     data = tree.fwd_velocity(device, _position(model, data))
     if actuated:
         data = mjx.fwd_actuation(device, data)
-    data = mjx.fwd_acceleration(device, data)
+    inertia = _inertia(device, data)
+    # MJX adds forces applied from outside, which no task has.
+    smooth = data.qfrc_passive - data.qfrc_bias + data.qfrc_actuator
+    qacc_smooth = linear.solve_positive(inertia, smooth)
+    data = data.replace(qfrc_smooth=smooth, qacc_smooth=qacc_smooth)
     if data._impl.efc_J.size == 0:
         return data.replace(qacc=data.qacc_smooth)
-    problem = _problem(device, data)
+    problem = _problem(device, data, inertia)
     qacc = solver.solve(problem, motion.hidden)
     force = solver.row_force(problem, qacc)
     if model.noslip is not None:
@@ -165,16 +180,33 @@ def _position(model: _Model, data: Any) -> Any:
     mjx, device = quiet_mjx(), model.device
     data = tree.com_pos(device, kinematics(device, data))
     data = mjx.crb(device, mjx.tendon(device, data))
-    data = mjx.factor_m(device, mjx.tendon_armature(device, data))
+    data = mjx.tendon_armature(device, data)
     data = mjx.make_constraint(device, collision.collide(device, data, model.max_contacts))
     return mjx.transmission(device, data)
 
 
-def _problem(device: Any, data: Any) -> solver.Problem:
+def _inertia(device: Any, data: Any) -> Float[Array, "V V"]:
+    mjx = quiet_mjx()
+    return mjx.full_m(device, data) if mjx.is_sparse(device) else data._impl.M
+
+
+def _euler(model: _Model, data: Any) -> Any:
+    """``mj_Euler``: semi-implicit in velocity, implicit in the joints' damping if they have any."""
+    qacc = data.qacc
+    if model.is_damped:
+        damping = jnp.diag(model.device.opt.timestep * model.device.dof_damping)
+        inertia = _inertia(model.device, data) + damping
+        qacc = linear.solve_positive(inertia, data.qfrc_smooth + data.qfrc_constraint)
+    # The solver's acceleration stays the next step's warm start.
+    moved = quiet_mjx().euler(model.explicit, data.replace(qacc=qacc))
+    return moved.replace(qacc_warmstart=data.qacc)
+
+
+def _problem(device: Any, data: Any, inertia: Float[Array, "V V"]) -> solver.Problem:
     """MJX' constraint rows for our solver."""
     import mujoco
 
-    mjx, rows, contact = quiet_mjx(), data._impl, data._impl.contact
+    rows, contact = data._impl, data._impl.contact
     cones = []
     if device.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC:
         for dim in sorted(set(contact.dim[contact.dim > 1].tolist())):
@@ -184,7 +216,7 @@ def _problem(device: Any, data: Any) -> solver.Problem:
             address = contact.efc_address[which][:, None] + np.arange(dim)[None]
             cones.append(solver.Cones(address, jnp.concatenate([mu, friction], axis=1)))
     return solver.Problem(
-        inertia=mjx.full_m(device, data) if mjx.is_sparse(device) else rows.M,
+        inertia=inertia,
         qacc_smooth=data.qacc_smooth,
         jacobian=rows.efc_J,
         aref=rows.efc_aref,

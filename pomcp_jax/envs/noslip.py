@@ -11,10 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax.envs import solver
+from pomcp_jax.envs import linear, solver
 
 _TINY = 1e-15
 """``mjMINVAL``."""
@@ -41,8 +40,7 @@ def refine(
     problem: solver.Problem, force: Float[Array, " R"], setting: Setting
 ) -> tuple[Float[Array, " V"], Float[Array, " R"]]:
     """Acceleration and row forces after the pass: projected Gauss-Seidel over pyramid edges."""
-    factor = cho_factor(problem.inertia)
-    spread = cho_solve(factor, problem.jacobian.T)
+    spread = linear.solve_positive(problem.inertia, problem.jacobian.T)
     edges = jnp.asarray(setting.edges)
     rows = problem.jacobian[edges]
     # Rows of A = J M^-1 J' and of b = J a_smooth - aref, two for each pair of edges.

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
+
+from pomcp_jax.envs import linear
 
 ITERATIONS = 100
 """MuJoCo's default ``opt.iterations``; contacts of the tasks here need 2 to 8."""
@@ -203,7 +204,7 @@ def _newton_step(problem: Problem, now: _Newton) -> _Newton:
     for cones, block in zip(problem.cones, law.blocks, strict=True):
         rows = problem.jacobian[cones.rows]
         hessian = hessian + jnp.einsum("cdv,cde,cew->vw", rows, block, rows)
-    direction = -cho_solve(cho_factor(hessian), gradient)
+    direction = -linear.solve_positive(hessian, gradient)
     step = _line_search(problem, value, gauss, direction)
     qacc = now.qacc + step * direction
     zone = _law(problem, residual(problem, qacc)).zone
