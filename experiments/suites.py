@@ -38,6 +38,30 @@ def of_presets(*names: str) -> dict[str, Method]:
     return {name: Method(name) for name in names}
 
 
+BEYOND: dict[str, dict[str, Any]] = {
+    # Faster than the default dual_rate: there are 10,000 updates.
+    "dual": {"policy.kl_tuning": "dual", "policy.kl_target": 0.1, "policy.dual_rate": 1e-2},
+    "mixture": {"policy.prior": "mixture", "policy.prior_mix": 0.5},
+    "gate": {"prior.gate": True},
+    "value_weight": {"policy.value_weight": True},
+    "propose_both": {"policy.proposer": "both"},
+    "propose_prior": {"policy.proposer": "prior"},
+    "tail_penalty": {"critic.tail_penalty": 1.0},
+    "soft_target": {"critic.soft_target": True},
+    "target_prior": {"critic.target_actor": "prior"},
+}
+"""Settings that no paper has, one at a time (docs/method.md, "Beyond the papers")."""
+
+REPLANNING: dict[str, dict[str, Any]] = {
+    "every_10": {},
+    "every_30": {"replan.interval": 30},
+    "never": {"policy.prior": "stored", "replan.interval": 0},
+    "half": {"replan.num_samples": 64, "replan.iterations": 2},
+    "oldest": {"replan.select": "oldest"},
+    "kl": {"replan.select": "kl"},
+}
+"""BMPC's re-planning and less or other re-planning."""
+
 SUITES: dict[str, Suite] = {
     "debug": Suite(
         about="everything once, in about a minute; not for learning",
@@ -53,6 +77,32 @@ SUITES: dict[str, Suite] = {
         methods=of_presets("tdmpc2", "tdmpc_square", "bmpc", "boom", "po_mpc"),
         num_seeds=3,
         overrides={"train.total_decisions": 50_000},
+    ),
+    "beyond": Suite(
+        about="PO-MPC and each setting of ours that no paper has, 40k frames, for a CPU",
+        config="experiments/configs/small.py",
+        tasks=("cartpole-swingup",),
+        methods={
+            "po_mpc": Method("po_mpc"),
+            **{
+                name: Method("po_mpc", {f"agent.{field}": value for field, value in more.items()})
+                for name, more in BEYOND.items()
+            },
+            "updates_1.5": Method("po_mpc", {"train.updates_per_decision": 1.5}),
+        },
+        num_seeds=3,
+        overrides={"train.total_decisions": 20_000, "train.eval_decisions": 5_000},
+    ),
+    "replanning": Suite(
+        about="BMPC with dearer and cheaper re-planning, 40k frames, for a CPU",
+        config="experiments/configs/small.py",
+        tasks=("cartpole-swingup", "pendulum-swingup"),
+        methods={
+            name: Method("bmpc", {f"agent.{field}": value for field, value in more.items()})
+            for name, more in REPLANNING.items()
+        },
+        num_seeds=3,
+        overrides={"train.total_decisions": 20_000, "train.eval_decisions": 5_000},
     ),
     "gpu": Suite(
         about="5M models, action repeat 2, one update a decision, 1M frames, for a GPU",
