@@ -6,12 +6,13 @@ os.environ.setdefault("MUJOCO_GL", "disable")
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
 from experiments.benchmarks.fidelity import deviations
 from pomcp_jax import envs
-from pomcp_jax.envs import models
+from pomcp_jax.envs import host_engine, models
 
 BATCH = 3
 DOMAINS = sorted({name.split("-")[0]: name for name in envs.dm_control_tasks()}.values())
@@ -64,6 +65,27 @@ def test_host_state_resumes_bit_for_bit():
     for a, b in zip(rest, whole, strict=True):
         np.testing.assert_array_equal(a, b[9:])
     np.testing.assert_array_equal(end.task.motion.hidden, state.task.motion.hidden)
+
+
+CART = """<mujoco><worldbody><body><joint name="cart" type="slide" axis="1 0 0"/><geom size=".1"/>
+<body><joint axis="0 1 0"/><geom type="capsule" fromto="0 0 0 0 0 1" size=".05"/></body></body>
+</worldbody><actuator><motor joint="cart" gear="10"/></actuator></mujoco>"""
+
+
+def test_threads_of_the_host_change_no_bit(monkeypatch):
+    """Much work is shared between threads, little is done by one: the same numbers."""
+    model = mujoco.MjModel.from_xml_string(CART)
+    engine = host_engine.make(model, ())
+    qpos = jax.random.normal(jax.random.key(0), (9, 2))
+    still = jnp.zeros((9, 0))
+    motion, _ = jax.vmap(engine.start)(qpos, jnp.zeros((9, 2)), still)
+    ahead = {}
+    for seconds in (0.0, np.inf):
+        monkeypatch.setattr(host_engine, "SERIAL_SECONDS", seconds)
+        advance = jax.vmap(lambda now, ctrl: engine.advance(now, ctrl, 50)[0])
+        ahead[seconds] = advance(motion, qpos[:, :1]).hidden
+    np.testing.assert_array_equal(ahead[0.0], ahead[np.inf])
+    assert (ahead[0.0] != motion.hidden).any()
 
 
 def test_host_rows_do_not_depend_on_their_batch():

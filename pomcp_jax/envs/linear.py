@@ -1,10 +1,9 @@
-"""Cholesky factors of many small matrices, in calls that XLA's CPU client survives.
+"""Many small linear systems at once, in calls that XLA's CPU client survives.
 
-jaxlib before 0.11.2 hands a batched factorisation to the threads it runs on, and waits for
+jaxlib before 0.11.2 hands a batched LAPACK call to the threads it runs on, and waits for
 them: two at once on a machine of two cores wait for each other for ever (``ParallelBatchMap``
 in ``jaxlib/cpu/lapack_kernels.cc``; seen with 512 fish and with 16 dogs). It does so from a
-certain amount of work on. Here a batch is factored in parts that stay below it. Solving with
-the factors is not affected.
+certain amount of work on. Here a batch is solved in parts that stay below it.
 """
 
 import jax
@@ -12,52 +11,60 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 PARALLEL_FLOPS = 200_000
-"""From so many operations on, ``rows * V^3 / 3``, jaxlib 0.10 splits a batch between threads."""
+"""From so many operations on jaxlib 0.10 splits a batch between threads. It counts
+``rows * V^3 / 3`` for a Cholesky factorisation and ``rows * V^2 * K`` for a triangular
+solve; a batch of one row is never split."""
 SAFE_VERSION = (0, 11, 2)
-"""The first jax whose factorisations stay in their thread."""
+"""The first jax whose LAPACK calls stay in their thread."""
 
 
-def rows_at_once(size: int) -> int:
-    """How many V x V matrices one call may factor, at least one (which is never split)."""
-    return max(1, (PARALLEL_FLOPS - 1) // max(1, size**3 // 3))
+def rows_at_once(size: int, columns: int) -> int:
+    """How many V x V systems with K right-hand sides one call may solve, at least one."""
+    return max(1, (PARALLEL_FLOPS - 1) // max(1, size**3 // 3, size * size * columns))
 
 
-def _lapack(matrices: Float[Array, "... V V"]) -> Float[Array, "... V V"]:
-    return jax.lax.linalg.cholesky(matrices, symmetrize_input=False)
+def _lapack(matrices: Float[Array, "... V V"], right: Float[Array, "... V K"]) -> Array:
+    lower = jax.lax.linalg.cholesky(matrices, symmetrize_input=False)
+    half = jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True)
+    return jax.lax.linalg.triangular_solve(
+        lower, half, left_side=True, lower=True, transpose_a=True
+    )
 
 
 @jax.custom_batching.custom_vmap
-def factor(matrices: Float[Array, "... V V"]) -> Float[Array, "... V V"]:
-    """Lower Cholesky factors of symmetric matrices; NaN where one is not positive definite.
+def _solve(matrices: Float[Array, "... V V"], right: Float[Array, "... V K"]) -> Array:
+    """A vmapped axis becomes one more leading axis, so that all rows are seen here."""
+    size, columns = right.shape[-2:]
+    rows = rows_at_once(size, columns)
+    flat = matrices.reshape(-1, size, size), right.reshape(-1, size, columns)
+    if flat[0].shape[0] <= rows or jax.__version_info__ >= SAFE_VERSION:
+        return _lapack(matrices, right)
 
-    May be vmapped, any number of times.
-    """
-    size = matrices.shape[-1]
-    rows = rows_at_once(size)
-    flat = matrices.reshape(-1, size, size)
-    if flat.shape[0] <= rows or jax.__version_info__ >= SAFE_VERSION:
-        return _lapack(matrices)
+    def in_parts(matrices: Array, right: Array) -> Array:
+        return jax.lax.map(lambda one: _lapack(*one), (matrices, right), batch_size=rows)
 
-    def in_parts(many: Array) -> Array:
-        return jax.lax.map(_lapack, many, batch_size=rows)
-
-    return jax.lax.platform_dependent(flat, cpu=in_parts, default=_lapack).reshape(matrices.shape)
+    solved = jax.lax.platform_dependent(*flat, cpu=in_parts, default=_lapack)
+    return solved.reshape(right.shape)
 
 
-@factor.def_vmap
-def _factor_vmap(size: int, batched: list[bool], matrices: Array) -> tuple[Array, bool]:
-    """The axis that ``vmap`` adds becomes one more leading axis."""
-    del size, batched
-    return factor(matrices), True
-
-
-def solve(factors: Float[Array, "V V"], right: Float[Array, "V ..."]) -> Float[Array, "V ..."]:
-    """``A^-1 right`` from ``factor(A)``."""
-    return jax.scipy.linalg.cho_solve((factors, True), right)
+@_solve.def_vmap
+def _solve_vmap(size: int, batched: list[bool], *args: Array) -> tuple[Array, bool]:
+    alike = (
+        x if has_axis else jnp.broadcast_to(x, (size, *x.shape))
+        for x, has_axis in zip(args, batched, strict=True)
+    )
+    return _solve(*alike), True
 
 
 def solve_positive(
     matrix: Float[Array, "V V"], right: Float[Array, "V ..."]
 ) -> Float[Array, "V ..."]:
-    """``matrix^-1 right`` of a positive definite matrix."""
-    return solve(factor(jnp.asarray(matrix)), right)
+    """``matrix^-1 right`` of a symmetric positive definite matrix, NaN for others.
+
+    May be vmapped, any number of times, and differentiated (implicitly).
+    """
+    columns = right.reshape(right.shape[0], -1)
+    solved = jax.lax.custom_linear_solve(
+        lambda x: matrix @ x, columns, solve=lambda _, x: _solve(matrix, x), symmetric=True
+    )
+    return solved.reshape(right.shape)

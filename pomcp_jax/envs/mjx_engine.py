@@ -161,15 +161,18 @@ def _accelerate(
     inertia = _inertia(device, data)
     # MJX adds forces applied from outside, which no task has.
     smooth = data.qfrc_passive - data.qfrc_bias + data.qfrc_actuator
-    qacc_smooth = linear.solve_positive(inertia, smooth)
-    data = data.replace(qfrc_smooth=smooth, qacc_smooth=qacc_smooth)
+    right = smooth[:, None]
+    if model.noslip is not None:
+        right = jnp.concatenate([right, data._impl.efc_J.T], axis=1)
+    moved = linear.solve_positive(inertia, right)
+    data = data.replace(qfrc_smooth=smooth, qacc_smooth=moved[:, 0])
     if data._impl.efc_J.size == 0:
         return data.replace(qacc=data.qacc_smooth)
     problem = _problem(device, data, inertia)
     qacc = solver.solve(problem, motion.hidden)
     force = solver.row_force(problem, qacc)
     if model.noslip is not None:
-        qacc, force = noslip.refine(problem, force, model.noslip)
+        qacc, force = noslip.refine(problem, force, moved[:, 1:], model.noslip)
     return data.replace(qacc=qacc, qfrc_constraint=force @ problem.jacobian).tree_replace(
         {"_impl.efc_force": force}
     )

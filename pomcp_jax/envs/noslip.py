@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax.envs import linear, solver
+from pomcp_jax.envs import solver
 
 _TINY = 1e-15
 """``mjMINVAL``."""
@@ -37,10 +37,15 @@ class _Sweep(NamedTuple):
 
 
 def refine(
-    problem: solver.Problem, force: Float[Array, " R"], setting: Setting
+    problem: solver.Problem,
+    force: Float[Array, " R"],
+    spread: Float[Array, "V R"],
+    setting: Setting,
 ) -> tuple[Float[Array, " V"], Float[Array, " R"]]:
-    """Acceleration and row forces after the pass: projected Gauss-Seidel over pyramid edges."""
-    spread = linear.solve_positive(problem.inertia, problem.jacobian.T)
+    """Acceleration and row forces after the pass: projected Gauss-Seidel over pyramid edges.
+
+    ``spread`` is ``M^-1 J'``.
+    """
     edges = jnp.asarray(setting.edges)
     rows = problem.jacobian[edges]
     # Rows of A = J M^-1 J' and of b = J a_smooth - aref, two for each pair of edges.
