@@ -48,7 +48,7 @@ def test_there_are_no_other_blocks():
 
 
 def test_files_named_in_the_readme_exist():
-    paths = re.findall(r"(?:pomcp_jax|experiments|docs)/[\w./]*\w", README)
+    paths = re.findall(r"(?:pomcp_jax|experiments|docs)/[\w./-]*\w", README)
     assert len(paths) > 10
     for path in paths:
         assert (ROOT / path).exists(), path
