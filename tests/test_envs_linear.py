@@ -1,4 +1,4 @@
-"""Cholesky factors: right, under any number of vmaps, and never split between threads."""
+"""Linear systems: right, under any number of vmaps, and never split between threads."""
 
 import re
 
