@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from pomcp_jax import envs
 from pomcp_jax.envs import probes
@@ -150,6 +151,39 @@ def test_a_broken_action_of_a_finished_row_counts_for_nothing():
     env = envs.make("probe/constant")
     _, steps = rollout(env, hold(0.0, 2).at[1].set(np.nan))
     assert steps.is_first[2].all() and not steps.invalid.any()
+
+
+# Precision
+
+
+def products(jaxpr):
+    """Precisions of every product of matrices in a program, inner ones too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+@pytest.mark.parametrize("name", ["reacher-easy", "walker-walk", "brax/inverted_pendulum"])
+def test_accelerators_may_not_round_physics(name):
+    env = envs.make(name)
+    state = jax.eval_shape(env.reset, keys())[0]
+    action = jax.ShapeDtypeStruct((BATCH, env.action_size), jnp.float32)
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    found = list(products(jax.make_jaxpr(env.step)(state, action).jaxpr))
+    assert len(found) > 5 and set(found) == {highest}
+
+
+def test_accelerators_may_not_round_a_users_rewards():
+    task = envs.make_task("probe/lqr")
+    matrix = jnp.ones((4, 4))
+    squared = task._replace(reward=lambda state: jnp.sum(matrix @ matrix) + task.reward(state))
+    env = envs.make_env(squared)
+    state = jax.eval_shape(env.reset, keys())[0]
+    action = jax.ShapeDtypeStruct((BATCH, env.action_size), jnp.float32)
+    found = list(products(jax.make_jaxpr(env.step)(state, action).jaxpr))
+    assert found and set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
 
 
 # Carries

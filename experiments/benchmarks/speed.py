@@ -1,7 +1,7 @@
 """Speed of planning and learning, as markdown tables; every ratio comes from one process.
 
     taskset -c 0,1 python -m experiments.benchmarks.speed efficiency [--size=5M --size=small]
-    taskset -c 0,1 python -m experiments.benchmarks.speed seeds
+    taskset -c 0,1 python -m experiments.benchmarks.speed seeds [--seeds 1 4]
     taskset -c 0,1 python -m experiments.benchmarks.speed capacity
     taskset -c 0,1 python -m experiments.benchmarks.speed startup
 
@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.benchmarks.turns import turn
 from pomcp_jax import acting, agent, envs, presets, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
@@ -87,10 +88,11 @@ def median_ms(function: Callable[[], Any], runs: int) -> float:
     """Median milliseconds of a call, after one that is not counted."""
     jax.block_until_ready(function())
     times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
+    with turn():
+        for _ in range(runs):
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            times.append(time.perf_counter() - start)
     return 1e3 * statistics.median(times)
 
 
@@ -171,11 +173,11 @@ def efficiency(sizes: list[str]) -> None:
         print(f"\n{size}: a batch of 8 plans costs {ratio:.2f} single ones\n", flush=True)
 
 
-def run_program(**changes: Any) -> Callable[[Work], float]:
+def run_program(size: str, **changes: Any) -> Callable[[Work], float]:
     """A seeded run on cartpole-swingup, and a function that times one chunk of it, in ms."""
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     base = {"env.num_envs": 4, "train.seed_decisions": 1000, "train.capacity": 10_000}
-    config = config_lib.replace(Config(agent=agent_config("small")), base | changes)
+    config = config_lib.replace(Config(agent=agent_config(size)), base | changes)
     program = train.build(config, envs.make(config.env.task, config.env.action_repeat))
     held = [program.init(config)]
     for work in program.seeding:
@@ -189,16 +191,20 @@ def run_program(**changes: Any) -> Callable[[Work], float]:
     return chunk
 
 
-def compare(variants: dict[str, dict[str, Any]], runs: int = 7, steps: int = 25) -> None:
+def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps: int = 25) -> None:
     """Decisions and updates of variants, run in turn."""
-    chunks = {name: run_program(**changes) for name, changes in variants.items()}
+    chunks = {name: run_program(size, **changes) for name, changes in variants.items()}
     works = {"decision": Work(1, steps, 0, False, True, False),
              "update": Work(1, 0, steps, False, True, False)}  # fmt: skip
     times: dict[tuple[str, str], list[float]] = {}
-    for _ in range(runs):
-        for name, chunk in chunks.items():
-            for what, work in works.items():
-                times.setdefault((name, what), []).append(chunk(work) / steps)
+    for chunk in chunks.values():  # compiles
+        for work in works.values():
+            chunk(work)
+    with turn():
+        for _ in range(runs):
+            for name, chunk in chunks.items():
+                for what, work in works.items():
+                    times.setdefault((name, what), []).append(chunk(work) / steps)
     first = next(iter(variants))
     print("| variant | step of 4 environments, ms | ratio | update, ms | ratio |")
     print("|---|---|---|---|---|")
@@ -241,12 +247,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("efficiency", "seeds", "capacity", "startup"))
     parser.add_argument("--size", action="append", help="of the world model; may be repeated")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 4])
     args = parser.parse_args()
+    size = (args.size or ["small"])[0]
     parts = {
         "efficiency": functools.partial(efficiency, args.size or ["5M", "small"]),
-        "seeds": lambda: compare({"1 seed": {}, "4 seeds": {"train__num_seeds": 4}}),
+        "seeds": lambda: compare(size, {f"{n} seeds": {"train__num_seeds": n} for n in args.seeds}),
         "capacity": lambda: compare(
-            {f"{rows:,} rows": {"train__capacity": rows} for rows in (10_000, 1_000_000)}
+            size, {f"{rows:,} rows": {"train__capacity": rows} for rows in (10_000, 1_000_000)}
         ),
         "startup": startup,
     }

@@ -14,7 +14,14 @@ import difflib
 import importlib
 from typing import Any
 
-from pomcp_jax.envs.protocol import Env, EnvState, Task, check_action_repeat, make_env
+from pomcp_jax.envs.protocol import (
+    Env,
+    EnvState,
+    Task,
+    check_action_repeat,
+    full_precision,
+    make_env,
+)
 
 __all__ = [
     "Env",
@@ -25,6 +32,7 @@ __all__ = [
     "check_backend",
     "check_name",
     "dm_control_tasks",
+    "full_precision",
     "make",
     "make_env",
     "make_task",
@@ -134,12 +142,13 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     if not slash:
         domain, task = name.split("-")
         module = importlib.import_module(f"pomcp_jax.envs.tasks.{domain}")
-        return module.make(task, backend, **options)
+        return full_precision(module.make(task, backend, **options))
     if family == "brax":
         options = {"backend": backend, **options}
     if family == "playground":
         options = {"impl": {"mjx": "jax"}.get(backend, backend), **options}
-    return importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}").make(rest, **options)
+    module = importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}")
+    return full_precision(module.make(rest, **options))
 
 
 def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any) -> Env:
