@@ -3,7 +3,6 @@
 import csv
 import datetime
 import fcntl
-import importlib.metadata
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from pomcp_jax import config as config_lib
+from pomcp_jax import manifest
 from pomcp_jax.config import Config, ConfigError
 
 FIRST = (
@@ -188,7 +188,7 @@ def describe(argv: list[str], module: str = "experiments.run") -> dict[str, Any]
         "commit": commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: manifest.installed(name) for name in packages},
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
         "cpu_cores": len(affinity(0)) if affinity else os.cpu_count(),

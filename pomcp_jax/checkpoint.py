@@ -12,7 +12,6 @@ steps without asking whether the newer ones can be read (docs/reliability.md).
 """
 
 import functools
-import importlib.metadata
 import math
 import re
 import shutil
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pomcp_jax import acting, agent, validation
+from pomcp_jax import __version__, acting, agent, validation
 from pomcp_jax import arrays as arrays_lib
 from pomcp_jax import config as config_lib
 from pomcp_jax import manifest as manifest_lib
@@ -103,8 +102,9 @@ def _rows_in_use(state: TrainState, inserted: int) -> int:
 @functools.cache
 def versions() -> dict[str, str]:
     """Of the packages that decide whether a run goes on bit for bit."""
-    names = "pomcp_jax jax jaxlib flax optax orbax-checkpoint mujoco mujoco-mjx brax".split()
-    return {name: importlib.metadata.version(name) for name in names}
+    names = "jax jaxlib flax optax orbax-checkpoint mujoco mujoco-mjx brax".split()
+    # Of the source, not of an installation: a checkout on the path needs none.
+    return {"pomcp_jax": __version__} | {name: manifest_lib.installed(name) for name in names}
 
 
 def save(

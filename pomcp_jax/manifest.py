@@ -8,6 +8,7 @@ nothing and believes nothing: types, names and sizes are checked before they are
 
 import errno
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -69,6 +70,14 @@ class Manifest(NamedTuple):
     leaves: dict[str, dict[str, Leaf]]
     """By item (``agent``, ``run``) and path in the pytree."""
     files: dict[str, File]
+
+
+def installed(name: str) -> str:
+    """A package's version; ``unknown`` where it is on the path without being installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def digest(array: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import importlib.metadata
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 
+import pomcp_jax
 from pomcp_jax import acting, agent, arrays, checkpoint, envs, manifest, replay, train
 from pomcp_jax.checkpoint import CheckpointError, DamagedError, MismatchError
 
@@ -80,6 +82,22 @@ def test_a_whole_run_comes_back_bit_for_bit(whole):
     back = checkpoint.restore_run(folder, found, shapes)
     assert_same(back, state)
     assert not any(x.weak_type for x in jax.tree.leaves(arrays.key_data(back)))
+
+
+def test_a_checkout_that_is_not_installed_saves_too(trained, tmp_path, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    assert checkpoint.versions()["pomcp_jax"] == importlib.metadata.version("pomcp_jax")
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    checkpoint.versions.cache_clear()
+    try:
+        static, state = trained
+        checkpoint.save(tmp_path, 120, state, CONFIG, static)
+        found = checkpoint.read(tmp_path, 120).versions
+        assert found["jax"] == "unknown" and found["pomcp_jax"] == pomcp_jax.__version__
+    finally:
+        checkpoint.versions.cache_clear()
 
 
 def test_only_rows_in_use_are_written(whole):
