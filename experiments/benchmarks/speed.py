@@ -3,6 +3,7 @@
     taskset -c 0,1 python -m experiments.benchmarks.speed efficiency [--size=5M --size=small]
     taskset -c 0,1 python -m experiments.benchmarks.speed seeds [--seeds 1 4]
     taskset -c 0,1 python -m experiments.benchmarks.speed capacity
+    taskset -c 0 python -m experiments.benchmarks.speed methods --suite=replanning
     taskset -c 0,1 python -m experiments.benchmarks.speed startup
 
 Efficiency is the arithmetic that the method needs (:func:`plan_flops`, :func:`update_flops`), over
@@ -11,6 +12,7 @@ time, over the float32 rate of a 1024^3 matrix product in the same process.
 
 import argparse
 import functools
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -22,11 +24,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import reproduce, suites
 from experiments.benchmarks.turns import turn
 from pomcp_jax import acting, agent, envs, presets, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
-from pomcp_jax.train import Work
+from pomcp_jax.train import Program, Work
 
 OBS, ACTIONS = 24, 6
 SMALL_PLAN = {
@@ -173,11 +176,8 @@ def efficiency(sizes: list[str]) -> None:
         print(f"\n{size}: a batch of 8 plans costs {ratio:.2f} single ones\n", flush=True)
 
 
-def run_program(size: str, **changes: Any) -> Callable[[Work], float]:
-    """A seeded run on cartpole-swingup, and a function that times one chunk of it, in ms."""
-    changes = {name.replace("__", "."): value for name, value in changes.items()}
-    base = {"env.num_envs": 4, "train.seed_decisions": 1000, "train.capacity": 10_000}
-    config = config_lib.replace(Config(agent=agent_config(size)), base | changes)
+def run_program(config: Config) -> tuple[Program, Callable[[Work], float]]:
+    """A seeded run, and a function that times one chunk of it, in ms."""
     program = train.build(config, envs.make(config.env.task, config.env.action_repeat))
     held = [program.init(config)]
     for work in program.seeding:
@@ -188,12 +188,19 @@ def run_program(size: str, **changes: Any) -> Callable[[Work], float]:
         held[0] = jax.block_until_ready(program.chunk(held[0], config, work)[0])
         return 1e3 * (time.perf_counter() - start)
 
-    return chunk
+    return program, chunk
+
+
+def small_run(size: str, **changes: Any) -> Config:
+    """A run on cartpole-swingup with some changes."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    base = {"env.num_envs": 4, "train.seed_decisions": 1000, "train.capacity": 10_000}
+    return config_lib.replace(Config(agent=agent_config(size)), base | changes)
 
 
 def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps: int = 25) -> None:
     """Decisions and updates of variants, run in turn."""
-    chunks = {name: run_program(size, **changes) for name, changes in variants.items()}
+    chunks = {name: run_program(small_run(size, **v))[1] for name, v in variants.items()}
     works = {"decision": Work(1, steps, 0, False, True, False),
              "update": Work(1, 0, steps, False, True, False)}  # fmt: skip
     times: dict[tuple[str, str], list[float]] = {}
@@ -214,6 +221,27 @@ def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps
             ms = statistics.median(times[name, what])
             cells += [f"{ms:.2f}", f"{ms / statistics.median(times[first, what]):.2f}"]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def methods(name: str, runs: int = 5, decisions: int = 200) -> None:
+    """Whole training steps of a suite's methods on its first task, run in turn."""
+    suite, nowhere = suites.get(name), pathlib.Path()
+    plans = reproduce.make_plans(name, suite, nowhere, nowhere, tasks=suite.tasks[:1])
+    programs = {plan.method: run_program(plan.config) for plan in plans}
+    times: dict[str, list[float]] = {method: [] for method in programs}
+    for i in range(runs + 1):
+        for (method, (program, chunk)), plan in zip(programs.items(), plans, strict=True):
+            work = program.training[0]
+            groups = max(1, work.groups * decisions // plan.config.train.chunk_decisions)
+            ms = chunk(work._replace(groups=groups))
+            if i:  # the first compiles
+                done = groups * work.iterations * plan.config.env.num_envs
+                times[method].append(ms / done)
+    median = {method: statistics.median(found) for method, found in times.items()}
+    first = next(iter(median.values()))
+    print("| method | a decision of every seed, ms | ratio |\n|---|---|---|")
+    for method, ms in median.items():
+        print(f"| {method} | {ms:.2f} | {ms / first:.2f} |", flush=True)
 
 
 FIRST = """
@@ -245,9 +273,10 @@ def startup() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("efficiency", "seeds", "capacity", "startup"))
+    parser.add_argument("what", choices=("efficiency", "seeds", "capacity", "methods", "startup"))
     parser.add_argument("--size", action="append", help="of the world model; may be repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--suite", default="replanning")
     args = parser.parse_args()
     size = (args.size or ["small"])[0]
     parts = {
@@ -256,6 +285,7 @@ def main() -> int:
         "capacity": lambda: compare(
             size, {f"{rows:,} rows": {"train__capacity": rows} for rows in (10_000, 1_000_000)}
         ),
+        "methods": functools.partial(methods, args.suite),
         "startup": startup,
     }
     parts[args.what]()
