@@ -88,7 +88,6 @@ def test_a_checkout_that_is_not_installed_saves_too(trained, tmp_path, monkeypat
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    assert checkpoint.versions()["pomcp_jax"] == importlib.metadata.version("pomcp_jax")
     monkeypatch.setattr(importlib.metadata, "version", missing)
     checkpoint.versions.cache_clear()
     try:

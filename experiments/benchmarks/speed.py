@@ -178,7 +178,9 @@ def efficiency(sizes: list[str]) -> None:
 
 def run_program(config: Config) -> tuple[Program, Callable[[Work], float]]:
     """A seeded run, and a function that times one chunk of it, in ms."""
-    program = train.build(config, envs.make(config.env.task, config.env.action_repeat))
+    program = train.build(
+        config, envs.make(config.env.task, config.env.action_repeat, config.env.backend)
+    )
     held = [program.init(config)]
     for work in program.seeding:
         held[0] = program.chunk(held[0], config, work)[0]
@@ -223,20 +225,26 @@ def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def methods(name: str, runs: int = 5, decisions: int = 200) -> None:
-    """Whole training steps of a suite's methods on its first task, run in turn."""
+def methods(name: str, runs: int = 5, decisions: int = 240) -> None:
+    """Whole training steps of a suite's methods on its first task, run in turn.
+
+    At half an update a decision ``decisions`` are 120 updates, a multiple of every interval there.
+    """
     suite, nowhere = suites.get(name), pathlib.Path()
     plans = reproduce.make_plans(name, suite, nowhere, nowhere, tasks=suite.tasks[:1])
     programs = {plan.method: run_program(plan.config) for plan in plans}
     times: dict[str, list[float]] = {method: [] for method in programs}
-    for i in range(runs + 1):
-        for (method, (program, chunk)), plan in zip(programs.items(), plans, strict=True):
-            work = program.training[0]
-            groups = max(1, work.groups * decisions // plan.config.train.chunk_decisions)
-            ms = chunk(work._replace(groups=groups))
-            if i:  # the first compiles
-                done = groups * work.iterations * plan.config.env.num_envs
-                times[method].append(ms / done)
+    steps: dict[str, tuple[Work, int]] = {}
+    for plan in plans:
+        program, chunk = programs[plan.method]
+        work, num_envs = program.training[0], plan.config.env.num_envs
+        work = work._replace(groups=max(1, decisions // (work.iterations * num_envs)))
+        steps[plan.method] = work, work.groups * work.iterations * num_envs
+        chunk(work)  # compiles
+    with turn():
+        for _ in range(runs):
+            for method, (work, done) in steps.items():
+                times[method].append(programs[method][1](work) / done)
     median = {method: statistics.median(found) for method, found in times.items()}
     first = next(iter(median.values()))
     print("| method | a decision of every seed, ms | ratio |\n|---|---|---|")

@@ -91,14 +91,14 @@ def check_action_repeat(action_repeat: int) -> None:
 def full_precision(task: Task) -> Task:
     """``task`` with its products of matrices in full precision.
 
-    Accelerators round the factors of float32 products unless asked not to (to 10 bits on
-    NVIDIA GPUs, 8 on TPUs): good enough for networks, but not for rigid bodies.
+    Accelerators round the factors of float32 products unless asked not to (their
+    fractions to 10 bits on NVIDIA GPUs, 7 on TPUs): good enough for networks, but not for rigid bodies.
     """
 
     def exactly(function: Callable) -> Callable:
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             with jax.default_matmul_precision("highest"):
-                return function(*args)
+                return function(*args, **kwargs)
 
         return run
 
