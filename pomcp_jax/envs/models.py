@@ -5,6 +5,7 @@ would ask for a GL library.
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from xml.etree import ElementTree
 import numpy as np
 
 from pomcp_jax.envs.physics import quiet_mujoco
-from pomcp_jax.manifest import installed
 
 KNOWN_MUJOCO = "3.17.0"
 KNOWN_DM_CONTROL = "1.0.50"
@@ -68,7 +68,7 @@ def check_versions(domain: str, text: bytes) -> None:
         )
     if hashlib.sha256(text).hexdigest()[:16] != _DIGESTS[domain]:
         warnings.warn(
-            f"{domain}: the model in dm_control {installed('dm_control')} is not"
+            f"{domain}: the model in dm_control {importlib.metadata.version('dm_control')} is not"
             f" the one of {KNOWN_DM_CONTROL} that this task was compared with; scores may differ",
             stacklevel=2,
         )

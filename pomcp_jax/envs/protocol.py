@@ -92,7 +92,8 @@ def full_precision(task: Task) -> Task:
     """``task`` with its products of matrices in full precision.
 
     Accelerators round the factors of float32 products unless asked not to (their
-    fractions to 10 bits on NVIDIA GPUs, 7 on TPUs): good enough for networks, but not for rigid bodies.
+    fractions to 10 bits on NVIDIA GPUs, 7 on TPUs): good enough for networks, but not
+    for rigid bodies.
     """
 
     def exactly(function: Callable) -> Callable:
