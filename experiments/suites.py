@@ -117,6 +117,8 @@ SUITES: dict[str, Suite] = {
         ),
         methods=of_presets("po_mpc", "tdmpc2", "bmpc"),
         num_seeds=5,
+        # A walker of each of a few seeds is twenty times quicker in C, beside an H100 too.
+        overrides={"env.backend": "host"},
     ),
 }
 
