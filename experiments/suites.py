@@ -89,6 +89,8 @@ SUITES: dict[str, Suite] = {
                 for name, more in BEYOND.items()
             },
             "updates_1.5": Method("po_mpc", {"train.updates_per_decision": 1.5}),
+            # A tenth of the paper's weakest: its divergence is all of the gradient on small models.
+            "kl_coef_0.01": Method("po_mpc", {"agent.policy.kl_coef": 0.01}),
         },
         num_seeds=3,
         overrides={"train.total_decisions": 20_000, "train.eval_decisions": 5_000},
