@@ -27,10 +27,15 @@ def compact(value: float) -> str:
     return f"{value:.10g}"
 
 
+LIGHT = ("#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7")
+"""The light ones of matplotlib's tab20."""
+COLORS = (*(f"C{i}" for i in range(10)), *LIGHT)
+
+
 def colors(names: list[str], curves_drawn: list[Published]) -> dict[str, str]:
     """A colour for every method, equal for ours and the published one; ours come first."""
     order = list(dict.fromkeys([*names, *sorted(curve.method for curve in curves_drawn)]))
-    return {name: f"C{i % 10}" for i, name in enumerate(order)}
+    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(order)}
 
 
 def _published(axes: Any, curve: Published, color: str) -> None:
@@ -102,13 +107,13 @@ def _intervals(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) ->
         value, low, high = (float(part[0]) for part in interval)
         axes.barh(y, high - low, left=low, height=0.55, color=color[method], alpha=0.35)
         axes.plot([value, value], [y - 0.275, y + 0.275], color=color[method], linewidth=2.5)
-        axes.text(value, y + 0.33, f"{value:.3f}", ha="center", va="bottom", fontsize=FONT - 1)
+        axes.text(high, y, f" {value:.3f}", ha="left", va="center", fontsize=FONT - 1)
     axes.set_yticks(range(len(rows)), [method for _, method in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
     axes.set_title("at the end", fontsize=FONT + 1)
     axes.set_xlabel("IQM of return / 1000", fontsize=FONT)
     axes.use_sticky_edges = False
-    axes.margins(x=0.08)
+    axes.margins(x=0.16)
     axes.grid(axis="x", alpha=0.3)
 
 
