@@ -1,0 +1,36 @@
+# One line each on a bare machine with Python 3.11 or newer, venv and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help quickstart test lint bench clean
+
+help:
+	@echo "make quickstart  install into $(VENV) and train the quick start (about ten minutes, two cores)"
+	@echo "make test        install into $(VENV) and run the tests"
+	@echo "make lint        ruff, as CI runs it"
+	@echo "make bench       time plans, updates and start-up on this machine"
+	@echo "make clean       remove $(VENV) and caches; runs/ stays"
+
+# A stamp for each set of extras: pip runs again only when pyproject.toml has changed.
+$(VENV)/.installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	touch $@
+
+quickstart: $(VENV)/.installed-run
+	$(BIN)/python -m experiments.run --config=experiments/configs/quickstart.py
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.installed-run
+	$(BIN)/python -m experiments.benchmarks.speed efficiency
+	$(BIN)/python -m experiments.benchmarks.speed startup
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .jax_cache
