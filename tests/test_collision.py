@@ -12,7 +12,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from pomcp_jax.envs import collision, mjx_engine, solver
+from pomcp_jax.envs.mjx import collision, solver
+from pomcp_jax.envs.mjx import engine as mjx_engine
 from pomcp_jax.envs.physics import Motion, quiet_mjx, relaxed
 
 PAIRS = {

@@ -12,7 +12,7 @@ from jax.extend.core import jaxprs_in_params
 
 from pomcp_jax import envs
 from pomcp_jax.envs import probes
-from pomcp_jax.envs.rewards import tolerance
+from pomcp_jax.envs.dm_control.rewards import tolerance
 
 BATCH = 3
 

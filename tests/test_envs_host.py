@@ -12,7 +12,8 @@ import pytest
 
 from experiments.benchmarks.fidelity import deviations
 from pomcp_jax import envs
-from pomcp_jax.envs import host_engine, models
+from pomcp_jax.envs import host_engine
+from pomcp_jax.envs.dm_control import models
 
 BATCH = 3
 DOMAINS = sorted({name.split("-")[0]: name for name in envs.dm_control_tasks()}.values())

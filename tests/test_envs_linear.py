@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pomcp_jax import envs
-from pomcp_jax.envs import linear
+from pomcp_jax.envs.mjx import linear
 
 
 def positive(shape: tuple[int, ...], size: int) -> np.ndarray:

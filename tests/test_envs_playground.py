@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pomcp_jax.envs import playground
+from pomcp_jax.envs.adapters import playground
 from pomcp_jax.envs.protocol import make_env
 
 if not playground.names():
@@ -75,7 +75,7 @@ def test_it_is_quiet_starts_no_warp_and_traces_under_x64():
     # MuJoCo's C code has a remark about the model of CheetahRun.
     code = """
 import jax, jax.numpy as jnp
-from pomcp_jax.envs import playground
+from pomcp_jax.envs.adapters import playground
 task = playground.make("CheetahRun")
 state = jax.eval_shape(task.reset, jax.random.key(0))
 after = jax.eval_shape(task.step, state, jnp.zeros(task.action_size, jnp.float32))

@@ -6,8 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from pomcp_jax.envs import collision, models, tree
-from pomcp_jax.envs.kinematics import kinematics
+from pomcp_jax.envs.dm_control import models
+from pomcp_jax.envs.mjx import collision, tree
+from pomcp_jax.envs.mjx.kinematics import kinematics
 from pomcp_jax.envs.physics import quiet_mjx, relaxed
 
 FRAMES = ("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat")

@@ -27,7 +27,7 @@ import numpy as np
 from experiments import record, xla
 from experiments.benchmarks.originals import controls, flat, original, other_tasks, resets
 from pomcp_jax import envs
-from pomcp_jax.envs import models
+from pomcp_jax.envs.dm_control import models
 from pomcp_jax.envs.protocol import Task
 
 OUT = pathlib.Path("experiments/results/fidelity")

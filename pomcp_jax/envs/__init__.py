@@ -82,7 +82,7 @@ _BRAX = (
     "reacher",
     "walker2d",
 )
-_FAMILIES = {"brax": "brax", "playground": "playground", "probe": "probes"}
+_FAMILIES = {"brax": "adapters.brax", "playground": "adapters.playground", "probe": "probes"}
 """The module of each family."""
 _PROBES = ("action", "constant", "delayed", "lqr", "match", "nan", "observation", "truncated")
 
@@ -107,7 +107,7 @@ def check_name(name: str) -> None:
     """Raise a one-line ``ValueError`` unless ``name`` is known; builds nothing."""
     if str(name).startswith("playground/"):
         # Its own one-line errors; imports Playground, builds nothing.
-        module = importlib.import_module("pomcp_jax.envs.playground")
+        module = importlib.import_module("pomcp_jax.envs.adapters.playground")
         module.check_name(str(name).partition("/")[2])
         return
     names = available()
@@ -141,7 +141,7 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     family, slash, rest = name.partition("/")
     if not slash:
         domain, task = name.split("-")
-        module = importlib.import_module(f"pomcp_jax.envs.tasks.{domain}")
+        module = importlib.import_module(f"pomcp_jax.envs.dm_control.tasks.{domain}")
         return full_precision(module.make(task, backend, **options))
     if family == "brax":
         options = {"backend": backend, **options}

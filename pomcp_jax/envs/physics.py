@@ -1,7 +1,7 @@
 """What tasks know of a simulated body, whichever engine moves it.
 
 ``Physics`` pairs a model with an :class:`Engine`, two or three functions; there
-are two engines, MJX (:mod:`pomcp_jax.envs.mjx_engine`) and MuJoCo's C code on
+are two engines, MJX (:mod:`pomcp_jax.envs.mjx.engine`) and MuJoCo's C code on
 the host (:mod:`pomcp_jax.envs.host_engine`). Observations, rewards and resets
 are computed in JAX from the same :class:`View` for both.
 
@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax.envs import tree
-from pomcp_jax.envs.kinematics import kinematics
+from pomcp_jax.envs.mjx import tree
+from pomcp_jax.envs.mjx.kinematics import kinematics
 from pomcp_jax.types import Key, PyTree
 
 LARGEST = 1e10

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax.envs import solver
+from pomcp_jax.envs.mjx import solver
 
 _TINY = 1e-15
 """``mjMINVAL``."""

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View, random_joints
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _CONTROL_TIMESTEP = 0.025
@@ -34,22 +34,22 @@ class Facts(NamedTuple):
 
 def make(task: str, backend: str = "mjx") -> Task:
     """One of stand, walk, run, walk_backwards, run_backwards."""
-    physics = dm_control.load("walker", backend, _CONTROL_TIMESTEP, sensors=(_SPEED,))
+    physics = suite.load("walker", backend, _CONTROL_TIMESTEP, sensors=(_SPEED,))
     torso = physics.model.body("torso").id
     direction = -1 if task.endswith("_backwards") else 1
     move_speed = _MOVE_SPEED[task]
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Random joints, the root where the model has it (``initialize_episode``)."""
-        return dm_control.Start(random_joints(physics.model, key))
+        return suite.Start(random_joints(physics.model, key))
 
-    def look(view: View, episode: None) -> dm_control.Seen:
+    def look(view: View, episode: None) -> suite.Seen:
         """Orientations (xx and xz of every body), height, velocities (``get_observation``)."""
         data = view.data
         height = data.xpos[torso, 2]
         frames = jnp.ravel(data.xmat[1:, 0, 0::2])
         facts = Facts(height, data.xmat[torso, 2, 2], view.sensors[_SPEED][0])
-        return dm_control.Seen(jnp.concatenate([frames, height[None], view.qvel]), facts)
+        return suite.Seen(jnp.concatenate([frames, height[None], view.qvel]), facts)
 
     def reward(seen: Facts, ctrl: Float[Array, "6"]) -> Float[Array, ""]:
         """Stand, and move unless told to stand (``get_reward``)."""
@@ -68,5 +68,5 @@ def make(task: str, backend: str = "mjx") -> Task:
         )
         return stand * (5 * move + 1) / 6
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"walker-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"walker-{task}", domain, reward)

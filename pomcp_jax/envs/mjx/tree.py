@@ -1,6 +1,6 @@
 """Passes over the tree of bodies as products with constant matrices of zeros and ones.
 
-As with :mod:`pomcp_jax.envs.kinematics`: MJX emits code for every depth of the tree,
+As with :mod:`pomcp_jax.envs.mjx.kinematics`: MJX emits code for every depth of the tree,
 this does not. Sums over a body's subtree and over the joints above it are one small
 matrix product each. Formulas: ``mj_comPos``, ``mj_comVel``, ``mj_rne``
 (``engine_core_smooth.c``); spatial vectors are rotation first, then translation,

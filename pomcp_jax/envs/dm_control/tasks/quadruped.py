@@ -13,10 +13,10 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax.envs import dm_control, models
+from pomcp_jax.envs.dm_control import models, suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _CONTROL_TIMESTEP = 0.02
@@ -54,7 +54,7 @@ def _plain(floor_size: float):
 def make(task: str, backend: str = "mjx") -> Task:
     """``walk`` or ``run``."""
     goal = _SPEED[task]
-    physics = dm_control.load(
+    physics = suite.load(
         "quadruped",
         backend,
         _CONTROL_TIMESTEP,
@@ -69,7 +69,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     imu = [name for name in by_id if name in _IMU]
     loads = [name for name in by_id if name.startswith(("force_", "torque_"))]
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Any orientation, as low as it touches nothing (``_find_non_contacting_height``)."""
         turn = jax.random.normal(key, (4,))
         rest = jnp.asarray(model.qpos0, turn.dtype)
@@ -85,15 +85,15 @@ def make(task: str, backend: str = "mjx") -> Task:
 
         # The first height tried is zero.
         start = (jnp.int32(-1), jnp.ones((), bool))
-        return dm_control.Start(at_height(jax.lax.while_loop(unfinished, rise, start)[0]))
+        return suite.Start(at_height(jax.lax.while_loop(unfinished, rise, start)[0]))
 
-    def look(view: View, episode: None) -> dm_control.Seen:
+    def look(view: View, episode: None) -> suite.Seen:
         """Joints, activations, torso and inertial sensors, forces (``_common_observations``)."""
         upright, velocity = view.data.xmat[torso, 2, 2], view.sensors["velocimeter"]
         parts = [view.qpos[at], view.qvel[dof], view.motion.act, velocity, upright[None]]
         parts += [view.sensors[name] for name in imu]
         parts += [jnp.arcsinh(view.sensors[name]) for name in loads]
-        return dm_control.Seen(jnp.concatenate(parts), Facts(upright, velocity[0]))
+        return suite.Seen(jnp.concatenate(parts), Facts(upright, velocity[0]))
 
     def reward(seen: Facts, ctrl: Float[Array, "12"]) -> Float[Array, ""]:
         """Upright and as fast as asked (``Move.get_reward``)."""
@@ -105,8 +105,8 @@ def make(task: str, backend: str = "mjx") -> Task:
         )
         return upright * move
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"quadruped-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"quadruped-{task}", domain, reward)
 
 
 def _sensors() -> tuple[str, ...]:

@@ -130,7 +130,7 @@ def compile_for_mjx(
     """The model with what MJX lacks taken out, none of which moves it unless said.
 
     Energy flags are cleared and skins dropped. So are ``noslip`` iterations, which MJX
-    refuses: :mod:`pomcp_jax.envs.noslip` does them. Matrices are dense: MJX' code for
+    refuses: :mod:`pomcp_jax.envs.mjx.noslip` does them. Matrices are dense: MJX' code for
     sparse ones grows with the tree, and the solver wants dense ones anyway.
 
     Args:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View, random_joints
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _CONTROL_TIMESTEP = 0.02
@@ -33,20 +33,20 @@ class Facts(NamedTuple):
 
 def make(task: str, backend: str = "mjx") -> Task:
     """One of stand, hop, hop_backwards."""
-    physics = dm_control.load("hopper", backend, _CONTROL_TIMESTEP, sensors=(_SPEED, *_TOUCH))
+    physics = suite.load("hopper", backend, _CONTROL_TIMESTEP, sensors=(_SPEED, *_TOUCH))
     torso, foot = physics.model.body("torso").id, physics.model.body("foot").id
     direction = -1 if task == "hop_backwards" else 1
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Random joints, the root where the model has it (``initialize_episode``)."""
-        return dm_control.Start(random_joints(physics.model, key))
+        return suite.Start(random_joints(physics.model, key))
 
-    def look(view: View, episode: None) -> dm_control.Seen:
+    def look(view: View, episode: None) -> suite.Seen:
         """Joints without the horizontal position, velocities, touch (``get_observation``)."""
         height = view.data.xipos[torso, 2] - view.data.xipos[foot, 2]
         touch = jnp.log1p(jnp.concatenate([view.sensors[name] for name in _TOUCH]))
         obs = jnp.concatenate([view.qpos[1:], view.qvel, touch])
-        return dm_control.Seen(obs, Facts(height, view.sensors[_SPEED][0]))
+        return suite.Seen(obs, Facts(height, view.sensors[_SPEED][0]))
 
     def reward(seen: Facts, ctrl: Float[Array, "4"]) -> Float[Array, ""]:
         """Upright, and fast or still (``Hopper.get_reward``)."""
@@ -63,5 +63,5 @@ def make(task: str, backend: str = "mjx") -> Task:
             sigmoid="linear",
         )
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"hopper-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"hopper-{task}", domain, reward)

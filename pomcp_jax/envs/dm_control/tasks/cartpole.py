@@ -7,31 +7,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 
-def _begin_balance(key: Key) -> dm_control.Start:
+def _begin_balance(key: Key) -> suite.Start:
     """Near upright (``Balance.initialize_episode``)."""
     key_cart, key_pole, key_velocity = jax.random.split(key, 3)
     cart = jax.random.uniform(key_cart, (), minval=-0.1, maxval=0.1)
     pole = jax.random.uniform(key_pole, (), minval=-0.034, maxval=0.034)
     velocity = 0.01 * jax.random.normal(key_velocity, (2,))
-    return dm_control.Start(jnp.stack([cart, pole]), velocity)
+    return suite.Start(jnp.stack([cart, pole]), velocity)
 
 
-def _begin_swingup(key: Key) -> dm_control.Start:
+def _begin_swingup(key: Key) -> suite.Start:
     """Hanging down (``Balance.initialize_episode``)."""
     key_position, key_velocity = jax.random.split(key)
     hanging = jnp.asarray([0.0, jnp.pi])
     qpos = hanging + 0.01 * jax.random.normal(key_position, (2,))
-    return dm_control.Start(qpos, 0.01 * jax.random.normal(key_velocity, (2,)))
+    return suite.Start(qpos, 0.01 * jax.random.normal(key_velocity, (2,)))
 
 
-def _look(view: View, episode: None) -> dm_control.Seen:
+def _look(view: View, episode: None) -> suite.Seen:
     """Cart position, cosine and sine of the pole, velocities (``get_observation``).
 
     The pole turns about the y axis, so the entries zz and xz of its frame are
@@ -39,7 +39,7 @@ def _look(view: View, episode: None) -> dm_control.Seen:
     """
     cart, pole = view.qpos
     obs = jnp.stack([cart, jnp.cos(pole), jnp.sin(pole), *view.qvel])
-    return dm_control.Seen(obs, (cart, jnp.cos(pole), view.qvel[1]))
+    return suite.Seen(obs, (cart, jnp.cos(pole), view.qvel[1]))
 
 
 def _dense(facts: tuple, ctrl: Float[Array, "1"]) -> Float[Array, ""]:
@@ -62,5 +62,5 @@ def make(task: str, backend: str = "mjx") -> Task:
     """One of balance, balance_sparse, swingup, swingup_sparse."""
     kind, _, sparse = task.partition("_")
     begin = {"balance": _begin_balance, "swingup": _begin_swingup}[kind]
-    domain = dm_control.Domain(dm_control.load("cartpole", backend), begin, _look)
-    return dm_control.make_task(f"cartpole-{task}", domain, _sparse if sparse else _dense)
+    domain = suite.Domain(suite.load("cartpole", backend), begin, _look)
+    return suite.make_task(f"cartpole-{task}", domain, _sparse if sparse else _dense)

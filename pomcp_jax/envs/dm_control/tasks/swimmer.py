@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View, random_joints
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _CONTROL_TIMESTEP = 0.03
@@ -48,7 +48,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     links = _LINKS[task]
     names = [("head_vel", "head_gyro")]
     names += [(f"velocimeter_{i}", f"gyro_{i}") for i in range(links - 1)]
-    physics = dm_control.load(
+    physics = suite.load(
         "swimmer",
         backend,
         _CONTROL_TIMESTEP,
@@ -61,25 +61,25 @@ def make(task: str, backend: str = "mjx") -> Task:
     target = model.geom("target").id
     size, height = float(model.geom_size[target, 0]), float(model.geom_pos[target, 2])
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Random joints; a target close by in a fifth of all episodes."""
         key_joints, key_close, key_target = jax.random.split(key, 3)
         reach = jnp.where(jax.random.uniform(key_close) < 0.2, 0.3, 2.0)
         place = reach * jax.random.uniform(key_target, (2,), minval=-1.0)
-        return dm_control.Start(random_joints(model, key_joints), episode=place)
+        return suite.Start(random_joints(model, key_joints), episode=place)
 
-    def look(view: View, place: Float[Array, "2"]) -> dm_control.Seen:
+    def look(view: View, place: Float[Array, "2"]) -> suite.Seen:
         """Joints, the target in the head's frame, velocities of all links."""
         there = jnp.concatenate([place, jnp.full((1,), height, place.dtype)])
         to_target = ((there - view.data.geom_xpos[nose]) @ view.data.xmat[head])[:2]
         speeds = [jnp.stack([*view.sensors[v][:2], view.sensors[g][2]]) for v, g in names]
         obs = jnp.concatenate([view.qpos[3:], to_target, *speeds])
-        return dm_control.Seen(obs, to_target)
+        return suite.Seen(obs, to_target)
 
     def reward(to_target: Float[Array, "2"], ctrl: Float[Array, " U"]) -> Float[Array, ""]:
         """Nearness of the nose to the target (``get_reward``)."""
         distance = jnp.linalg.norm(to_target)
         return tolerance(distance, (0, size), margin=5 * size, sigmoid="long_tail")
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"swimmer-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"swimmer-{task}", domain, reward)

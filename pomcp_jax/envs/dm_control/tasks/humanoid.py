@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View, random_joints, until_apart
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _STAND_HEIGHT = 1.4
@@ -51,7 +51,7 @@ class Facts(NamedTuple):
 def make(task: str, backend: str = "mjx", body: Body = SIMPLE) -> Task:
     """One of stand, walk, run."""
     speed = f"{body.trunk}_subtreelinvel"
-    physics = dm_control.load(
+    physics = suite.load(
         body.domain,
         backend,
         body.control_timestep,
@@ -63,19 +63,19 @@ def make(task: str, backend: str = "mjx", body: Body = SIMPLE) -> Task:
     limbs = np.array([model.body(name).id for name in body.limbs])
     move_speed = _MOVE_SPEED[task]
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Random joints and orientation that touch nothing (``initialize_episode``)."""
         draw = lambda key: random_joints(model, key)  # noqa: E731
-        return dm_control.Start(until_apart(physics.engine, key, draw))
+        return suite.Start(until_apart(physics.engine, key, draw))
 
-    def look(view: View, episode: None) -> dm_control.Seen:
+    def look(view: View, episode: None) -> suite.Seen:
         """Joints, head, limbs and vertical in the trunk's frame, velocities
         (``get_observation``)."""
         data, frame = view.data, view.data.xmat[trunk]
         height, velocity = data.xpos[head, 2], view.sensors[speed]
         extremities = (data.xpos[limbs] - data.xpos[trunk][None]) @ frame
         parts = (view.qpos[7:], height[None], extremities.ravel(), frame[2], velocity, view.qvel)
-        return dm_control.Seen(jnp.concatenate(parts), Facts(height, frame[2, body.up], velocity))
+        return suite.Seen(jnp.concatenate(parts), Facts(height, frame[2, body.up], velocity))
 
     def reward(seen: Facts, ctrl: Float[Array, " U"]) -> Float[Array, ""]:
         """Stand upright with little effort, and move or do not (``get_reward``)."""
@@ -96,5 +96,5 @@ def make(task: str, backend: str = "mjx", body: Body = SIMPLE) -> Task:
         )
         return stand * (5 * move + 1) / 6
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"{body.domain}-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"{body.domain}-{task}", domain, reward)

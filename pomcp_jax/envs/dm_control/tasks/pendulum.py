@@ -10,26 +10,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _COSINE_BOUND = math.cos(math.radians(8))
 _SPIN_SPEED = 9.0
 
 
-def _begin(key: Key) -> dm_control.Start:
+def _begin(key: Key) -> suite.Start:
     """Any angle, at rest (``SwingUp.initialize_episode``)."""
-    return dm_control.Start(jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi))
+    return suite.Start(jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi))
 
 
-def _look(view: View, episode: None) -> dm_control.Seen:
+def _look(view: View, episode: None) -> suite.Seen:
     """Cosine and sine of the pole (xmat zz and xz), velocity (``get_observation``)."""
     cosine = jnp.cos(view.qpos)
     obs = jnp.concatenate([cosine, jnp.sin(view.qpos), view.qvel])
-    return dm_control.Seen(obs, (cosine[0], view.qvel[0]))
+    return suite.Seen(obs, (cosine[0], view.qvel[0]))
 
 
 def _swingup(facts: tuple, ctrl: Float[Array, "1"]) -> Float[Array, ""]:
@@ -50,7 +50,5 @@ def _spin(facts: tuple, ctrl: Float[Array, "1"]) -> Float[Array, ""]:
 
 def make(task: str, backend: str = "mjx") -> Task:
     """``swingup`` or ``spin``."""
-    domain = dm_control.Domain(dm_control.load("pendulum", backend), _begin, _look)
-    return dm_control.make_task(
-        f"pendulum-{task}", domain, {"swingup": _swingup, "spin": _spin}[task]
-    )
+    domain = suite.Domain(suite.load("pendulum", backend), _begin, _look)
+    return suite.make_task(f"pendulum-{task}", domain, {"swingup": _swingup, "spin": _spin}[task])

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import host_engine, mjx_engine, models, warp_engine
+from pomcp_jax.envs import host_engine, warp_engine
+from pomcp_jax.envs.dm_control import models
+from pomcp_jax.envs.mjx import engine as mjx_engine
 from pomcp_jax.envs.physics import (
     Motion,
     Physics,

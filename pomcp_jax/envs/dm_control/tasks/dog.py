@@ -14,10 +14,10 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control, models
+from pomcp_jax.envs.dm_control import models, suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _CONTROL_TIMESTEP = 0.015
@@ -63,7 +63,7 @@ def _plain(floor_size: float):
 def make(task: str, backend: str = "mjx") -> Task:
     """One of stand, walk, trot, run."""
     goal = _SPEED[task]
-    physics = dm_control.load(
+    physics = suite.load(
         "dog",
         backend,
         _CONTROL_TIMESTEP,
@@ -83,7 +83,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     weight = float(-model.opt.gravity[2] * model.body_subtreemass[trunk[0]])
     low, high = model.actuator_ctrlrange.T
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Any heading, random velocity and activations (``Stand.initialize_episode``)."""
         key_turn, key_velocity, key_act = jax.random.split(key, 3)
         half = jax.random.uniform(key_turn, (), minval=0, maxval=2 * jnp.pi) / 2
@@ -91,13 +91,13 @@ def make(task: str, backend: str = "mjx") -> Task:
         turn = jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
         share = jax.random.uniform(key_act, (model.nu,))
         velocity = 2 * jax.random.normal(key_velocity, (3,))
-        return dm_control.Start(
+        return suite.Start(
             qpos=jnp.asarray(model.qpos0, share.dtype).at[3:7].set(turn),
             qvel=jnp.zeros((model.nv,), share.dtype).at[np.array([0, 1, 5])].set(velocity),
             act=jnp.asarray(low, share.dtype) + share * jnp.asarray(high - low, share.dtype),
         )
 
-    def look(view: View, episode: None) -> dm_control.Seen:
+    def look(view: View, episode: None) -> suite.Seen:
         """Joints, heights, verticals, sensors, activations (``get_observation_components``)."""
         data, sensors = view.data, view.sensors
         heights, verticals = data.xpos[trunk, 2], data.xmat[uprights, 2]
@@ -107,7 +107,7 @@ def make(task: str, backend: str = "mjx") -> Task:
         parts += [sensors[name] for name in (*_INERTIAL, *_FORCES)]
         parts += [touch, view.motion.act]
         facts = Facts(heights, verticals[:, 2], jnp.sum(touch), velocity[0])
-        return dm_control.Seen(jnp.concatenate(parts), facts)
+        return suite.Seen(jnp.concatenate(parts), facts)
 
     def reward(seen: Facts, ctrl: Float[Array, "38"]) -> Float[Array, ""]:
         """The product of all factors (``get_reward_factors`` of ``Stand`` and ``Move``)."""
@@ -136,5 +136,5 @@ def make(task: str, backend: str = "mjx") -> Task:
         )
         return product * (4 * forward + 1) / 5
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"dog-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"dog-{task}", domain, reward)

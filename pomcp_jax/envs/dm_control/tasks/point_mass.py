@@ -7,28 +7,28 @@ model's tendons in every episode and is not here.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View, random_joints
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 
 def make(task: str, backend: str = "mjx") -> Task:
     """``easy``."""
-    physics = dm_control.load("point_mass", backend)
+    physics = suite.load("point_mass", backend)
     model = physics.model
     target, mass = model.geom("target").id, model.geom("pointmass").id
     size = float(model.geom_size[target, 0])
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Anywhere (``PointMass.initialize_episode``)."""
-        return dm_control.Start(random_joints(model, key))
+        return suite.Start(random_joints(model, key))
 
-    def look(view: View, episode: None) -> dm_control.Seen:
+    def look(view: View, episode: None) -> suite.Seen:
         """Position and velocity (``get_observation``)."""
         to_target = view.data.geom_xpos[target] - view.data.geom_xpos[mass]
-        return dm_control.Seen(jnp.concatenate([view.qpos, view.qvel]), to_target)
+        return suite.Seen(jnp.concatenate([view.qpos, view.qvel]), to_target)
 
     def reward(to_target: Float[Array, "3"], ctrl: Float[Array, "2"]) -> Float[Array, ""]:
         """Near the target with little effort (``get_reward``)."""
@@ -36,5 +36,5 @@ def make(task: str, backend: str = "mjx") -> Task:
         effort = tolerance(ctrl, margin=1, value_at_margin=0, sigmoid="quadratic")
         return near * (jnp.mean(effort) + 4) / 5
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"point_mass-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"point_mass-{task}", domain, reward)

@@ -1,7 +1,7 @@
 """CMU's humanoid: stand, walk, run; see :mod:`humanoid`."""
 
+from pomcp_jax.envs.dm_control.tasks import humanoid
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.tasks import humanoid
 
 
 def make(task: str, backend: str = "mjx") -> Task:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _CONTROL_TIMESTEP = 0.04
@@ -39,13 +39,13 @@ class Facts(NamedTuple):
 
 def make(task: str, backend: str = "mjx") -> Task:
     """``swim`` or ``upright``."""
-    physics = dm_control.load("fish", backend, _CONTROL_TIMESTEP, no_contacts=True)
+    physics = suite.load("fish", backend, _CONTROL_TIMESTEP, no_contacts=True)
     model = physics.model
     at = np.array([model.joint(name).qposadr[0] for name in _JOINTS])
     torso, mouth = model.body("torso").id, model.geom("mouth").id
     radii = float(model.geom_size[[mouth, model.geom("target").id], 0].sum())
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Any orientation, bent joints, a target (``initialize_episode``)."""
         key_turn, key_joints, key_target = jax.random.split(key, 3)
         turn = jax.random.normal(key_turn, (4,))
@@ -54,16 +54,16 @@ def make(task: str, backend: str = "mjx") -> Task:
         qpos = qpos.at[3:7].set(turn / jnp.linalg.norm(turn)).at[at].set(bend)
         low, high = jnp.asarray([-0.4, -0.4, 0.1]), jnp.asarray([0.4, 0.4, 0.3])
         target = jax.random.uniform(key_target, (3,), minval=low, maxval=high)
-        return dm_control.Start(qpos, episode=target)
+        return suite.Start(qpos, episode=target)
 
-    def look(view: View, target: Float[Array, "3"]) -> dm_control.Seen:
+    def look(view: View, target: Float[Array, "3"]) -> suite.Seen:
         """Joints, uprightness, swimming: the target, velocities (``get_observation``)."""
         upright = view.data.xmat[torso, 2, 2]
         to_target = (target - view.data.geom_xpos[mouth]) @ view.data.geom_xmat[mouth]
         parts = [view.qpos[at], upright[None], view.qvel]
         if task == "swim":
             parts.insert(2, to_target)
-        return dm_control.Seen(jnp.concatenate(parts), Facts(upright, to_target))
+        return suite.Seen(jnp.concatenate(parts), Facts(upright, to_target))
 
     def reward(seen: Facts, ctrl: Float[Array, "5"]) -> Float[Array, ""]:
         """Near the target and upright (``Swim.get_reward``, ``Upright.get_reward``)."""
@@ -72,5 +72,5 @@ def make(task: str, backend: str = "mjx") -> Task:
         near = tolerance(jnp.linalg.norm(seen.to_target), (0, radii), margin=2 * radii)
         return (7 * near + 0.5 * (seen.upright + 1)) / 8
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"fish-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"fish-{task}", domain, reward)

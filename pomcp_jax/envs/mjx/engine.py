@@ -1,6 +1,6 @@
 """Bodies moved by MJX: MuJoCo's forward dynamics in JAX, with a solver of our own.
 
-MJX computes kinematics, contacts and forces; :mod:`pomcp_jax.envs.solver` solves
+MJX computes kinematics, contacts and forces; :mod:`pomcp_jax.envs.mjx.solver` solves
 for the constrained acceleration, to the same minimum as MuJoCo's C code.
 """
 
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax.envs import collision, linear, noslip, solver, tree
-from pomcp_jax.envs.kinematics import kinematics
+from pomcp_jax.envs.mjx import collision, linear, noslip, solver, tree
+from pomcp_jax.envs.mjx.kinematics import kinematics
 from pomcp_jax.envs.physics import (
     Engine,
     Motion,

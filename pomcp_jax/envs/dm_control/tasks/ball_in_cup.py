@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View, draw_until
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _CONTROL_TIMESTEP = 0.02
@@ -44,7 +44,7 @@ def _spin(seen: Facts) -> Float[Array, ""]:
 
 def make(task: str, backend: str = "mjx") -> Task:
     """``catch`` or ``spin``."""
-    physics = dm_control.load("ball_in_cup", backend, _CONTROL_TIMESTEP)
+    physics = suite.load("ball_in_cup", backend, _CONTROL_TIMESTEP)
     model = physics.model
     target, ball = model.site("target").id, model.body("ball").id
     room = model.site_size[target][[0, 2]] - model.geom_size[model.geom("ball").id, 0]
@@ -58,7 +58,7 @@ def make(task: str, backend: str = "mjx") -> Task:
         place = jax.random.uniform(key, (2,), minval=low, maxval=high)
         return jnp.asarray(model.qpos0, place.dtype).at[at].set(place)
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """The ball where it touches nothing (``initialize_episode``).
 
         In nine of ten episodes TD-MPC2's spin starts inside the cup.
@@ -71,20 +71,20 @@ def make(task: str, backend: str = "mjx") -> Task:
             inside = jnp.all(offset < jnp.asarray(room, qpos.dtype))
             return ~physics.engine.touching(qpos) & (inside | anywhere)
 
-        return dm_control.Start(draw_until(key_draw, draw, good))
+        return suite.Start(draw_until(key_draw, draw, good))
 
-    def look(view: View, episode: None) -> dm_control.Seen:
+    def look(view: View, episode: None) -> suite.Seen:
         """Positions and velocities (``get_observation``)."""
         data = view.data
         to_target = data.site_xpos[target, 0::2] - data.xpos[ball, 0::2]
         inside = jnp.all(jnp.abs(to_target) < jnp.asarray(room, to_target.dtype))
         speed = jnp.linalg.norm(view.qvel[at])
         facts = Facts(to_target, inside, speed)
-        return dm_control.Seen(jnp.concatenate([view.qpos, view.qvel]), facts)
+        return suite.Seen(jnp.concatenate([view.qpos, view.qvel]), facts)
 
     def reward(seen: Facts, ctrl: Float[Array, "2"]) -> Float[Array, ""]:
         """One while the ball is in the cup (``BallInCup.get_reward``)."""
         return _spin(seen) if task == "spin" else seen.inside
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"ball_in_cup-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"ball_in_cup-{task}", domain, reward)

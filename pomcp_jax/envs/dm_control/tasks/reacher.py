@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View, random_joints
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _TARGET_SIZE = {"easy": 0.05, "hard": 0.015}
@@ -18,26 +18,26 @@ _TARGET_SIZE = {"easy": 0.05, "hard": 0.015}
 
 def make(task: str, backend: str = "mjx") -> Task:
     """``easy`` or ``hard``."""
-    physics = dm_control.load("reacher", backend)
+    physics = suite.load("reacher", backend)
     finger = physics.model.geom("finger").id
     radii = _TARGET_SIZE[task] + float(physics.model.geom_size[finger, 0])
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Random joints and target, which collides with nothing (``initialize_episode``)."""
         key_joints, key_angle, key_radius = jax.random.split(key, 3)
         angle = jax.random.uniform(key_angle, (), minval=0, maxval=2 * jnp.pi)
         radius = jax.random.uniform(key_radius, (), minval=0.05, maxval=0.20)
         target = radius * jnp.stack([jnp.sin(angle), jnp.cos(angle)])
-        return dm_control.Start(random_joints(physics.model, key_joints), episode=target)
+        return suite.Start(random_joints(physics.model, key_joints), episode=target)
 
-    def look(view: View, target: Float[Array, "2"]) -> dm_control.Seen:
+    def look(view: View, target: Float[Array, "2"]) -> suite.Seen:
         """Joints, vector to the target, velocities (``get_observation``)."""
         to_target = target - view.data.geom_xpos[finger, :2]
-        return dm_control.Seen(jnp.concatenate([view.qpos, to_target, view.qvel]), to_target)
+        return suite.Seen(jnp.concatenate([view.qpos, to_target, view.qvel]), to_target)
 
     def reward(to_target: Float[Array, "2"], ctrl: Float[Array, "2"]) -> Float[Array, ""]:
         """One while the finger touches the target (``get_reward``)."""
         return tolerance(jnp.linalg.norm(to_target), (0, radii))
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"reacher-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"reacher-{task}", domain, reward)

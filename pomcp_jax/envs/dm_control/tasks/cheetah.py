@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.envs.rewards import tolerance
 from pomcp_jax.types import Key
 
 _RUN_SPEED = 10
@@ -71,14 +71,14 @@ _REWARDS = {
 
 def make(task: str, backend: str = "mjx") -> Task:
     """``run``, or one of TD-MPC2's, see ``_REWARDS``."""
-    physics = dm_control.load("cheetah", backend, sensors=(_SPEED,))
+    physics = suite.load("cheetah", backend, sensors=(_SPEED,))
     model, engine = physics.model, physics.engine
     limited = np.asarray(model.jnt_limited, bool)
-    first_velocity = dm_control.velocity_after_one_step(model)
+    first_velocity = suite.velocity_after_one_step(model)
     low, high = np.asarray(model.jnt_range, np.float32).T
     bodies = [model.body(name).id for name in ("torso", "ffoot", "bfoot")]
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Random limited joints, then 200 steps without control (``initialize_episode``).
 
         dm_control sets the joints after computing forces at the model's own
@@ -91,13 +91,13 @@ def make(task: str, backend: str = "mjx") -> Task:
         motion, _ = engine.start(qpos, qvel, jnp.zeros((0,), drawn.dtype))
         ctrl = jnp.zeros((model.nu,), drawn.dtype)
         motion, _ = engine.advance(motion, ctrl, _SETTLE_STEPS - 1)
-        return dm_control.Start(motion.qpos, motion.qvel)
+        return suite.Start(motion.qpos, motion.qvel)
 
-    def look(view: View, episode: None) -> dm_control.Seen:
+    def look(view: View, episode: None) -> suite.Seen:
         """Joints without the horizontal position, velocities (``get_observation``)."""
         obs = jnp.concatenate([view.qpos[1:], view.qvel])
         heights = (view.data.xpos[body, 2] for body in bodies)
-        return dm_control.Seen(obs, Facts(view.sensors[_SPEED][0], *heights))
+        return suite.Seen(obs, Facts(view.sensors[_SPEED][0], *heights))
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"cheetah-{task}", domain, lambda seen, ctrl: _REWARDS[task](seen))
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"cheetah-{task}", domain, lambda seen, ctrl: _REWARDS[task](seen))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs import dm_control
+from pomcp_jax.envs.dm_control import suite
 from pomcp_jax.envs.physics import View, random_joints, until_apart
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.types import Key
@@ -37,7 +37,7 @@ def _spin_easily(model: Any) -> None:
 def make(task: str, backend: str = "mjx") -> Task:
     """One of spin, turn_easy, turn_hard."""
     turns = task in _TARGET_SIZE
-    physics = dm_control.load(
+    physics = suite.load(
         "finger",
         backend,
         _CONTROL_TIMESTEP,
@@ -51,16 +51,16 @@ def make(task: str, backend: str = "mjx") -> Task:
     centre = model.body_pos[spinner][[0, 2]]
     reach = float(model.geom_size[model.geom("cap1").id].sum())
 
-    def begin(key: Key) -> dm_control.Start:
+    def begin(key: Key) -> suite.Start:
         """Random joints that touch nothing, and a target (``initialize_episode``)."""
         key_joints, key_target = jax.random.split(key)
         angle = jax.random.uniform(key_target, (), minval=-jnp.pi, maxval=jnp.pi)
         # Relative to the hinge (``Physics.target_position``).
         target = reach * jnp.stack([jnp.sin(angle), jnp.cos(angle)])
         draw = lambda key: random_joints(model, key)  # noqa: E731
-        return dm_control.Start(until_apart(physics.engine, key_joints, draw), episode=target)
+        return suite.Start(until_apart(physics.engine, key_joints, draw), episode=target)
 
-    def look(view: View, target: Float[Array, "2"]) -> dm_control.Seen:
+    def look(view: View, target: Float[Array, "2"]) -> suite.Seen:
         """Joints, tip, velocities, touch; turning: the target (``get_observation``)."""
         place = view.data.site_xpos[tip, 0::2] - jnp.asarray(centre, view.qpos.dtype)
         touch = jnp.log1p(jnp.concatenate([view.sensors[name] for name in _TOUCH]))
@@ -68,12 +68,12 @@ def make(task: str, backend: str = "mjx") -> Task:
         parts = [view.qpos[:2], place, view.qvel, touch]
         if turns:
             parts += [target, distance[None]]
-        return dm_control.Seen(jnp.concatenate(parts), Facts(view.qvel[hinge], distance))
+        return suite.Seen(jnp.concatenate(parts), Facts(view.qvel[hinge], distance))
 
     def reward(seen: Facts, ctrl: Float[Array, "2"]) -> Float[Array, ""]:
         """Fast enough (``Spin.get_reward``), or at the target (``Turn.get_reward``)."""
         good = seen.distance <= 0 if turns else seen.hinge_velocity <= -_SPIN_VELOCITY
         return good.astype(seen.distance.dtype)
 
-    domain = dm_control.Domain(physics, begin, look)
-    return dm_control.make_task(f"finger-{task}", domain, reward)
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"finger-{task}", domain, reward)

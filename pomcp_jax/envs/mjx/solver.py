@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax.envs import linear
+from pomcp_jax.envs.mjx import linear
 
 ITERATIONS = 100
 """MuJoCo's default ``opt.iterations``; contacts of the tasks here need 2 to 8."""

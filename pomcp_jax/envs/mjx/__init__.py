@@ -1,0 +1,1 @@
+"""dm_control's physics on MJX: kinematics, contacts, solver, as MuJoCo's C code does them."""
