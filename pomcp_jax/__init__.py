@@ -16,6 +16,7 @@ _MODULES = (
     "agent",
     "checkpoint",
     "config",
+    "controller",
     "envs",
     "evaluate",
     "losses",
@@ -29,11 +30,13 @@ _MODULES = (
 _NAMES = {
     "Config": "config",
     "ConfigError": "config",
+    "Controller": "controller",
     "ModelFns": "mppi",
     "MppiConfig": "config",
     "PlanOutput": "mppi",
     "PlanState": "mppi",
     "Task": "envs",
+    "load_controller": "controller",
     "make_env": "envs",
 }
 __all__ = [*_MODULES, *_NAMES, "__version__"]  # noqa: PLE0604
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
         agent,
         checkpoint,
         config,
+        controller,
         envs,
         evaluate,
         losses,
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
         world_model,
     )
     from pomcp_jax.config import Config, ConfigError, MppiConfig  # noqa: F401
+    from pomcp_jax.controller import Controller, load_controller  # noqa: F401
     from pomcp_jax.envs import Task, make_env  # noqa: F401
     from pomcp_jax.mppi import ModelFns, PlanOutput, PlanState  # noqa: F401
 

@@ -139,10 +139,13 @@ def test_what_runs_code_is_found(code):
 
 def test_public_names_are_frozen():
     modules = (
-        "acting agent checkpoint config envs evaluate losses maths mppi presets replay train"
-        " world_model"
+        "acting agent checkpoint config controller envs evaluate losses maths mppi presets replay"
+        " train world_model"
     )
-    names = "Config ConfigError ModelFns MppiConfig PlanOutput PlanState Task make_env"
+    names = (
+        "Config ConfigError Controller ModelFns MppiConfig PlanOutput PlanState Task"
+        " load_controller make_env"
+    )
     assert pomcp_jax.__all__ == [*modules.split(), *names.split(), "__version__"]
     assert len(pomcp_jax.__all__) <= 25
     for name in pomcp_jax.__all__:

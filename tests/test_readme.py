@@ -6,6 +6,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny
+
+from pomcp_jax import acting, agent, checkpoint
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,15 +39,30 @@ def test_planner_block():
 
 def test_own_task_block():
     scope = {}
-    exec(BLOCKS[1], scope)
+    exec(BLOCKS[2], scope)
     stats = scope["state"].stats
     assert int(stats.episodes[0]) == 1_000 // 51
     # Random actions earn about 0; going to the middle earns nearly 50.
     assert np.mean(stats.returns) > 20.0
 
 
+def test_controller_block(tmp_path, monkeypatch):
+    config = tiny.run()
+    static = acting.build(config.agent, 3, 2)
+    state = jax.vmap(lambda key: agent.init(key, config.agent, static))(
+        jax.random.split(jax.random.key(0), 1)
+    )
+    folder = tmp_path / "runs/quickstart/default/checkpoints"
+    folder.mkdir(parents=True)
+    checkpoint.save(folder, 10, state, config, static)
+    monkeypatch.chdir(tmp_path)
+    scope = {"observation": np.zeros(3)}
+    exec(BLOCKS[1], scope)
+    assert scope["action"].shape == (2,)
+
+
 def test_there_are_no_other_blocks():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 def test_files_named_in_the_readme_exist():

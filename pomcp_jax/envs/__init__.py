@@ -14,6 +14,8 @@ import difflib
 import importlib
 from typing import Any
 
+import numpy as np
+
 from pomcp_jax.envs.protocol import (
     Env,
     EnvState,
@@ -27,6 +29,7 @@ __all__ = [
     "Env",
     "EnvState",
     "Task",
+    "action_bounds",
     "available",
     "check_action_repeat",
     "check_backend",
@@ -157,3 +160,22 @@ def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any
     check_backend(name, backend)
     check_action_repeat(action_repeat)
     return make_env(make_task(name, backend, **options), action_repeat)
+
+
+def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest action ``[A]`` of a dm_control task, in its own units.
+
+    Our actions are always in ``[-1, 1]``, which is scaled to these.
+
+    Raises:
+      ValueError: for tasks that are not dm_control's.
+    """
+    check_name(name)
+    if "/" in name:
+        raise ValueError(f"{name}: its bounds are not known; give bounds=(low, high)")
+    from dm_control import suite
+
+    domain, _, task = name.partition("-")
+    known = [own for own_domain, own in suite.ALL_TASKS if own_domain == domain]
+    spec = suite.load(domain, task if task in known else known[0]).action_spec()
+    return spec.minimum.copy(), spec.maximum.copy()

@@ -1,0 +1,303 @@
+"""Controllers: a trained agent that acts on a robot or in somebody else's loop.
+
+:func:`load_controller` reads a run's folder and returns a :class:`Controller`, numpy in and numpy
+out, compiled once. :func:`make_fns` gives the same as pure functions for loops that are jitted.
+Neither builds an environment.
+
+Symbols: N observations at once, O observation size, A action size, H horizon.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from pomcp_jax import acting, checkpoint, envs
+from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.checkpoint import CheckpointError, Restored
+from pomcp_jax.config import AgentConfig, Config
+from pomcp_jax.mppi import PlanState
+from pomcp_jax.types import Key
+
+ACTORS = ("planner", "policy", "prior")
+_MEASUREMENTS = 7
+"""Timed calls for each number of iterations when a time budget is to be met."""
+
+
+class ControllerState(NamedTuple):
+    """What a controller carries from decision to decision."""
+
+    key: Key
+    plan: PlanState
+    """Warm starts ``[N, H, A]``."""
+    is_first: Bool[Array, " N"]
+    """The next observation begins an episode: its warm start is dropped."""
+
+
+class ControllerFns(NamedTuple):
+    """A controller as pure functions; ``jit`` and ``vmap`` them as you like."""
+
+    init: Callable[[Key, int], ControllerState]
+    """``(key, N)``: the state before the first decision; the key is consumed."""
+    act: Callable[
+        [AgentParams, ControllerState, Float[Array, "N O"]],
+        tuple[ControllerState, Float[Array, "N A"]],
+    ]
+    """One decision for each of N observations; actions in ``[-1, 1]``."""
+
+
+def make_fns(
+    config: AgentConfig,
+    agent: Agent,
+    *,
+    actor: str = "planner",
+    select: str = "argmax",
+    explore: float = 0.0,
+) -> ControllerFns:
+    """Pure functions that act with an agent.
+
+    Args:
+      config: of the agent.
+      agent: its static part.
+      actor: ``planner`` (MPPI), ``policy`` (the bare network) or ``prior`` (the learned prior).
+      select: which elite the planner executes: ``argmax`` the best one, ``sample`` as in training.
+      explore: scale of the exploration noise; 0 for none.
+
+    Raises:
+      ValueError: for an unknown actor or select, or ``prior`` where none was learned.
+    """
+    if actor not in ACTORS:
+        raise ValueError(f"actor = {actor!r}: must be one of {', '.join(ACTORS)}")
+    if select not in ("argmax", "sample"):
+        raise ValueError(f"select = {select!r}: must be 'argmax' or 'sample'")
+    if actor == "prior" and not config.policy.learns_prior:
+        raise ValueError(
+            f"actor = 'prior': this agent learned none (policy.prior = {config.policy.prior!r});"
+            " must be 'planner' or 'policy'"
+        )
+    config = dataclasses.replace(config, mppi=dataclasses.replace(config.mppi, select=select))
+
+    def init(key: Key, num: int) -> ControllerState:
+        return ControllerState(key, acting.init_plan(config, agent, num), jnp.ones((num,), bool))
+
+    def act(params: AgentParams, state: ControllerState, obs: Array) -> tuple:
+        carried, key = jax.random.split(state.key)
+        plan, over = state.plan, jnp.zeros_like(state.is_first)
+        if actor == "planner":
+            out = acting.act(
+                params, key, obs, plan, state.is_first, agent=agent, config=config, explore=explore
+            )
+            return ControllerState(carried, out.next_state, over), out.action
+        if actor == "prior":
+            params = params._replace(policy=params.prior)
+        action = acting.act_policy(params, key, obs, agent=agent, config=config, explore=explore)
+        return ControllerState(carried, plan, over), action
+
+    return ControllerFns(init, act)
+
+
+class Controller:
+    """A trained agent: ``reset()`` before an episode, then ``act(observation)`` each decision.
+
+    ``action_repeat`` control steps of the environment belong to one decision. Not to be shared
+    between threads.
+    """
+
+    def __init__(
+        self,
+        params: AgentParams,
+        config: Config,
+        agent: Agent,
+        *,
+        key: int = 0,
+        bounds: tuple[np.ndarray, np.ndarray] | None = None,
+        time_budget: float | None = None,
+        **options: Any,
+    ):
+        """Prepare a controller; compiles nothing unless there is a time budget.
+
+        Args:
+          params: of one seed.
+          config: of the run.
+          agent: its static part.
+          key: seed of the controller's own random numbers.
+          bounds: lowest and highest action ``[A]`` of the environment; ``[-1, 1]`` without.
+          time_budget: seconds that one decision may take: as many planning iterations as fit
+            are chosen by measurement on this machine, at most the agent's own.
+          **options: of :func:`make_fns`.
+
+        Raises:
+          ValueError: as :func:`make_fns`, or where the budget is too short for any plan.
+        """
+        self.observation_size, self.action_size = agent.obs_size, agent.action_size
+        self.action_repeat, self.task = config.env.action_repeat, config.env.task
+        self.iterations = config.agent.mppi.iterations
+        self._params, self._key, self._bounds = params, key, bounds
+        self._config, self._agent, self._options = config.agent, agent, options
+        self._use(self.iterations)
+        if time_budget is not None:
+            self._fit(time_budget)
+
+    def _use(self, iterations: int) -> None:
+        planner = dataclasses.replace(self._config.mppi, iterations=iterations)
+        config = dataclasses.replace(self._config, mppi=planner)
+        self._fns = make_fns(config, self._agent, **self._options)
+        self._act = jax.jit(self._fns.act)
+        self.iterations = iterations
+        self.reset()
+
+    def _fit(self, budget: float) -> None:
+        """Choose the most iterations whose slowest measured decision fits the budget."""
+        if not budget > 0.0:
+            raise ValueError(f"time_budget = {budget}: must be > 0 seconds")
+        for iterations in range(self.iterations, 0, -1):
+            self._use(iterations)
+            slowest = max(self.latencies(_MEASUREMENTS))
+            if slowest <= budget or self._options.get("actor") in ("policy", "prior"):
+                break
+        if slowest > budget:
+            raise ValueError(
+                f"time_budget = {budget:g} s: the fastest decision takes {slowest:.2g} s here;"
+                " must be longer, or actor='policy'"
+            )
+
+    def latencies(self, count: int = 100) -> list[float]:
+        """Seconds of each of ``count`` decisions for one observation; resets afterwards."""
+        self.warm_up()
+        obs, out = np.zeros(self.observation_size, np.float32), []
+        for _ in range(count):
+            begin = time.perf_counter()
+            self.act(obs)
+            out.append(time.perf_counter() - begin)
+        self.reset()
+        return out
+
+    def warm_up(self, num: int | None = None) -> None:
+        """Compile for one observation ``[O]``, or for ``num`` of them; resets."""
+        shape = (self.observation_size,) if num is None else (num, self.observation_size)
+        self.reset()
+        self.act(np.zeros(shape, np.float32))
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin episodes: forget the plans of the last ones."""
+        self._state: ControllerState | None = None
+
+    def act(self, observation: Any) -> np.ndarray:
+        """Decide on an action.
+
+        Args:
+          observation: ``[O]``, or ``[N, O]`` for N robots at once.
+
+        Returns:
+          Actions ``[A]`` or ``[N, A]``, within the controller's bounds.
+
+        Raises:
+          ValueError: for another shape than at the episode's start, or numbers not finite.
+        """
+        obs = np.asarray(observation, np.float32)
+        if obs.ndim not in (1, 2) or obs.shape[-1] != self.observation_size:
+            raise ValueError(
+                f"observation of shape {obs.shape}: must be [{self.observation_size}] or"
+                f" [N, {self.observation_size}], which this agent was trained with"
+            )
+        if not np.isfinite(obs).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(obs))[0])
+            raise ValueError(f"observation[{', '.join(map(str, index))}] is not finite")
+        rows = obs[None] if obs.ndim == 1 else obs
+        if self._state is None:
+            self._state = self._fns.init(jax.random.key(self._key), len(rows))
+        if len(rows) != len(self._state.is_first):
+            raise ValueError(
+                f"{len(rows)} observations: this episode began with {len(self._state.is_first)};"
+                " call reset() before another number"
+            )
+        self._state, action = self._act(self._params, self._state, rows)
+        action = np.array(action, np.float32)
+        if self._bounds is not None:
+            low, high = self._bounds
+            action = low + (np.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
+        return action[0] if obs.ndim == 1 else action
+
+
+def choose_checkpoint(folder: Path, which: str | int = "best") -> int | None:
+    """Decisions of the ``best`` (by evaluation, else the newest) or ``newest`` checkpoint.
+
+    Returns:
+      None for the newest one that is whole, which :func:`checkpoint.restore` finds.
+
+    Raises:
+      CheckpointError: for anything else that is no number of decisions.
+    """
+    if isinstance(which, int) and not isinstance(which, bool):
+        return which
+    if which not in ("best", "newest"):
+        raise CheckpointError(f"checkpoint = {which!r}: must be 'best', 'newest' or a number")
+    scores = {}
+    for decisions in checkpoint.steps(folder) if which == "best" else ():
+        try:
+            score = checkpoint.read(folder, decisions).score
+        except CheckpointError:
+            continue
+        if score is not None:
+            scores[decisions] = score
+    return max(scores, key=lambda step: (scores[step], step)) if scores else None
+
+
+def load(run: Path | str, which: str | int = "best") -> Restored:
+    """The agents of a run: of ``RUN/checkpoints``, or of a folder of checkpoints itself.
+
+    Raises:
+      CheckpointError: one line that says what is missing or damaged.
+    """
+    folder = Path(run).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; must be the workdir of a run")
+    inner = folder / "checkpoints"
+    folder = inner if inner.is_dir() else folder
+    return checkpoint.restore(folder, choose_checkpoint(folder, which))
+
+
+def load_controller(
+    run: Path | str,
+    *,
+    actor: str = "planner",
+    seed: int | None = None,
+    checkpoint: str | int = "best",
+    units: str = "normalised",
+    **options: Any,
+) -> Controller:
+    """Load a trained agent, ready to act.
+
+    Args:
+      run: workdir of a run.
+      actor: ``planner``, ``policy`` or ``prior``.
+      seed: number of the training seed; the first one by default.
+      checkpoint: ``best`` by evaluation, ``newest``, or its decisions.
+      units: ``normalised`` actions in ``[-1, 1]``, or those of the ``environment`` (dm_control's
+        tasks; give ``bounds`` for others).
+      **options: of :class:`Controller`: ``key``, ``bounds``, ``time_budget``, ``select``,
+        ``explore``.
+
+    Raises:
+      CheckpointError: nothing whole to load.
+      ValueError: for arguments that do not fit, in one line.
+    """
+    if units not in ("normalised", "environment"):
+        raise ValueError(f"units = {units!r}: must be 'normalised' or 'environment'")
+    restored = load(run, checkpoint)
+    first = restored.config.train.seed
+    count = jax.tree.leaves(restored.state.params)[0].shape[0]
+    index = 0 if seed is None else seed - first
+    if not 0 <= index < count:
+        raise ValueError(f"seed = {seed}: this run has the seeds {first} to {first + count - 1}")
+    if units == "environment" and options.get("bounds") is None:
+        options["bounds"] = envs.action_bounds(restored.config.env.task)
+    params = jax.tree.map(lambda x: x[index], restored.state.params)
+    return Controller(params, restored.config, restored.static, actor=actor, **options)
