@@ -1,0 +1,83 @@
+"""``python -m experiments.evaluate``: episodes of a trained agent, counted and written."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from experiments import evaluate
+from pomcp_jax import acting, agent, checkpoint, envs
+from pomcp_jax.evaluate import Episodes
+
+CONFIG = tiny.run(train__seed=3, train__num_seeds=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two untrained seeds on a probe whose return is the number of its steps."""
+    folder = tmp_path_factory.mktemp("run")
+    env = envs.make(CONFIG.env.task)
+    static = acting.build(CONFIG.agent, env.observation_size, env.action_size)
+    keys = jax.random.split(jax.random.key(0), 2)
+    state = jax.vmap(lambda key: agent.init(key, CONFIG.agent, static))(keys)
+    checkpoint.save(folder / "checkpoints", 10, state, CONFIG, static)
+    return folder
+
+
+def test_every_episode_is_told(run, tmp_path, capsys):
+    out = tmp_path / "episodes.csv"
+    arguments = [str(run), "--episodes=3", "--actor=policy", f"--csv={out}"]
+    assert evaluate.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "probe/truncated after 10 decisions (10 frames)" in shown
+    assert [line.split()[0] for line in shown.splitlines()[1:5]] == ["seed", "3", "4", "all"]
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["episode"]) for row in rows] == [
+        (seed, episode) for seed in "34" for episode in "012"
+    ]
+    length = envs.make(CONFIG.env.task).episode_length
+    assert {row["length"] for row in rows} == {str(length)}
+
+
+def test_broken_episodes_are_in_no_mean():
+    returns = np.array([[1.0, 3.0, 1e9], [5.0, 5.0, 5.0]])
+    valid = np.array([[True, True, False], [True, True, True]])
+    lines = evaluate.table(Episodes(returns, np.full((2, 3), 7), valid), 0).splitlines()
+    one, two, both = (line.split() for line in lines[1:])
+    # Student's t with one degree of freedom: 12.706 * 1.414 / sqrt(2) = 12.7.
+    assert one == ["0", "2.0", "-10.7", "to", "14.7", "2.0", "1.4", "7.0", "3", "1"]
+    assert two == ["1", "5.0", "5.0", "to", "5.0", "5.0", "0.0", "7.0", "3", "0"]
+    assert both[:2] == ["all", "3.5"] and both[-2:] == ["6", "1"]
+
+
+def test_all_episodes_broken():
+    episodes = Episodes(np.zeros((1, 2)), np.zeros((1, 2), int), np.zeros((1, 2), bool))
+    assert evaluate.table(episodes, 0).splitlines()[1].split() == [
+        "0", "-", "-", "-", "-", "-", "2", "2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--episodes=0"], "--episodes = 0: must be >= 1"),
+        (["--checkpoint=99"], "holds no checkpoint 99; it has [10]"),
+        (["--checkpoint=last"], "checkpoint = 'last': must be 'best', 'newest' or a number"),
+        (["--backend=dm_control"], "probe/truncated is no task of dm_control"),
+        (["--backend=host"], "probe/truncated has the backend mjx, not 'host'"),
+        (["--seed=-1"], "--seed = -1: must be >= 0"),
+        (["--csv=/nowhere/x.csv"], "/nowhere is no folder"),
+    ],
+)
+def test_wrong_arguments_are_one_line(run, capsys, arguments, message):
+    assert evaluate.main([str(run), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_no_run(tmp_path, capsys):
+    assert evaluate.main([str(tmp_path / "nothing")]) == 2
+    assert "no such folder; must be the workdir of a run" in capsys.readouterr().err
