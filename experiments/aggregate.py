@@ -2,7 +2,7 @@
 
 Prints markdown and leaves in the folder: ``summary.csv`` (a row for every task and method, then the
 aggregate of every method), ``returns.csv`` (a row for every evaluation of every seed) and
-``summary.png`` (:mod:`experiments.panels`).
+``summary.png`` (:mod:`pomcp_jax.reporting.figures`).
 """
 
 import argparse
@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments import curves, panels, plot, published
-from experiments.curves import Runs
+from experiments.plot import BANDS, PUBLISHED
 from experiments.progress import duration, number
-from experiments.published import Published
 from pomcp_jax.config import ConfigError
+from pomcp_jax.reporting import canvas, figures, published, result_sets
+from pomcp_jax.reporting.published import Published
+from pomcp_jax.reporting.result_sets import Runs
 
 VERSIONS = ("jax", "mujoco", "mujoco-mjx", "brax", "dm_control")
 """Packages named in returns.csv; run.json of every cell has all."""
@@ -84,8 +85,8 @@ def task_rows(all_runs: list[Runs], beside: list[Published]) -> list[dict[str, A
 def aggregate_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
     """A row of summary.csv for every method: the IQM, the best first."""
     rows = []
-    for method, members in curves.methods(all_runs).items():
-        value, low, high = (float(part[0]) for part in curves.final_aggregate(members))
+    for method, members in result_sets.methods(all_runs).items():
+        value, low, high = (float(part[0]) for part in result_sets.final_aggregate(members))
         rows.append(
             {
                 "task": "all",
@@ -106,7 +107,7 @@ def aggregate_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
 
 def return_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
     """A row of returns.csv for every evaluation of the planner."""
-    file, column = curves.SOURCES["evaluation"]
+    file, column = result_sets.SOURCES["evaluation"]
     rows = []
     for runs in all_runs:
         for cell in runs.cells:
@@ -195,11 +196,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="folder of experiments.reproduce")
     args = parser.parse_args(argv)
     try:
-        all_runs, unfinished = curves.load(args.results)
-        beside = published.load()
+        all_runs, unfinished = result_sets.load(args.results)
+        beside = published.load(PUBLISHED)
         rows, totals = task_rows(all_runs, beside), aggregate_rows(all_runs)
-        if plot.available():
-            panels.draw(args.results, args.results / "summary.png", beside=beside)
+        if canvas.available():
+            figures.draw(args.results, args.results / "summary.png", beside=beside, bands=BANDS)
     except (ConfigError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

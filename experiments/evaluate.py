@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import iqm, record, xla
+from experiments import record, xla
 from experiments.benchmarks.originals import controls, flat, original
 from experiments.progress import duration
 from experiments.sweep_report import interval
@@ -27,6 +27,7 @@ from pomcp_jax import controller, envs, evaluate
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.controller import Controller
 from pomcp_jax.evaluate import Episodes
+from pomcp_jax.reporting import statistics
 
 DM_CONTROL = "dm_control"
 """Backend: dm_control's own Python environments, unmodified."""
@@ -152,7 +153,7 @@ def _numbers(returns: np.ndarray, ends: tuple[float, float]) -> tuple[str, str, 
     return (
         f"{np.mean(returns):.1f}",
         between,
-        f"{float(iqm.iqm(returns)):.1f}",
+        f"{float(statistics.iqm(returns)):.1f}",
         f"{np.std(returns, ddof=1) if returns.size > 1 else 0.0:.1f}",
     )
 

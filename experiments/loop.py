@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import broken, clock, measure, plot, record, xla
+from experiments import broken, clock, measure, record, xla
 from experiments.jobs import Saver, Signals, Stop, Worker
 from experiments.measure import Fault, Results
 from experiments.progress import duration, number
@@ -21,6 +21,7 @@ from pomcp_jax import checkpoint, devices, diagnostics, envs, evaluate, resume, 
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
+from pomcp_jax.reporting import run_figures
 from pomcp_jax.train import Program, TrainState, Work
 
 
@@ -321,7 +322,7 @@ class Run:
     def draw(self) -> None:
         """Refresh the picture, if there is something to draw with."""
         try:
-            plot.draw([self.options.workdir], self.options.workdir / "learning_curve.png")
+            run_figures.draw([self.options.workdir], self.options.workdir / "learning_curve.png")
         except (ImportError, OSError):  # a full disk: the rows it shows are what counts
             pass
 

@@ -4,7 +4,7 @@ Every cell (one task, one method, all seeds as one program) is a run of :mod:`ex
 process of its own. Cells that are finished are skipped, and one under way goes on from its newest
 checkpoint, so the same command goes on where it was interrupted; a cell that broke starts anew.
 Ctrl-C ends after the chunks under way. What is kept of a cell is described in
-:mod:`experiments.cells`; checkpoints and logs stay below ``--work``.
+:mod:`pomcp_jax.reporting.results`; checkpoints and logs stay below ``--work``.
 
 Exit codes: 0 all done, 2 bad input, 3 some cell broke, 130/143 stopped by SIGINT/SIGTERM.
 """
@@ -25,11 +25,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from experiments import cells, record, settings, suites
+from experiments import record, settings, suites
 from experiments.progress import Progress, duration
 from experiments.suites import Suite
 from pomcp_jax import validation
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.reporting import results
 
 STATUS_SECONDS = 60.0
 """Time between two lines on how things stand, in a log file."""
@@ -100,7 +101,7 @@ def make_plans(
         for label in chosen:
             method = suite.methods[label]
             fields = {"train.num_seeds": suite.num_seeds, **suite.overrides, **method.overrides}
-            workdir = work / cells.folder_name(task) / label
+            workdir = work / results.folder_name(task) / label
             arguments = [f"--config={suite.config}:{task},{method.preset}"]
             arguments += [f"--config.{field}={value}" for field, value in fields.items()]
             arguments += [*overrides, f"--workdir={workdir}"]
@@ -113,7 +114,7 @@ def make_plans(
                     command=[sys.executable, "-m", "experiments.run", *arguments],
                     config=options.config,
                     workdir=workdir,
-                    folder=out / cells.folder_name(task) / label,
+                    folder=out / results.folder_name(task) / label,
                     facts={"suite": name, "method": label, "preset": method.preset},
                 )
             )
@@ -217,7 +218,7 @@ class Runner:
         if code == 0 or code == 3:
             # A training that broke is a result too; it will not count as finished.
             if (plan.workdir / "run.json").is_file():
-                cells.keep(plan.workdir, plan.folder, plan.facts)
+                results.keep(plan.workdir, plan.folder, plan.facts)
             return Event("finished" if code == 0 else "broke", plan, last_line(plan.log))
         if self.received:
             return Event("stopped", plan)
@@ -288,7 +289,7 @@ def split(plans: list[Plan]) -> tuple[list[Plan], list[Plan]]:
     Raises:
       ConfigError: if finished results are of another configuration.
     """
-    done = [cells.finished(plan.folder, plan.config) for plan in plans]
+    done = [results.finished(plan.folder, plan.config) for plan in plans]
     return (
         [plan for plan, d in zip(plans, done, strict=True) if d],
         [plan for plan, d in zip(plans, done, strict=True) if not d],

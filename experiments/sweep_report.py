@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import broken, grid, measure, plot, record
+from experiments import broken, grid, measure, record
 from experiments.broken import Diverged
 from experiments.grid import Axis, Cell
 from experiments.progress import number
+from pomcp_jax.reporting import canvas
+from pomcp_jax.reporting.curves import mean_curve, read_curves
 
 
 class Outcome(NamedTuple):
@@ -110,13 +112,11 @@ def draw(outcomes: Sequence[Outcome], axes: Sequence[Axis], workdir: Path) -> No
     Raises:
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
     """
+    figure = canvas.figure(11.0, 4.2)
+    left, right = figure.subplots(1, 2)
     import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.2), layout="constrained")
-    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(outcomes)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, len(outcomes)))
     for outcome, color in zip(outcomes, shades, strict=True):
         cell, folder = outcome.cell, grid.folder(workdir, outcome.cell)
         label = cell.name + (f" ({len(outcome.diverged)} diverged)" if outcome.diverged else "")
@@ -124,10 +124,10 @@ def draw(outcomes: Sequence[Outcome], axes: Sequence[Axis], workdir: Path) -> No
             ("metrics.csv", "train/return", {"linewidth": 1.5, "label": label}),
             ("evaluations.csv", "eval/return", {"linestyle": "none", "marker": "o"}),
         ):
-            curves = plot.read_curves(folder / file, column)
+            curves = read_curves(folder / file, column)
             curves = {k: v for k, v in curves.items() if k not in outcome.diverged}
             if curves:
-                left.plot(*plot.mean_curve(curves), color=color, markersize=4, **style)
+                left.plot(*mean_curve(curves), color=color, markersize=4, **style)
     config = outcomes[0].cell.config
     left.set(xlabel="decisions per seed", ylabel="episode return", title=config.env.task)
     left.set_xlim(left=0)
@@ -136,10 +136,7 @@ def draw(outcomes: Sequence[Outcome], axes: Sequence[Axis], workdir: Path) -> No
     _draw_final(right, outcomes, axes)
     for panel in (left, right):
         panel.grid(alpha=0.3)
-    partial = workdir / ".sweep.png.partial"
-    figure.savefig(partial, dpi=120, format="png")
-    plt.close(figure)
-    partial.replace(workdir / "sweep.png")
+    canvas.save(figure, workdir / "sweep.png")
 
 
 def _draw_final(panel: Any, outcomes: Sequence[Outcome], axes: Sequence[Axis]) -> None:

@@ -63,6 +63,12 @@ def test_environments_know_nothing_of_learning():
         assert rooms(path) <= {"envs", "types", "config"}, path
 
 
+def test_reports_know_results_and_no_jax():
+    for path in (PACKAGE / "reporting").rglob("*.py"):
+        assert rooms(path) <= {"reporting", "files", "config"}, path
+        assert not any(name.split(".")[0] == "jax" for name in imports(path)), path
+
+
 def test_only_networks_imports_flax():
     users = {p.stem for p in FILES if any(n.split(".")[0] == "flax" for n in imports(p))}
     assert users == {"networks"}

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import diagnostic_panels, plot
+from experiments import plot
 from pomcp_jax import acting, actor_update, diagnostics, envs, evaluate, gradients, train
 from pomcp_jax import agent as agent_lib
 from pomcp_jax.diagnostics import action_policy, mismatch, value_bias
 from pomcp_jax.gradients import Moments
 from pomcp_jax.replay import Batch, Index, Row
+from pomcp_jax.reporting import diagnostic_figures
 from pomcp_jax.types import Gaussian
 from tests import tiny
 
@@ -361,14 +362,14 @@ def test_a_picture_of_all_diagnostics(tmp_path):
     single = out.read_bytes()
     assert plot.main(["--diagnostics", *map(str, runs), f"--out={out}"]) == 0
     assert single[:4] == b"\x89PNG" and out.read_bytes() != single
-    share = next(p for p in diagnostic_panels.PANELS if "share" in p.title)
-    found = [diagnostic_panels.curves(runs[0], line) for line in share.lines]
+    share = next(p for p in diagnostic_figures.PANELS if "share" in p.title)
+    found = [diagnostic_figures.curves(runs[0], line) for line in share.lines]
     np.testing.assert_array_equal(found[0][1].decisions, [100, 200])
     np.testing.assert_allclose(sum(curves[1].values for curves in found), 1.0)
 
 
 def test_every_metric_that_is_drawn_exists_and_the_other_way_round():
-    drawn = {f"diag/{line.column}" for panel in diagnostic_panels.PANELS for line in panel.lines}
+    drawn = {f"diag/{line.column}" for panel in diagnostic_figures.PANELS for line in panel.lines}
     assert drawn <= set(diagnostics.NAMES)
     left = {name.removeprefix("diag/") for name in set(diagnostics.NAMES) - drawn}
     assert left == {"value_planner", "value_critic", "gradient_total"}

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from experiments import cells, record, reproduce, suites
+from experiments import record, reproduce, suites
 from experiments.progress import Progress
 from pomcp_jax.config import ConfigError
+from pomcp_jax.reporting import results
 
 TRAINING = """
 import json, pathlib, sys
@@ -127,7 +128,7 @@ def test_a_finished_cell_is_kept_without_checkpoints_and_skipped(tmp_path):
     about = json.loads((folder / "run.json").read_text())
     assert about["suite"] == "debug" and about["method"] == "tdmpc2" and about["exit_code"] == 0
     assert reproduce.split(plans) == (plans, [])
-    (cell,) = [c for c in cells.read(tmp_path / "out") if c.folder == folder]
+    (cell,) = [c for c in results.read(tmp_path / "out") if c.folder == folder]
     assert cell.finished and cell.task == "probe/lqr" and cell.method == "tdmpc2"
 
 
@@ -136,7 +137,9 @@ def test_broken_cells_are_repeated_and_the_others_go_on(tmp_path):
     _, ended = go([pretend(plan, code=3 if i == 1 else 0) for i, plan in enumerate(plans)])
     assert [plan.name for plan in ended["broke"]] == [plans[1].name]
     assert len(ended["finished"]) == 3
-    assert not next(c for c in cells.read(tmp_path / "out") if c.folder == plans[1].folder).finished
+    assert not next(
+        c for c in results.read(tmp_path / "out") if c.folder == plans[1].folder
+    ).finished
     (tmp_path / "out" / "probe_match" / "po_mpc" / "run.json").write_text("{")  # half a disk
     _, todo = reproduce.split(plans)
     assert [plan.name for plan in todo] == [plans[1].name, plans[3].name]

@@ -6,9 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from experiments import aggregate, cells, curves, panels, plot, published
+from experiments import aggregate, plot
+from experiments.plot import PUBLISHED
 from pomcp_jax import envs
 from pomcp_jax.config import ConfigError
+from pomcp_jax.reporting import canvas, figures, published, result_sets
+from pomcp_jax.reporting import results as cells
 
 
 def make_cell(folder, task, method, returns, *, first_seed=0, repeat=2, **about):
@@ -54,21 +57,21 @@ def rows(path):
 
 
 def test_runs_of_a_result_set(results):
-    all_runs, unfinished = curves.load(results)
+    all_runs, unfinished = result_sets.load(results)
     assert not unfinished
     assert {(r.task, r.method): r.final.tolist() for r in all_runs} == {
         key: [curve[-1] for curve in value] for key, value in RETURNS.items()
     }
     runs = next(r for r in all_runs if r.method == "tdmpc2" and r.task == "cartpole-swingup")
     assert runs.seeds == [0, 1, 2] and runs.frames == 4000 and runs.decisions == 2000
-    np.testing.assert_allclose(curves.grid([runs]), [2000, 4000])
+    np.testing.assert_allclose(result_sets.grid([runs]), [2000, 4000])
     np.testing.assert_allclose(runs.on(np.array([3000.0]))[:, 0], [150, 350, 700])
 
 
 def test_a_grid_ends_where_the_shortest_run_does(tmp_path):
     make_cell(tmp_path / "a", "acrobot-swingup", "x", [[1, 2, 3, 4]])
     make_cell(tmp_path / "b", "reacher-easy", "x", [[10, 20]])
-    frames, interval = curves.aggregate(curves.load(tmp_path)[0])
+    frames, interval = result_sets.aggregate(result_sets.load(tmp_path)[0])
     np.testing.assert_allclose(frames, [2000, 4000])
     np.testing.assert_allclose(interval.value, [0.0055, 0.011])
 
@@ -113,14 +116,14 @@ def test_cells_of_one_training_each_are_seeds_of_one_method(tmp_path):
     for seed in range(2):
         folder = out / f"seed{seed}"
         make_cell(folder, "cartpole-swingup", None, [[1, 2 + seed]], first_seed=seed)
-    (runs,), _ = curves.load(out)
+    (runs,), _ = result_sets.load(out)
     assert runs.method == "mine" and runs.final.tolist() == [2, 3]
 
 
 def test_the_quick_start_can_be_drawn(tmp_path):
     """The recorded results of the repository, training curves too."""
-    quickstart = published.FOLDER.parent / "quickstart"
-    for returns in curves.SOURCES:
+    quickstart = PUBLISHED.parent / "quickstart"
+    for returns in result_sets.SOURCES:
         out = tmp_path / f"{returns}.png"
         assert plot.main([f"--results={quickstart}", f"--out={out}", f"--returns={returns}"]) == 0
         assert out.read_bytes()[:4] == b"\x89PNG"
@@ -194,7 +197,7 @@ def test_metrics_are_thinned_evenly(tmp_path):
 
 
 def test_published_curves_are_of_tasks_of_ours():
-    curves_ = published.load()
+    curves_ = published.load(PUBLISHED)
     tasks = {curve.task for curve in curves_}
     assert len(tasks) == 20 and tasks <= set(envs.dm_control_tasks(extra=False))
     for curve in curves_:
@@ -207,13 +210,17 @@ def test_published_curves_are_of_tasks_of_ours():
     [("cartpole-swingup", 839, 876), ("reacher-easy", 937, 919), ("hopper-hop", 14, 303)],
 )
 def test_published_numbers(task, at_100k, at_500k):
-    (curve,) = [c for c in published.of_task(published.load(), task) if c.label == "tdmpc2"]
+    (curve,) = [
+        c for c in published.of_task(published.load(PUBLISHED), task) if c.label == "tdmpc2"
+    ]
     assert round(curve.at(100_000)[0]) == at_100k and round(curve.at(500_000)[0]) == at_500k
 
 
 def test_published_spread_is_the_sample_std_of_the_seeds():
     (curve,) = [
-        c for c in published.of_task(published.load(), "cartpole-swingup") if c.label == "tdmpc2"
+        c
+        for c in published.of_task(published.load(PUBLISHED), "cartpole-swingup")
+        if c.label == "tdmpc2"
     ]
     seeds = [789.8, 867.9, 860.5]  # at 100k frames in the source's file
     mean, std = curve.at(100_000)
@@ -243,30 +250,52 @@ def test_the_band_of_a_method_spans_all_who_ran_it():
 @pytest.mark.parametrize(("value", "verdict"), [(39, "below"), (41, "inside"), (61, "above")])
 def test_a_method_is_judged_by_its_own_band(tmp_path, value, verdict):
     make_cell(tmp_path / "a", "t", "tdmpc2", [[value]], repeat=1)
-    (runs,), _ = curves.load(tmp_path)
+    (runs,), _ = result_sets.load(tmp_path)
     wide = CURVE._replace(frames=CURVE.frames * 10)
     assert aggregate.judge(runs, [wide]) == verdict
     assert aggregate.judge(runs._replace(method="other"), [wide]) == ""
 
 
 def test_our_methods_and_published_ones_share_colours():
-    found = panels.colors(["po_mpc", "tdmpc2"], [CURVE, CURVE._replace(method="bmpc")])
+    found = figures.colors(["po_mpc", "tdmpc2"], [CURVE, CURVE._replace(method="bmpc")])
     assert list(found) == ["po_mpc", "tdmpc2", "bmpc"] and len(set(found.values())) == 3
 
 
 def test_aggregates_show_methods_with_all_tasks_only(tmp_path):
     for task, method in (("t", "a"), ("u", "a"), ("t", "b")):
         make_cell(tmp_path / task / method, task, method, [[1]], repeat=1)
-    found = curves.methods(curves.load(tmp_path)[0])
-    assert list(found) == ["a", "b"] and list(curves.complete(found)) == ["a"]
+    found = result_sets.methods(result_sets.load(tmp_path)[0])
+    assert list(found) == ["a", "b"] and list(result_sets.complete(found)) == ["a"]
 
 
 def test_frames_are_written_short():
-    assert [panels.compact(v) for v in (0, 500, 2e4, 1.5e6)] == ["0", "500", "20k", "1.5M"]
+    assert [figures.compact(v) for v in (0, 500, 2e4, 1.5e6)] == ["0", "500", "20k", "1.5M"]
 
 
 def test_unequal_action_repeats_are_refused(tmp_path):
     make_cell(tmp_path / "a", "t", "x", [[1]], repeat=1)
     make_cell(tmp_path / "b", "t", "x", [[1]], repeat=2, first_seed=1)
     with pytest.raises(ConfigError, match="differ in action repeat"):
-        curves.load(tmp_path)
+        result_sets.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begin"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")]
+)
+def test_the_suffix_is_the_format(tmp_path, suffix, begin):
+    import matplotlib
+
+    backend = matplotlib.get_backend(auto_select=False)
+    figure = canvas.figure(2, 2)
+    figure.subplots().plot([0, 1])
+    canvas.save(figure, tmp_path / f"x.{suffix}")
+    assert (tmp_path / f"x.{suffix}").read_bytes().startswith(begin)
+    assert [p.name for p in tmp_path.iterdir()] == [f"x.{suffix}"]
+    assert matplotlib.get_backend(auto_select=False) == backend  # the user's own stays
+
+
+def test_unknown_suffix(tmp_path, capsys):
+    quickstart = PUBLISHED.parent / "quickstart"
+    assert plot.main([f"--results={quickstart}", f"--out={tmp_path / 'x.bmp'}"]) == 2
+    assert "x.bmp: must end in one of .png, .pdf, .svg" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import plot
-from experiments.plot import Curve
+from pomcp_jax.reporting import canvas
+from pomcp_jax.reporting.curves import Curve, mean_curve, read_curves
 
 
 class Line(NamedTuple):
@@ -82,10 +82,10 @@ STYLES = ("-", "--", ":")
 
 def curves(run: Path, line: Line) -> dict[int, Curve]:
     """``{seed: curve}`` of a line, from the run's metrics.csv; empty where it means nothing."""
-    found = plot.read_curves(run / "metrics.csv", f"diag/{line.column}")
+    found = read_curves(run / "metrics.csv", f"diag/{line.column}")
     if not line.share_of:
         return found
-    parts = [plot.read_curves(run / "metrics.csv", f"diag/{name}") for name in line.share_of]
+    parts = [read_curves(run / "metrics.csv", f"diag/{name}") for name in line.share_of]
     out = {}
     for seed, curve in found.items():
         total = sum(part[seed].values for part in parts)
@@ -105,12 +105,13 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
       ValueError: if no run holds any diagnostics.
     """
-    plt = plot.pyplot()
+    canvas.check_format(out)
     groups: dict[str, list[Path]] = {}
     for i, run in enumerate(runs):
         groups.setdefault(labels[i] if labels else f"{run}", []).append(run)
     alone, drawn = len(groups) == 1, False
-    figure, grid = plt.subplots(2, 5, figsize=(17, 6.2), layout="constrained")
+    figure = canvas.figure(17, 6.2)
+    grid = figure.subplots(2, 5)
     for axes, panel in zip(grid.flat, PANELS, strict=True):
         for i, members in enumerate(groups.values()):
             for j, line in enumerate(panel.lines):
@@ -122,13 +123,14 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
                 drawn |= _line(axes, found, f"C{j if alone else i}", STYLES[j])
         _finish(axes, panel, alone=alone)
     if not drawn:
-        plt.close(figure)
         shown = ", ".join(str(run) for run in runs)
         raise ValueError(f"{shown}: metrics.csv has no diagnostics; needs an evaluation")
     if not alone:
-        handles = [plt.Line2D([], [], color=f"C{i}") for i in range(len(groups))]
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], color=f"C{i}") for i in range(len(groups))]
         figure.legend(handles, list(groups), loc="outside lower center", ncols=4, frameon=False)
-    plot.save(figure, out)
+    canvas.save(figure, out)
 
 
 def _line(axes: Any, found: dict[Any, Curve], color: str, style: str) -> bool:
@@ -138,7 +140,7 @@ def _line(axes: Any, found: dict[Any, Curve], color: str, style: str) -> bool:
     if len(found) > 1:
         for curve in found.values():
             axes.plot(*curve, style, color=color, alpha=0.25, linewidth=0.8)
-    mean = plot.mean_curve(found)
+    mean = mean_curve(found)
     axes.plot(*mean, style, color=color, linewidth=1.6, marker="o", markersize=2.5)
     return True
 

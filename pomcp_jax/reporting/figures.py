@@ -1,20 +1,19 @@
 """Pictures of a result set: a panel for every task and the aggregate over tasks."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import curves, iqm, plot, published
-from experiments.curves import Runs
-from experiments.published import Published
+from pomcp_jax.reporting import canvas, published, result_sets, statistics
+from pomcp_jax.reporting.published import Published
+from pomcp_jax.reporting.result_sets import Runs
 
 WIDTH, HEIGHT, COLUMNS = 3.6, 2.9, 3
 """Size of a panel in inches, and panels a row."""
 FONT = 8
-BAND_SOURCE = "tdmpc2"
-"""The published curves whose +-2 std band is drawn: their seeds are known one by one."""
 STYLES = ("--", ":")
 """Of a published method's curves: by its own authors, run again by others."""
 
@@ -38,7 +37,7 @@ def colors(names: list[str], curves_drawn: list[Published]) -> dict[str, str]:
     return {name: COLORS[i % len(COLORS)] for i, name in enumerate(order)}
 
 
-def _published(axes: Any, curve: Published, color: str) -> None:
+def _published(axes: Any, curve: Published, color: str, band: bool) -> None:
     """A published curve; what lies before its first evaluation in training is faint."""
     style = STYLES[curve.source != curve.method]
     first = int(np.sum(curve.frames <= 0))
@@ -47,26 +46,32 @@ def _published(axes: Any, curve: Published, color: str) -> None:
     axes.plot(frames[: first + 1], mean[: first + 1], style, color=color, linewidth=0.8, alpha=0.3)
     frames, mean, std = frames[first:], mean[first:], curve.std[first:]
     axes.plot(frames, mean, f".{style}", color=color, linewidth=1, markersize=4, label=name)
-    if curve.source != BAND_SOURCE:
+    if not band:
         return
     # A return of dm_control lies in this range, whatever the std.
-    low, high = (np.clip(mean + sign * 2 * std, 0, iqm.MAX_RETURN) for sign in (-1, 1))
+    low, high = (np.clip(mean + sign * 2 * std, 0, statistics.MAX_RETURN) for sign in (-1, 1))
     if len(frames) > 1:
         axes.fill_between(frames, low, high, color=color, alpha=0.08, linewidth=0)
     else:  # a band of no width would not be seen
         axes.vlines(frames, low, high, color=color, linewidth=5, alpha=0.2)
 
 
-def _task(axes: Any, many: list[Runs], others: list[Published], color: dict[str, str]) -> None:
+def _task(
+    axes: Any,
+    many: list[Runs],
+    others: list[Published],
+    color: dict[str, str],
+    bands: Sequence[str],
+) -> None:
     """Our methods on one task, and the published curves of it, over frames."""
     end = max(runs.frames for runs in many)
     # The first published evaluation belongs into the picture even if ours end before it.
     end = max([end, *(float(other.until(1).frames[-1]) for other in others)])
     for other in others:
-        _published(axes, other.until(end), color[other.method])
+        _published(axes, other.until(end), color[other.method], other.source in bands)
     axes.set_xlim(0, end * 1.04)
     for runs in many:
-        frames = curves.grid([runs])
+        frames = result_sets.grid([runs])
         values = runs.on(frames)
         shade = color[runs.method]
         axes.fill_between(
@@ -86,7 +91,7 @@ def _task(axes: Any, many: list[Runs], others: list[Published], color: dict[str,
 def _aggregate(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) -> None:
     """IQM over tasks and seeds, over frames."""
     for method, members in many.items():
-        frames, interval = curves.aggregate(members)
+        frames, interval = result_sets.aggregate(members)
         axes.fill_between(
             frames, interval.low, interval.high, color=color[method], alpha=0.2, linewidth=0
         )
@@ -100,7 +105,7 @@ def _aggregate(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) ->
 def _intervals(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) -> None:
     """The IQM of last returns as one interval a method, the best on top."""
     rows = sorted(
-        ((curves.final_aggregate(members), method) for method, members in many.items()),
+        ((result_sets.final_aggregate(members), method) for method, members in many.items()),
         key=lambda row: float(row[0].value[0]),
     )
     for y, (interval, method) in enumerate(rows):
@@ -121,7 +126,8 @@ def draw(
     results: Path,
     out: Path,
     returns: str = "evaluation",
-    beside: list[Published] | None = None,
+    beside: Sequence[Published] = (),
+    bands: Sequence[str] = (),
 ) -> None:
     """Write one picture of all finished cells below ``results``.
 
@@ -131,31 +137,32 @@ def draw(
 
     Args:
       results: folder as :mod:`experiments.reproduce` leaves it.
-      out: the picture, a PNG.
-      returns: a key of :data:`experiments.curves.SOURCES`.
-      beside: published curves; those of the project by default.
+      out: the picture; its suffix is its format.
+      returns: a key of :data:`pomcp_jax.reporting.result_sets.SOURCES`.
+      beside: published curves.
+      bands: sources of published curves whose ±2 std is drawn too.
 
     Raises:
       ConfigError: one line about the results.
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
     """
-    all_runs, _ = curves.load(results, returns)
-    beside = published.load() if beside is None else beside
-    plt = plot.pyplot()
+    all_runs, _ = result_sets.load(results, returns)
+    canvas.check_format(out)
+    beside = list(beside)
     tasks = list(dict.fromkeys(runs.task for runs in all_runs))
-    many = curves.methods(all_runs)
+    many = result_sets.methods(all_runs)
     drawn = [curve for task in tasks for curve in published.of_task(beside, task)]
     color = colors(list(many), drawn)
     panels = len(tasks) + 2
     columns = min(COLUMNS, panels)
     rows = math.ceil(panels / columns)
-    size = (WIDTH * columns, HEIGHT * rows + 0.9)
-    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure = canvas.figure(WIDTH * columns, HEIGHT * rows + 0.9)
+    grid = figure.subplots(rows, columns, squeeze=False)
     axes = list(grid.flat)
     for task, ax in zip(tasks, axes, strict=False):
         members = [runs for runs in all_runs if runs.task == task]
-        _task(ax, members, published.of_task(beside, task), color)
-    whole = curves.complete(many)
+        _task(ax, members, published.of_task(beside, task), color, bands)
+    whole = result_sets.complete(many)
     _aggregate(axes[len(tasks)], whole, color)
     axes[len(tasks)].set_xlim(left=0)
     for ax in axes[: len(tasks) + 1]:
@@ -169,7 +176,8 @@ def draw(
         ax.set_axis_off()
     seeds = sorted({len(runs.seeds) for runs in all_runs})
     count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    thin = "; dashed, dotted: published, with ±2 std of TD-MPC2's own" if drawn else ""
+    thin = "; dashed, dotted: published" if drawn else ""
+    thin += f" (±2 std: {', '.join(bands)})" if drawn and bands else ""
     figure.suptitle(
         f"{returns} returns, mean and range of {count} seeds{thin};"
         " all tasks: IQM with 95 % bootstrap intervals",
@@ -188,4 +196,4 @@ def draw(
         frameon=False,
         fontsize=FONT,
     )
-    plot.save(figure, out)
+    canvas.save(figure, out)

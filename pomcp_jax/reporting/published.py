@@ -1,4 +1,4 @@
-"""Published learning curves (``experiments/results/published``, with their README)."""
+"""Published learning curves, from files like those in ``experiments/results/published``."""
 
 import csv
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-FOLDER = Path(__file__).parent / "results" / "published"
 SLACK = 0.05
 """Relative difference in frames that counts as none: episodes end where they end."""
 
@@ -49,8 +48,8 @@ class Published(NamedTuple):
         )
 
 
-def load(folder: Path = FOLDER) -> list[Published]:
-    """All curves, by source, task and method."""
+def load(folder: Path) -> list[Published]:
+    """All curves of a folder, by source, task and method: one file a source."""
     points: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
     for path in sorted(folder.glob("*.csv")):
         with path.open(newline="") as file:

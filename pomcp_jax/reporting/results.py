@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import record
 from pomcp_jax import config as config_lib
+from pomcp_jax import files
 from pomcp_jax.config import Config, ConfigError
 
 METRICS_ROWS = 50
@@ -97,7 +97,7 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
     if (workdir / "metrics.csv").is_file():
         thin(workdir / "metrics.csv", partial / "metrics.csv")
     about = facts | json.loads((workdir / "run.json").read_text())
-    record.write_text(partial / "run.json", json.dumps(about, indent=1) + "\n")
+    files.write_text(partial / "run.json", json.dumps(about, indent=1) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
@@ -117,7 +117,7 @@ def finished(folder: Path, config: Config) -> bool:
             return False
     except (OSError, ValueError, AttributeError):
         return False
-    wanted = config_lib.flatten(json.loads(record.config_text(config)))
+    wanted = config_lib.flatten(json.loads(json.dumps(config_lib.to_dict(config))))
     for name in sorted(held.keys() & wanted.keys()):
         if held[name] != wanted[name]:
             raise ConfigError(

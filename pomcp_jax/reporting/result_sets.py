@@ -1,13 +1,15 @@
-"""The numbers behind pictures and tables: curves of all runs of a result set."""
+"""Curves of all runs of a result set: the numbers behind its pictures and tables."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import cells, iqm, plot
-from experiments.cells import Cell
 from pomcp_jax.config import ConfigError
+from pomcp_jax.reporting import results as results_lib
+from pomcp_jax.reporting import statistics
+from pomcp_jax.reporting.curves import Curve, read_curves
+from pomcp_jax.reporting.results import Cell
 
 SOURCES = {
     "evaluation": ("evaluations.csv", "eval/return"),
@@ -23,7 +25,7 @@ class Runs(NamedTuple):
     method: str
     cells: list[Cell]
     seeds: list[int]
-    curves: list[plot.Curve]
+    curves: list[Curve]
     """Of every seed, over decisions."""
 
     @property
@@ -68,7 +70,7 @@ def load(results: Path, returns: str = "evaluation") -> tuple[list[Runs], list[C
         or unequal action repeats.
     """
     file, column = SOURCES[returns]
-    found = cells.read(results)
+    found = results_lib.read(results)
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in found:
         if cell.finished:
@@ -77,10 +79,10 @@ def load(results: Path, returns: str = "evaluation") -> tuple[list[Runs], list[C
         raise ConfigError(f"{results}: holds no finished cell ({len(found)} unfinished)")
     all_runs = []
     for (task, method), members in groups.items():
-        seeds: dict[int, plot.Curve] = {}
+        seeds: dict[int, Curve] = {}
         for cell in members:
             try:
-                held = plot.read_curves(cell.folder / file, column)
+                held = read_curves(cell.folder / file, column)
             except (ValueError, KeyError, TypeError):
                 raise ConfigError(f"{cell.folder / file}: is unreadable") from None
             if not held:
@@ -124,12 +126,12 @@ def complete(groups: dict[str, list[Runs]]) -> dict[str, list[Runs]]:
     return {method: members for method, members in groups.items() if len(members) == most}
 
 
-def aggregate(many: list[Runs]) -> tuple[np.ndarray, iqm.Interval]:
+def aggregate(many: list[Runs]) -> tuple[np.ndarray, statistics.Interval]:
     """Frames [T] and the IQM of a method's normalised returns over its tasks and seeds [T]."""
     frames = grid(many)
-    return frames, iqm.stratified([runs.on(frames) / iqm.MAX_RETURN for runs in many])
+    return frames, statistics.stratified([runs.on(frames) / statistics.MAX_RETURN for runs in many])
 
 
-def final_aggregate(many: list[Runs]) -> iqm.Interval:
+def final_aggregate(many: list[Runs]) -> statistics.Interval:
     """The IQM of every run's last value, [1]."""
-    return iqm.stratified([runs.final[:, None] / iqm.MAX_RETURN for runs in many])
+    return statistics.stratified([runs.final[:, None] / statistics.MAX_RETURN for runs in many])

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import iqm
+from pomcp_jax.reporting import statistics
 
 
 def by_hand(values):
@@ -19,18 +19,18 @@ def by_hand(values):
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 9, 15, 30])
 def test_iqm_is_the_mean_of_the_middle_half(n):
     values = np.random.default_rng(n).normal(size=(3, n))
-    np.testing.assert_allclose(iqm.iqm(values), [by_hand(row) for row in values], rtol=1e-12)
+    np.testing.assert_allclose(statistics.iqm(values), [by_hand(row) for row in values], rtol=1e-12)
 
 
 def test_an_outlier_among_four_does_not_count():
-    assert iqm.iqm(np.array([0.5, 0.5, 0.5, -1e9])) == 0.5
-    assert iqm.iqm(np.array([1e9, 0.25, 0.5, 0.75])) == 0.625
+    assert statistics.iqm(np.array([0.5, 0.5, 0.5, -1e9])) == 0.5
+    assert statistics.iqm(np.array([1e9, 0.25, 0.5, 0.75])) == 0.625
     # Of three runs nothing is cut off, as rliable does it.
-    assert iqm.iqm(np.array([0.0, 0.0, 3.0])) == 1.0
+    assert statistics.iqm(np.array([0.0, 0.0, 3.0])) == 1.0
 
 
 def test_equal_runs_have_no_interval():
-    found = iqm.stratified([np.full((3, 2), 0.7), np.full((5, 2), 0.7)], resamples=50)
+    found = statistics.stratified([np.full((3, 2), 0.7), np.full((5, 2), 0.7)], resamples=50)
     np.testing.assert_allclose(np.stack(found), 0.7, rtol=1e-12)
 
 
@@ -45,7 +45,7 @@ def test_interval_is_that_of_all_resamples():
             for pick in every
         ]
     )  # fmt: skip
-    found = iqm.stratified(tasks, resamples=20_000)
+    found = statistics.stratified(tasks, resamples=20_000)
     middle = [by_hand(np.concatenate([task[:, t] for task in tasks])) for t in range(2)]
     np.testing.assert_allclose(found.value, middle)
     # A percentile of a discrete distribution lies at one of its values, give or take a neighbour.
@@ -56,7 +56,7 @@ def test_interval_is_that_of_all_resamples():
 
 def test_tasks_are_strata():
     """Between tasks of equal runs nothing varies, however far apart they are."""
-    found = iqm.stratified([np.zeros((4, 1)), np.ones((4, 1))], resamples=200)
+    found = statistics.stratified([np.zeros((4, 1)), np.ones((4, 1))], resamples=200)
     assert found.value == found.low == found.high == 0.5
 
 
@@ -67,7 +67,7 @@ def test_intervals_cover_the_truth():
     hits = 0
     for i in range(150):
         tasks = [c + random.normal(size=(10, 1)) for c in centres]
-        found = iqm.stratified(tasks, resamples=300, seed=i)
+        found = statistics.stratified(tasks, resamples=300, seed=i)
         hits += bool(found.low[0] <= 0.0 <= found.high[0])
     # Percentile intervals of ten runs are somewhat narrow; 150 trials have a std of 2 %.
     assert 0.87 <= hits / 150 <= 0.99
@@ -75,11 +75,11 @@ def test_intervals_cover_the_truth():
 
 def test_same_seed_same_interval():
     tasks = [np.random.default_rng(0).normal(size=(4, 3))]
-    a, b = iqm.stratified(tasks, seed=1), iqm.stratified(tasks, seed=1)
+    a, b = statistics.stratified(tasks, seed=1), statistics.stratified(tasks, seed=1)
     np.testing.assert_array_equal(np.stack(a), np.stack(b))
 
 
 @pytest.mark.parametrize("scores", [[], [np.zeros((0, 1))], [np.full((2, 1), np.nan)]])
 def test_scores_that_are_none_are_refused(scores):
     with pytest.raises(ValueError, match="scores: must"):
-        iqm.stratified(scores)
+        statistics.stratified(scores)

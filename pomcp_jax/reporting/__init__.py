@@ -1,0 +1,1 @@
+"""What runs left behind, read and drawn: curves, result sets, statistics, figures; no JAX."""

@@ -1,0 +1,54 @@
+"""Figures without a screen; matplotlib's global state and the user's backend stay as they are."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+FORMATS = ("png", "pdf", "svg")
+"""By the suffix of a picture's name; the last two are vector graphics."""
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty ``matplotlib.figure.Figure`` of that many inches.
+
+    Raises:
+      ImportError: without matplotlib (``pip install pomcp_jax[run]``).
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def check_format(out: Path) -> str:
+    """The format of a picture called ``out``.
+
+    Raises:
+      ValueError: for a suffix that is none of :data:`FORMATS`.
+    """
+    kind = out.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        endings = ", ".join(f".{name}" for name in FORMATS)
+        raise ValueError(f"{out}: must end in one of {endings}")
+    return kind
+
+
+def save(drawn: Any, out: Path) -> None:
+    """Write a picture in one step, in the format of its suffix.
+
+    Raises:
+      ValueError: as :func:`check_format`.
+      OSError: the file cannot be written; an earlier one stays.
+    """
+    kind = check_format(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        drawn.savefig(partial, dpi=120, format=kind)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
