@@ -10,10 +10,10 @@ and probes with known values (``probe/constant``).
 Physics engines are imported when a task is built, not before.
 """
 
-import difflib
 import importlib
 from typing import Any
 
+from pomcp_jax import nearest
 from pomcp_jax.envs.protocol import (
     Env,
     EnvState,
@@ -113,8 +113,8 @@ def check_name(name: str) -> None:
     names = available()
     if name in names:
         return
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
-    raise ValueError(f"unknown environment {name!r}; the nearest known name is {close[0]!r}")
+    hint = nearest.hint(name, names)
+    raise ValueError(f"unknown environment {name!r}{hint or '; envs.available() has all names'}")
 
 
 def check_backend(name: str, backend: str) -> None:
