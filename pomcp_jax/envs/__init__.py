@@ -14,6 +14,7 @@ import importlib
 from typing import Any
 
 from pomcp_jax import nearest
+from pomcp_jax.envs.importing import load_mujoco
 from pomcp_jax.envs.protocol import (
     Env,
     EnvState,
@@ -140,6 +141,7 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     check_backend(name, backend)
     family, slash, rest = name.partition("/")
     if not slash:
+        load_mujoco()
         domain, task = name.split("-")
         module = importlib.import_module(f"pomcp_jax.envs.tasks.{domain}")
         return full_precision(module.make(task, backend, **options))
