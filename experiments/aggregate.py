@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import curves, panels, plot, published
+from experiments import arguments, curves, panels, plot, published
 from experiments.curves import Runs
 from experiments.progress import duration, number
 from experiments.published import Published
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, help="folder of experiments.reproduce")
-    args = parser.parse_args(argv)
+    args, _ = arguments.parse(parser, argv)
     try:
         all_runs, unfinished = curves.load(args.results)
         beside = published.load()

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import arguments
+
 
 class Curve(NamedTuple):
     """One quantity of one seed over decisions; NaNs are left out."""
@@ -149,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         default="evaluation",
         help="what a result set's curves show: the planner's evaluations, or training episodes",
     )
-    args = parser.parse_args(argv)
+    args, _ = arguments.parse(parser, argv)
     if bool(args.runs) == bool(args.results):
         print("error: must name either workdirs or --results=FOLDER", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments import config_files
+from experiments import arguments, config_files
 from pomcp_jax import config as config_lib
 from pomcp_jax import nearest
 from pomcp_jax.config import Config, ConfigError
@@ -68,20 +68,6 @@ MEANT = {
 """What other programs call it, and what it is called here."""
 
 
-def underscored(argv: list[str]) -> list[str]:
-    """``argv`` with ``_`` for ``-`` in the names of flags; values stay as they are."""
-    out = []
-    for i, arg in enumerate(argv):
-        if arg == "--":
-            return out + argv[i:]
-        name, equals, value = arg.partition("=")
-        if arg.startswith("-"):
-            bare = name.lstrip("-")
-            name = name[: len(name) - len(bare)] + bare.replace("-", "_")
-        out.append(name + equals + value)
-    return out
-
-
 def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     """Resolve ``argv`` (program name first); validates nothing but names and types.
 
@@ -91,7 +77,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
       ConfigError: one line for the user.
       HelpWanted: for ``--help``.
     """
-    argv = [*argv[:1], *underscored(argv[1:])]
+    argv = [*argv[:1], *arguments.underscored(argv[1:])]
     if any(arg in ("--help", "-h", "-help", "--helpfull", "--helpshort") for arg in argv[1:]):
         raise HelpWanted
     values = flags.FlagValues() if values is None else values
