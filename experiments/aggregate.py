@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import arguments
 from experiments.plot import BANDS, PUBLISHED
 from experiments.progress import duration, number
 from pomcp_jax.config import ConfigError
@@ -194,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, help="folder of experiments.reproduce")
-    args = parser.parse_args(argv)
+    args, _ = arguments.parse(parser, argv)
     try:
         all_runs, unfinished = result_sets.load(args.results)
         beside = published.load(PUBLISHED)

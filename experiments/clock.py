@@ -1,5 +1,13 @@
 """When this process began; imported first, so that loading JAX counts as time too."""
 
+import sys
 import time
 
 STARTED = time.monotonic()
+
+try:
+    import jax  # noqa: F401
+except ValueError as error:  # JAX reads its variables when it is imported
+    text = " ".join(str(error).replace("JAX flag ", "").split())
+    print(f"error: a variable of the environment, JAX_...: {text}", file=sys.stderr)
+    sys.exit(2)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import record, xla
+from experiments import arguments, record, xla
 from experiments.benchmarks.originals import controls, flat, original
 from experiments.progress import duration
 from experiments.sweep_report import interval
@@ -215,7 +215,7 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     xla.save_memory()
-    args = parser().parse_args(argv)
+    args, _ = arguments.parse(parser(), argv)
     try:
         agents, request = prepare(args)
     except ValueError as error:

@@ -1,6 +1,5 @@
 """The grid of a sweep: ``--grid`` as swept fields, and the cells that they span."""
 
-import difflib
 import itertools
 import json
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import sweeps, validation
+from pomcp_jax import nearest, sweeps, validation
 from pomcp_jax.config import Config, ConfigError
 
 
@@ -98,8 +97,7 @@ def _field(name: str, config: Config) -> str:
             f" value by value, `python -m experiments.run ... --config.{field}=VALUE`"
         )
     shorts = [other.removeprefix("agent.") for other in traced]
-    near = difflib.get_close_matches(name.removeprefix("agent."), shorts, n=1, cutoff=0.3)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = nearest.hint(name.removeprefix("agent."), shorts)
     raise ConfigError(f"--grid: {name}: unknown field{hint}")
 
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments import arguments
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import diagnostic_figures, figures, published, run_figures
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         default="evaluation",
         help="what a result set's curves show: the planner's evaluations, or training episodes",
     )
-    args = parser.parse_args(argv)
+    args, _ = arguments.parse(parser, argv)
     if bool(args.runs) == bool(args.results):
         print("error: must name either workdirs or --results=FOLDER", file=sys.stderr)
         return 2

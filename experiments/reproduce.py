@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from experiments import record, settings, suites
+from experiments import arguments, record, settings, suites
 from experiments.progress import Progress, duration
 from experiments.suites import Suite
 from pomcp_jax import validation
@@ -316,7 +316,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; arguments ``--config.FIELD=VALUE`` go to every cell."""
-    args, overrides = parser().parse_known_args(argv)
+    args, overrides = arguments.parse(parser(), argv, others=True)
     progress = Progress(interval=STATUS_SECONDS)
     try:
         suite = suites.get(args.suite)

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments import broken, measure, record, seeds, settings, xla
@@ -76,6 +75,10 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
             import tensorboardX  # noqa: F401
         except ImportError:
             raise ConfigError("--tensorboard: needs `pip install pomcp_jax[tensorboard]`") from None
+    warning = xla.use_cache(options.cache_dir)
+    if warning:
+        print(warning, file=sys.stderr)
+    xla.check_environment()
     functions = build(options.config)
     needed = train.replay_bytes(options.config, functions.program.env)
     validation.validate_memory(options.config, needed)
@@ -99,9 +102,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name} = {value}")
     if options.print_only:
         return 0
-    if options.cache_dir is not None:
-        jax.config.update("jax_compilation_cache_dir", options.cache_dir)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     signals = Signals(Progress())
     held = None
     try:

@@ -1,14 +1,14 @@
 """The command line's arguments, as a validated configuration; everything wrong is one line."""
 
-import difflib
 import os
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
 
+from experiments import arguments, config_files
 from pomcp_jax import config as config_lib
+from pomcp_jax import nearest
 from pomcp_jax.config import Config, ConfigError
 
 USAGE = """\
@@ -48,6 +48,26 @@ class HelpWanted(Exception):
     """``--help`` was given."""
 
 
+MEANT = {
+    "task": "--config=FILE.py:TASK",
+    "env": "--config=FILE.py:TASK",
+    "preset": "--config=FILE.py:TASK,PRESET",
+    "agent": "--config=FILE.py:TASK,PRESET",
+    "method": "--config=FILE.py:TASK,PRESET",
+    "steps": "--config.train.total_decisions",
+    "total_steps": "--config.train.total_decisions",
+    "lr": "--config.agent.optimizer.learning_rate",
+    "gamma": "--config.agent.optimizer.discount",
+    "logdir": "--workdir",
+    "outdir": "--workdir",
+    "output": "--workdir",
+    "out": "--workdir",
+    "dry_run": "--print_config",
+    "device": "the variable JAX_PLATFORMS",
+}
+"""What other programs call it, and what it is called here."""
+
+
 def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     """Resolve ``argv`` (program name first); validates nothing but names and types.
 
@@ -57,105 +77,89 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
       ConfigError: one line for the user.
       HelpWanted: for ``--help``.
     """
+    argv = [*argv[:1], *arguments.underscored(argv[1:])]
     if any(arg in ("--help", "-h", "-help", "--helpfull", "--helpshort") for arg in argv[1:]):
         raise HelpWanted
-    if not _config_argument(argv):
-        example = "--config=experiments/configs/quickstart.py"
-        raise ConfigError(f"--config: missing; for example {example}")
     values = flags.FlagValues() if values is None else values
-    config_flags.DEFINE_config_file(
-        "config", None, "configuration file", flag_values=values, sys_argv=argv
-    )
+    flags.DEFINE_multi_string("config", [], "configuration file", flag_values=values)
     flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
     flags.DEFINE_bool("tensorboard", False, "write TensorBoard events", flag_values=values)
     flags.DEFINE_string("cache_dir", None, "compilation cache", flag_values=values)
     flags.DEFINE_string("resume", "auto", ", ".join(RESUME), flag_values=values)
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
+    overrides, others = config_files.overrides(argv)
     try:
-        rest = values(argv)
-        chosen = values.config.to_dict()  # a file that could not be loaded raises here
-    except Exception as error:  # ml_collections raises many kinds; all are the user's input
-        _explain(error, argv)
+        rest = values(others)
+    except flags.UnrecognizedFlagError as error:
+        raise ConfigError(_unknown_flag(error.flagname, values)) from None
+    except flags.Error as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    if len(values.config) != 1 or not values.config[0]:
+        wrong = "is there more than once" if values.config[1:] else "missing"
+        raise ConfigError(f"--config: {wrong}; for example --config={config_files.EXAMPLE}")
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r}: unexpected argument; flags look like --config.field=value")
-    config = config_lib.from_dict(Config, chosen)
-    cache_dir = values.cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if cache_dir is None:
-        cache_dir = str(Path.home() / ".cache" / "pomcp_jax" / "xla")
-    workdir = values.workdir if values.workdir is not None else _default_workdir(argv)
-    if not workdir:
-        raise ConfigError("--workdir = '': must name a folder")
     if values.resume not in RESUME:
         raise ConfigError(f"--resume = {values.resume!r}: must be one of {', '.join(RESUME)}")
+    path, colon, argument = values.config[0].partition(":")
+    workdir = values.workdir if values.workdir is not None else _default_workdir(path, argument)
+    if not workdir:
+        raise ConfigError("--workdir = '': must name a folder")
+    config = config_files.load(path, argument if colon else None)
     return Settings(
-        config=config,
-        workdir=Path(workdir).expanduser(),
+        config=config_files.changed(config, overrides),
+        workdir=_expanded("--workdir", workdir),
         tensorboard=values.tensorboard,
-        cache_dir=None if cache_dir == "none" else cache_dir,
+        cache_dir=_cache_dir(values.cache_dir),
         print_only=values.print_config,
         resume=values.resume,
     )
 
 
-def _config_argument(argv: list[str]) -> str:
-    for i, arg in enumerate(argv):
-        if arg.lstrip("-").startswith("config="):
-            return arg.split("=", 1)[1]
-        if arg in ("--config", "-config") and i + 1 < len(argv):
-            return argv[i + 1]
-    return ""
+def _unknown_flag(name: str, values: flags.FlagValues) -> str:
+    """One line for a flag that there is not."""
+    name, fields = name.partition("=")[0], config_lib.flatten(Config())
+    meant = MEANT.get(name, "")
+    if not meant and nearest.find(name, values):
+        meant = f"--{nearest.find(name, values)}"
+    if not meant and nearest.find(name, fields):
+        meant = f"--config.{nearest.find(name, fields)}"
+    return f"--{name}: unknown flag; " + (f"did you mean {meant}?" if meant else "see --help")
 
 
-def _default_workdir(argv: list[str]) -> str:
-    path, _, argument = _config_argument(argv).partition(":")
+def _expanded(flag: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        whose = text.partition("/")[0]
+        raise ConfigError(f"{flag} = {text!r}: {whose} is nobody's home folder") from None
+
+
+def _cache_dir(chosen: str | None) -> str | None:
+    """The folder of compiled programs; None keeps none."""
+    folder = chosen or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder == "none":
+        return None
+    if folder and "://" in folder:
+        return folder
+    if folder:
+        return str(_expanded("--cache_dir", folder))
+    home = os.path.expanduser("~")
+    # A user without a home, as in a container: "~" stays.
+    return str(Path(home, ".cache", "pomcp_jax", "xla")) if os.path.isabs(home) else None
+
+
+def _default_workdir(path: str, argument: str) -> str:
     tail = argument.replace("/", "_").replace(",", "-").strip("-") or "default"
     return str(Path("runs") / Path(path).stem / tail)
-
-
-def _explain(error: Exception, argv: list[str]) -> NoReturn:
-    """Turn whatever the flag libraries raised into one line that helps."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConfigError):
-            # ml_collections raises the same type anew, with the traceback as its text.
-            raise ConfigError(str(cause).strip().split("ConfigError: ")[-1]) from None
-        cause = cause.__cause__ or cause.__context__
-    path = _config_argument(argv).partition(":")[0]
-    if isinstance(error, (OSError, ImportError)) and not Path(path).is_file():
-        known = sorted(str(p) for p in Path("experiments/configs").glob("[a-z]*.py"))
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"--config = {path!r}: no such file{hint}") from None
-    overrides = [
-        arg.lstrip("-").split("=")[0] for arg in argv if arg.lstrip("-").startswith("config.")
-    ]
-    fields = config_lib.flatten(Config())
-    groups = {name.rsplit(".", i)[0] for name in fields for i in (1, 2) if "." in name}
-    for name in overrides:
-        field = name.removeprefix("config.")
-        if field not in fields and field not in groups:
-            near = difflib.get_close_matches(field, fields, n=1, cutoff=0.3)
-            hint = f"; did you mean config.{near[0]}?" if near else ""
-            raise ConfigError(f"--{name}: unknown field{hint}") from None
-        kind = type(fields.get(field)).__name__
-        if isinstance(error, flags.IllegalFlagValueError) and f"--{name}=" in str(error):
-            value = str(error).split(f"--{name}=", 1)[1].split(":")[0]
-            what = f"must be {kind}" if field in fields else "is a group of fields, not a value"
-            raise ConfigError(f"--{name} = {value!r}: {what}") from None
-    text = " ".join(str(error).split())
-    raise ConfigError(
-        text if isinstance(error, flags.Error) else f"--config = {path!r}: {text}"
-    ) from None
 
 
 def help_text(usage: str = USAGE) -> str:
     """``usage`` with every name that can be chosen."""
     from pomcp_jax import envs, presets
 
-    files = sorted(
-        str(p) for p in Path("experiments/configs").glob("[a-z]*.py") if p.stem != "common"
-    )
-    lines = [usage, "configurations: " + ", ".join(files), "presets: " + ", ".join(presets.PRESETS)]
+    lines = [usage, "configurations: " + ", ".join(config_files.known())]
+    lines.append("presets: " + ", ".join(presets.PRESETS))
     lines.append("tasks: " + ", ".join(envs.available()))
     lines.append("fields, with the defaults of the 5M PO-MPC agent:")
     lines += [f"  --config.{name}={value}" for name, value in config_lib.flatten(Config()).items()]

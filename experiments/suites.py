@@ -4,10 +4,10 @@ A suite is tasks x methods x seeds under one configuration file. All seeds of a 
 method) train as one program.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from pomcp_jax import nearest
 from pomcp_jax.config import ConfigError
 
 
@@ -156,8 +156,8 @@ def known(what: str, name: str, names: Iterable[str]) -> str:
     names = tuple(names)
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-    raise ConfigError(f"{what} = {name!r}: unknown; did you mean {near}? ({', '.join(names)})")
+    hint = nearest.hint(name, names)
+    raise ConfigError(f"{what} = {name!r}: unknown{hint} ({', '.join(names)})")
 
 
 def get(name: str) -> Suite:

@@ -24,7 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import broken, grid, loop, measure, record, settings, sweep_report, xla
+from experiments import (
+    broken,
+    config_files,
+    grid,
+    loop,
+    measure,
+    record,
+    settings,
+    sweep_report,
+    xla,
+)
 from experiments.grid import Axis, Cell
 from experiments.jobs import Signals, Stop, Worker
 from experiments.loop import Functions
@@ -297,13 +307,17 @@ def prepare(argv: list[str]) -> Plan:
         )
     axes = grid.parse(values.grid, options.config)
     for axis in axes:
-        if any(arg.lstrip("-").split("=")[0] == f"config.{axis.field}" for arg in argv):
+        if axis.field in config_files.overrides(argv)[0]:
             raise ConfigError(f"--config.{axis.field}: is swept by --grid; must be in one of them")
     cells = grid.cells(options.config, axes)
     record.check_workdir(options.workdir, options.config)
     if (options.workdir / "config.json").exists():
         raise ConfigError(f"--workdir = {str(options.workdir)!r}: holds a run; choose another")
     grid.held(options.workdir)
+    warning = xla.use_cache(options.cache_dir)
+    if warning:
+        print(warning, file=sys.stderr)
+    xla.check_environment()
     config = grid.joined(cells)
     functions = loop.build(config)
     try:
@@ -345,9 +359,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name} = {shown}")
     if options.print_only:
         return 0
-    if options.cache_dir is not None:
-        jax.config.update("jax_compilation_cache_dir", options.cache_dir)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         held = record.lock(options.workdir)
         moved = open_workdir(plan)

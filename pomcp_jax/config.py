@@ -11,14 +11,13 @@ Formulas and symbols are those of docs/method.md.
 """
 
 import dataclasses
-import difflib
-import math
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+
+from pomcp_jax import nearest, values
 
 C = TypeVar("C")
 
@@ -32,15 +31,42 @@ def static(default: float) -> Any:
     return dataclasses.field(default=default, metadata={"static": True})
 
 
+def is_traced(field: dataclasses.Field) -> bool:
+    """Whether a field is a leaf of its configuration's pytree."""
+    return field.type is float and not field.metadata.get("static", False)
+
+
 def config(cls: type[C]) -> type[C]:
-    """Make ``cls`` a frozen dataclass and a pytree whose leaves are its float fields."""
+    """Make ``cls`` a frozen dataclass and a pytree whose leaves are its float fields.
+
+    Constructing one takes numbers of numpy, too. What is no number stays as it is in a
+    leaf: JAX rebuilds configurations with leaves of all kinds.
+    """
+
+    def __post_init__(self: Any) -> None:
+        for name, kind, traced in kinds:
+            value = getattr(self, name)
+            if not traced and type(value) is not kind:
+                object.__setattr__(self, name, _taken(cls.__name__, name, kind, value))
+            elif isinstance(value, np.generic | np.ndarray):
+                object.__setattr__(self, name, values.scalar(value))
+
+    cls.__post_init__ = __post_init__
     cls = dataclasses.dataclass(frozen=True)(cls)
-    data, meta = [], []
-    for field in dataclasses.fields(cls):
-        traced = field.type is float and not field.metadata.get("static", False)
-        nested = dataclasses.is_dataclass(field.type)
-        (data if traced or nested else meta).append(field.name)
+    fields = dataclasses.fields(cls)
+    nested = [field.name for field in fields if dataclasses.is_dataclass(field.type)]
+    kinds = [(f.name, f.type, is_traced(f)) for f in fields if f.name not in nested]
+    meta = [name for name, _, traced in kinds if not traced]
+    data = [field.name for field in fields if field.name not in meta]
     return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+
+
+def _taken(group: str, name: str, kind: type, value: Any, traced: bool = False) -> Any:
+    path = f"{group}.{name}" if group else name
+    try:
+        return values.taken(kind, traced, value)
+    except TypeError as error:
+        raise ConfigError(f"{path} = {values.shown(value)}: {error}") from None
 
 
 @config
@@ -282,8 +308,9 @@ class Config:
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
-    """Nested plain dictionary of a configuration."""
-    return dataclasses.asdict(cfg)
+    """Nested dictionary of a configuration; arrays and tracers stay as they are."""
+    pairs = ((field.name, getattr(cfg, field.name)) for field in dataclasses.fields(cfg))
+    return {k: to_dict(v) if dataclasses.is_dataclass(v) else v for k, v in pairs}
 
 
 def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
@@ -298,69 +325,61 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _coerce(path: str, kind: Any, value: Any) -> Any:
-    if typing.get_origin(kind) is types.UnionType:
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if type(value) is not kind:
-        raise ConfigError(
-            f"{path} = {value!r}: must be {kind.__name__}, not {type(value).__name__}"
-        )
-    return value
-
-
-def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
-    """Build configuration ``cls`` from a (partial) nested mapping.
+def from_dict(cls: type[C], items: Mapping[str, Any], path: str = "") -> C:
+    """Build configuration ``cls`` from a (partial) nested mapping; ``path`` is where it stands.
 
     Raises:
       ConfigError: for an unknown field (with the nearest name) or a wrong type.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    out: dict[str, Any] = {}
-    for name, value in values.items():
+    return _changed(cls(), items, path)
+
+
+def _changed(cfg: C, items: Any, path: str) -> C:
+    """``cfg`` with the fields of a nested mapping."""
+    if not isinstance(items, Mapping):
+        where = f"{path} = " if path else "configuration = "
+        raise ConfigError(f"{where}{values.shown(items)}: must be a group of fields")
+    fields = {field.name: field for field in dataclasses.fields(cfg)}
+    changes: dict[str, Any] = {}
+    for name, value in items.items():
+        full = f"{path}.{name}" if path else str(name)
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
-            hint = f"; did you mean {path}{near[0]}?" if near else ""
-            raise ConfigError(f"{path}{name}: unknown field{hint} (fields: {', '.join(fields)})")
-        kind = fields[name].type
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{path}{name} = {value!r}: must be a group of fields")
-            out[name] = from_dict(kind, value, f"{path}{name}.")
+            hint = nearest.hint(name, fields, f"{path}.{{}}" if path else "{}")
+            raise ConfigError(f"{full}: unknown field{hint} (fields: {', '.join(fields)})")
+        field = fields[name]
+        if not dataclasses.is_dataclass(field.type):
+            changes[name] = _taken(path, name, field.type, value, is_traced(field))
+        elif isinstance(value, field.type):
+            changes[name] = value
         else:
-            out[name] = _coerce(path + name, kind, value)
-    return cls(**out)
-
-
-def _unknown(path: str, cfg: Any) -> ConfigError:
-    near = difflib.get_close_matches(path, flatten(cfg), n=1)
-    return ConfigError(f"{path}: unknown field" + (f"; did you mean {near[0]}?" if near else ""))
+            changes[name] = _changed(getattr(cfg, name), value, full)
+    return dataclasses.replace(cfg, **changes)
 
 
 def replace(cfg: C, changes: Mapping[str, Any]) -> C:
     """Copy of ``cfg`` with dotted fields replaced: ``{"mppi.horizon": 5}``.
 
+    Traced floats may be arrays, one for each row of a sweep, or tracers: this works under
+    ``jit`` and ``vmap``. A group takes a configuration, or a mapping of what differs in it.
+
     Raises:
       ConfigError: as :func:`from_dict`.
     """
-    values = to_dict(cfg)
+    known = flatten(cfg)
+    groups = {path.rsplit(".", i)[0] for path in known for i in range(1, path.count(".") + 1)}
     for path, value in changes.items():
-        group, *parts = values, *path.split(".")
-        for part in parts[:-1]:
-            if not isinstance(group.get(part), dict):
-                raise _unknown(path, cfg)
-            group = group[part]
-        if parts[-1] not in group:
-            raise _unknown(path, cfg)
-        group[parts[-1]] = value
-    return from_dict(type(cfg), values)
+        if path not in known and path not in groups:
+            raise ConfigError(f"{path}: unknown field{nearest.hint(path, known)}")
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        cfg = _changed(cfg, value, "")
+    return cfg
 
 
 def check_finite(cfg: Any) -> None:
-    """Raise :class:`ConfigError` for a NaN or infinite number anywhere."""
+    """Raise :class:`ConfigError` for a NaN or infinite number anywhere; tracers pass."""
     for path, value in flatten(cfg).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{path} = {value}: must be finite")
+        if isinstance(value, jax.core.Tracer) or not isinstance(value, float | jax.Array):
+            continue
+        if not np.isfinite(value).all():
+            raise ConfigError(f"{path} = {values.shown(value)}: must be finite")

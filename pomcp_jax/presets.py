@@ -6,12 +6,11 @@ Rows of the table in docs/method.md. Sources: TD-MPC2 arXiv 2310.16828
 model; :func:`with_size` changes that.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import world_model
+from pomcp_jax import nearest, world_model
 from pomcp_jax.config import AgentConfig, ConfigError
 
 
@@ -158,8 +157,7 @@ def get(name: str) -> AgentConfig:
       ConfigError: for an unknown name, with the nearest one.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = nearest.hint(name, PRESETS)
         raise ConfigError(f"preset = {name!r}: unknown{hint} (presets: {', '.join(PRESETS)})")
     return PRESETS[name]()
 

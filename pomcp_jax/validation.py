@@ -3,7 +3,7 @@
 import math
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import mppi, world_model
+from pomcp_jax import mppi, ranges, world_model
 from pomcp_jax.config import AgentConfig, Config, ConfigError
 
 
@@ -13,6 +13,7 @@ def validate_agent(config: AgentConfig, path: str = "agent") -> None:
     Raises:
       ConfigError: one line naming the field, the value and what would work.
     """
+    ranges.check(config, "agent")
     world_model.validate(config.world_model, f"{path}.world_model")
     mppi.validate(config.mppi, f"{path}.mppi")
     choices = (
@@ -48,35 +49,15 @@ Rules = tuple[tuple[str, bool, str], ...]
 
 
 def _numbers(config: AgentConfig, path: str) -> Rules:
-    """Ranges of single fields."""
+    """Sizes and counts; ranges of floats are in :mod:`pomcp_jax.ranges`."""
     policy, critic, opt, replan = config.policy, config.critic, config.optimizer, config.replan
     heads = config.world_model.num_heads
     fewest = max(config.mppi.num_proposals + 1, config.mppi.num_elites)
     return (
         ("critic.num_target_heads", 1 <= critic.num_target_heads <= heads, f"in [1, {heads}]"),
         ("critic.num_tail_heads", critic.num_tail_heads >= 1, ">= 1"),
-        ("critic.tail_penalty", critic.tail_penalty >= 0.0, ">= 0"),
-        ("critic.soft_target_clip", critic.soft_target_clip >= 0.0, ">= 0"),
-        ("policy.q_coef", policy.q_coef >= 0.0, ">= 0"),
-        ("policy.kl_coef", policy.kl_coef >= 0.0, ">= 0"),
-        ("policy.scale_rate", 0.0 <= policy.scale_rate <= 1.0, "in [0, 1]"),
         ("policy.num_q_heads", 1 <= policy.num_q_heads <= heads, f"in [1, {heads}]"),
-        ("policy.prior_mix", 0.0 <= policy.prior_mix <= 1.0, "in [0, 1]"),
-        ("policy.seed_std", policy.seed_std > 0.0, "> 0"),
-        ("policy.prior_std_min", policy.prior_std_min >= 0.0, ">= 0"),
-        ("policy.kl_target", policy.kl_target >= 0.0, ">= 0"),
-        ("policy.dual_rate", policy.dual_rate >= 0.0, ">= 0"),
-        (
-            "policy.value_weight_temperature",
-            policy.value_weight_temperature > 0.0,
-            "> 0",
-        ),
         ("optimizer.batch_size", opt.batch_size >= 1, ">= 1"),
-        ("optimizer.discount", 0.0 <= opt.discount <= 1.0, "in [0, 1]"),
-        ("optimizer.rho", opt.rho > 0.0, "> 0"),
-        ("optimizer.target_rate", 0.0 < opt.target_rate <= 1.0, "in (0, 1]"),
-        ("optimizer.learning_rate", opt.learning_rate >= 0.0, ">= 0"),
-        ("optimizer.grad_clip", opt.grad_clip > 0.0, "> 0"),
         ("replan.interval", replan.interval >= 0, ">= 0 (0 is off)"),
         ("replan.iterations", replan.iterations >= 0, ">= 0 (0: as many as acting does)"),
         (
@@ -89,6 +70,11 @@ def _numbers(config: AgentConfig, path: str) -> Rules:
             "replan.batch_size",
             1 <= replan.batch_size <= opt.batch_size,
             f"in [1, {path}.optimizer.batch_size = {opt.batch_size}]",
+        ),
+        (
+            "replan.proposal_log_std_max",
+            replan.proposal_log_std_max > replan.proposal_log_std_min,
+            f"> {path}.replan.proposal_log_std_min = {replan.proposal_log_std_min}",
         ),
     )
 
@@ -252,7 +238,7 @@ def validate_run(config: Config) -> None:
     Raises:
       ConfigError: one line naming the field, the value and what would work.
     """
-    config_lib.check_finite(config)
+    ranges.check(config)
     _check(
         config,
         (

@@ -66,7 +66,6 @@ def validate(config: WorldModelConfig, path: str = "world_model") -> None:
         ("num_bins", config.num_bins >= 2, ">= 2"),
         ("bin_high", config.bin_high > config.bin_low, f"> {path}.bin_low = {config.bin_low}"),
         ("critic", config.critic in ("q", "v"), "'q' or 'v'"),
-        ("dropout", 0.0 <= config.dropout < 1.0, "in [0, 1)"),
         (
             "squash",
             config.squash in ("tanh", "clip", "clip_straight_through"),

@@ -315,8 +315,9 @@ def test_tolerance_refuses_nonsense():
     [
         ("cartpole-swngup", "cartpole-swingup"),
         ("brax/antt", "brax/ant"),
-        ("", ""),
-        ("probe", "probe/"),
+        ("", "envs.available()"),
+        ("probe", "envs.available()"),
+        ("cartpole-swing_up", "cartpole-swingup"),
     ],
 )
 def test_unknown_names_get_one_line_with_the_nearest(wrong, near):

@@ -1,6 +1,5 @@
 """What all configuration files share: a preset, a model size and changes, as a ConfigDict."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import envs, presets
+from pomcp_jax import envs, nearest, presets
 from pomcp_jax.config import Config, ConfigError
 
 
@@ -43,12 +42,10 @@ def make(
         )
     task = parts[0] or task
     preset = (parts[1] if len(parts) == 2 else "") or preset
-    names = tuple(tasks or envs.available())
-    if task not in names:
-        near = difflib.get_close_matches(task, names, n=1, cutoff=0.0)
-        raise ConfigError(
-            f"task = {task!r}: unknown; did you mean {near[0]}? (tasks: {', '.join(names)})"
-        )
+    known = tuple(tasks or envs.available())
+    if task not in known:
+        hint = nearest.hint(task, known)
+        raise ConfigError(f"task = {task!r}: unknown{hint} (tasks: {', '.join(known)})")
     agent = presets.with_size(presets.get(preset), size)
     changes = {"env.task": task, **changes, **tuned.get(preset, {})}
     config = config_lib.replace(Config(agent=agent), changes)

@@ -10,12 +10,13 @@ and probes with known values (``probe/constant``).
 Physics engines are imported when a task is built, not before.
 """
 
-import difflib
 import importlib
 from typing import Any
 
 import numpy as np
 
+from pomcp_jax import nearest
+from pomcp_jax.envs.importing import load_mujoco
 from pomcp_jax.envs.protocol import (
     Env,
     EnvState,
@@ -116,8 +117,8 @@ def check_name(name: str) -> None:
     names = available()
     if name in names:
         return
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
-    raise ValueError(f"unknown environment {name!r}; the nearest known name is {close[0]!r}")
+    hint = nearest.hint(name, names)
+    raise ValueError(f"unknown environment {name!r}{hint or '; envs.available() has all names'}")
 
 
 def check_backend(name: str, backend: str) -> None:
@@ -143,6 +144,7 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     check_backend(name, backend)
     family, slash, rest = name.partition("/")
     if not slash:
+        load_mujoco()
         domain, task = name.split("-")
         module = importlib.import_module(f"pomcp_jax.envs.dm_control.tasks.{domain}")
         return full_precision(module.make(task, backend, **options))

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from pomcp_jax.envs.importing import load_mujoco
 from pomcp_jax.envs.mjx import tree
 from pomcp_jax.envs.mjx.kinematics import kinematics
 from pomcp_jax.types import Key, PyTree
@@ -95,6 +96,7 @@ class View(NamedTuple):
 
 def quiet_mjx() -> ModuleType:
     """``mujoco.mjx``, imported without its remarks about optional packages."""
+    load_mujoco()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return importlib.import_module("mujoco.mjx")
 
@@ -102,8 +104,7 @@ def quiet_mjx() -> ModuleType:
 @contextlib.contextmanager
 def quiet_mujoco():
     """Drop what MuJoCo's C code writes past Python's stderr, and what it warns about."""
-    import mujoco
-
+    mujoco = load_mujoco()
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:

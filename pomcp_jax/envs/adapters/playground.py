@@ -11,7 +11,6 @@ Its ports of dm_control are other tasks than the originals. Nothing is downloade
 """
 
 import contextlib
-import difflib
 import importlib.util
 import io
 import warnings
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pomcp_jax import nearest
 from pomcp_jax.envs.physics import quiet_mjx, quiet_mujoco, relaxed
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.types import Key
@@ -59,8 +59,8 @@ def _config(name: str) -> Any:
             'playground tasks need MuJoCo Playground: pip install "pomcp_jax[playground]"'
         )
     if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.0)
-        raise ValueError(f"unknown environment 'playground/{name}'; nearest: {', '.join(close)}")
+        hint = nearest.hint(name, known, "playground/{}") or f" (known: {', '.join(known)})"
+        raise ValueError(f"unknown environment 'playground/{name}'{hint}")
     from mujoco_playground import registry
 
     return registry.get_default_config(name)

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from pomcp_jax.envs.importing import load_mujoco
 from pomcp_jax.envs.physics import quiet_mujoco
 
 KNOWN_MUJOCO = "3.17.0"
@@ -58,8 +59,7 @@ def _suite(domain: str) -> Path:
 
 def check_versions(domain: str, text: bytes) -> None:
     """Warn when MuJoCo or a domain's XML is not the one these tasks were compared with."""
-    import mujoco
-
+    mujoco = load_mujoco()
     if mujoco.__version__ != KNOWN_MUJOCO:
         warnings.warn(
             f"{domain}: compared with dm_control under MuJoCo {KNOWN_MUJOCO}, this is"

@@ -1,0 +1,184 @@
+"""Configuration files: ``get_config`` of a Python file; everything wrong is one line."""
+
+import importlib.machinery
+import importlib.util
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from pomcp_jax import config as config_lib
+from pomcp_jax import nearest
+from pomcp_jax.config import Config, ConfigError
+
+FOLDER = Path("experiments/configs")
+EXAMPLE = f"{FOLDER}/quickstart.py"
+SIGNATURE = "get_config(argument=None)"
+
+
+def known() -> list[str]:
+    """The configuration files of the repository."""
+    return sorted(str(p) for p in FOLDER.glob("[a-z]*.py") if p.stem != "common")
+
+
+def load(path: str, argument: str | None) -> Config:
+    """The configuration of ``--config=PATH[:ARGUMENT]``.
+
+    ``get_config`` may return an ``ml_collections.ConfigDict``, a mapping (what is missing has
+    its default) or a :class:`Config`.
+
+    Raises:
+      ConfigError: one line that names the file and what would be right.
+    """
+    name = f"--config = {path!r}"
+    function = _function(path, name)
+    arguments = [] if argument is None else [argument]
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        given = f"cannot be called with {argument!r}" if arguments else "needs arguments"
+        raise ConfigError(f"{name}: its get_config {given}; must be {SIGNATURE}") from None
+    found = _guarded(lambda: _plain(function(*arguments)), path, name)
+    if isinstance(found, Config):
+        return found
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f"{name}: its get_config returns {type(found).__name__}; must return a ConfigDict,"
+            " a dictionary or a pomcp_jax.Config"
+        )
+    try:
+        return config_lib.from_dict(Config, found)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _plain(found: Any) -> Any:
+    return found.to_dict() if isinstance(found, ml_collections.ConfigDict) else found
+
+
+def _function(path: str, name: str) -> Callable[..., Any]:
+    """``get_config`` of a file."""
+    try:
+        if Path(path).is_dir():
+            raise ConfigError(f"{name}: is a folder; must be a file like {EXAMPLE}")
+        if not Path(path).exists():
+            raise ConfigError(f"{name}: no such file{_meant(path)}")
+        Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+    loader = importlib.machinery.SourceFileLoader("pomcp_jax_configuration", path)
+    spec = importlib.util.spec_from_loader(loader.name, loader, origin=path)
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = path
+    sys.modules[loader.name] = module  # dataclasses of the file look themselves up
+    _guarded(lambda: loader.exec_module(module), path, name)
+    function = getattr(module, "get_config", None)
+    if not callable(function):
+        raise ConfigError(f"{name}: has no function get_config; must have {SIGNATURE}")
+    return function
+
+
+def _meant(path: str) -> str:
+    """What could have been meant by a file that does not exist."""
+    from pomcp_jax import envs, presets
+
+    task = path.partition(",")[0]
+    if task in envs.available() or task in presets.PRESETS:
+        what, argument = ("task", path) if task in envs.available() else ("preset", f",{path}")
+        return f", but a {what}: --config={EXAMPLE}:{argument}"
+    files = {Path(file).stem: file for file in known()}
+    found = nearest.find(Path(path).stem, files)
+    return f"; did you mean {files[found]}?" if found else f"; for example {EXAMPLE}"
+
+
+def _guarded(call: Callable[[], Any], path: str, name: str) -> Any:
+    """``call()``, which runs code of the user's file; whatever it raises is one line."""
+    try:
+        return call()
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        where = f"line {error.lineno}: " if error.lineno else ""
+        raise ConfigError(f"{name}: {where}no Python ({error.msg})") from None
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        where = f"line {lines[-1]}: " if lines else ""
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{name}: {where}{type(error).__name__}: {text}") from None
+
+
+def overrides(argv: list[str]) -> tuple[dict[str, str | None], list[str]]:
+    """Arguments ``--config.FIELD=VALUE`` of a command line, the last of each, and the others.
+
+    A flag without a value (None) is a switch: True, or False for ``--noconfig.FIELD``.
+    """
+    found: dict[str, str | None] = {}
+    others: list[str] = []
+    kinds = {name: type(value) for name, value in config_lib.flatten(Config()).items()}
+    rest = iter(argv)
+    for arg in rest:
+        name, equals, value = arg.lstrip("-").partition("=")
+        field = name.removeprefix("no").removeprefix("config.")
+        if arg == "--":
+            others += [arg, *rest]
+        elif not arg.startswith("-") or not name.startswith(("config.", "noconfig.")):
+            others.append(arg)
+        elif equals:
+            found[field] = value
+        elif kinds.get(field) is bool:
+            found[field] = "false" if name.startswith("no") else "true"
+        else:
+            found[field] = next(rest, None)
+    return found, others
+
+
+def changed(config: Config, texts: Mapping[str, str | None]) -> Config:
+    """``config`` with fields as a command line gives them.
+
+    Raises:
+      ConfigError: one line that names the flag.
+    """
+    fields = config_lib.flatten(config)
+    groups = {name.rsplit(".", i)[0] for name in fields for i in range(1, name.count(".") + 1)}
+    values = {}
+    for name, text in texts.items():
+        shown = f"--config.{name}" + ("" if text is None else f" = {text!r:.80}")
+        if name in groups:
+            example = next(field for field in fields if field.startswith(f"{name}."))
+            raise ConfigError(
+                f"{shown}: is a group of fields, not a value; must be for example"
+                f" --config.{example}={fields[example]}"
+            )
+        if name not in fields:
+            hint = nearest.hint(name, fields, "--config.{}")
+            raise ConfigError(f"{shown}: unknown field{hint or '; --help has a list'}")
+        if text is None:
+            raise ConfigError(f"{shown}: needs a value, for example {fields[name]}")
+        try:
+            values[name] = _parsed(type(fields[name]), text)
+        except ValueError:
+            kind = type(fields[name]).__name__
+            raise ConfigError(f"{shown}: must be {kind}, for example {fields[name]}") from None
+    return config_lib.replace(config, values)
+
+
+def _parsed(kind: type, text: str) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "1", "false", "0"):
+            raise ValueError
+        return text.lower() in ("true", "1")
+    if kind is not int:
+        return kind(text)
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)  # 1e6
+        if not math.isfinite(number) or not number.is_integer():
+            raise
+        return int(number)

@@ -1,0 +1,96 @@
+"""Values of configuration fields: numbers from anywhere, as what they are; imports nothing ours.
+
+Numbers of numpy, JAX, ``fractions`` or an enumeration become plain Python numbers; a traced
+field may hold an array of them instead, one for each row of a sweep, or a tracer.
+"""
+
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FIELD_KINDS = (bool, int, float, str)
+
+
+def shown(value: Any) -> str:
+    """``value`` for an error message, on one line."""
+    if isinstance(value, jax.core.Tracer):
+        return f"a traced {value.aval.str_short()}"
+    if np.ndim(value) and hasattr(value, "dtype"):
+        return f"an array {value.dtype}{list(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def scalar(value: Any) -> Any:
+    """``value`` as a plain Python value, if it stands for one; anything else as it is."""
+    if type(value) in FIELD_KINDS or isinstance(value, jax.core.Tracer):
+        return value
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        if np.ndim(value) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
+            return value
+        value = np.asarray(value)[()]
+        # longdouble's own item() is a longdouble again
+        value = float(value) if isinstance(value, np.longdouble) else value.item()
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return str.__str__(value) if isinstance(value, str) else value
+
+
+def traced(value: Any) -> Any:
+    """``value`` of a traced float: a Python float, or an array or tracer of JAX' default float.
+
+    Raises:
+      TypeError: with what it must be.
+    """
+    is_array = isinstance(value, np.ndarray | jax.Array | jax.core.Tracer)
+    if not is_array or jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        return plain(float, value)
+    if not (jnp.issubdtype(value.dtype, np.floating) or jnp.issubdtype(value.dtype, np.integer)):
+        raise TypeError("must be a number or an array of numbers")
+    wanted = jnp.zeros(()).dtype
+    if isinstance(value, np.ndarray) or value.dtype != wanted:
+        value = jnp.asarray(value, wanted)
+    return value
+
+
+def plain(kind: type, value: Any) -> Any:
+    """``value`` as a ``kind``; whole floats pass for integers and integers for floats.
+
+    Raises:
+      TypeError: with what it must be.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"must be a plain {kind.__name__}: it is part of the compiled program")
+    if kind is float and type(value) is int:
+        if abs(value) > 2**1023:
+            raise TypeError("must be finite")
+        value = float(value)
+    if kind is int and type(value) is float and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    if type(value) is not kind:
+        got = "an array" if hasattr(value, "dtype") else type(value).__name__
+        raise TypeError(f"must be {kind.__name__}, not {got}")
+    return value
+
+
+def taken(kind: type, is_traced: bool, value: Any) -> Any:
+    """``value`` as a field of that kind holds it.
+
+    Args:
+      kind: ``bool``, ``int``, ``float`` or ``str``.
+      is_traced: whether the field is a leaf of the configuration's pytree.
+      value: anything.
+
+    Raises:
+      TypeError: with what it must be.
+    """
+    value = scalar(value)
+    return traced(value) if is_traced else plain(kind, value)
