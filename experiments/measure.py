@@ -7,8 +7,8 @@ import numpy as np
 from pomcp_jax import agent
 from pomcp_jax.agent import Faults
 from pomcp_jax.config import Config
+from pomcp_jax.counters import Stats
 from pomcp_jax.evaluate import Episodes
-from pomcp_jax.train import Stats
 
 Results = dict[str, np.ndarray]
 """Named arrays with the leading axis S."""

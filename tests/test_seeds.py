@@ -170,7 +170,7 @@ def test_what_leads_to_a_point_and_what_remains_are_all_of_a_run():
         left = resume_lib.remaining(program, iterations, updates)
         assert sum(int(w.groups * w.iterations) for _, w in ahead) == iterations
         assert sum(int(w.groups * w.updates) for _, w in ahead) == updates
-        assert sum(int(w.groups * w.iterations) for _, w in ahead + left) == 30
+        assert sum(int(w.groups * w.iterations) for _, w in (*ahead, *left)) == 30
 
 
 def test_only_runs_of_the_same_length_are_joined():
