@@ -221,7 +221,8 @@ class Run:
         values["resets"] = self.resets
         self.returns = values["train/return"]
         if self.record is None:
-            extra = ["eval/return", "eval/policy_return", "eval/length", *diagnostics.NAMES]
+            extra = ["eval/return", "eval/policy_return", "eval/length", "eval/broken"]
+            extra += diagnostics.NAMES
             self.open_record([*values, *extra])
         left = (self.config.train.total_decisions - self.done) / max(rate, 1e-9)
         evaluated = self.evaluated.get("eval/return", np.array([np.nan]))
@@ -291,11 +292,7 @@ class Run:
         """Play evaluation episodes with the planner and refresh the picture."""
         function = self.functions.evaluate_planner
         episodes, diagnosis = self._played(function, "evaluating the planner")
-        values = {
-            "eval/return": np.mean(episodes.returns, axis=1),
-            "eval/length": np.mean(episodes.lengths, axis=1),
-            **diagnosis,
-        }
+        values = measure.episode_values(episodes) | diagnosis
         self.evaluated = broken.without(values, self.left)
         self._write_episodes("planner", episodes)
         self.draw()
@@ -304,7 +301,8 @@ class Run:
     def evaluate_policy(self) -> None:
         """Play the same number of episodes without planning."""
         episodes = self._played(self.functions.evaluate_policy, "evaluating the bare policy")
-        returns = {"eval/policy_return": np.mean(episodes.returns, axis=1)}
+        means = measure.valid_mean(episodes.returns, episodes.valid)
+        returns = {"eval/policy_return": means}
         self.evaluated |= broken.without(returns, self.left)
         self._write_episodes("policy", episodes)
 
@@ -337,9 +335,7 @@ class Run:
         shot = checkpoint.snapshot(self.state)
         host = self.host(finished)
         self.saving.append(time.monotonic() - begin)
-        score = (
-            measure.mean(self.evaluated["eval/return"]) if self.evaluated_at == self.done else None
-        )
+        score = measure.score(self.evaluated) if self.evaluated_at == self.done else None
         self.saver.start(self._save, shot, host, score, self.done)
         self.saved = key
 

@@ -116,7 +116,7 @@ class Sweep:
         if self.evaluated_at != self.done:
             self.evaluate()
         episodes = self._played(self.plan.functions.evaluate_policy, "evaluating bare policies")
-        self.policy = np.mean(episodes.returns, axis=1)
+        self.policy = measure.valid_mean(episodes.returns, episodes.valid)
         self._write_episodes("policy", episodes)
 
     def chunk(self, phase: str, work: Work) -> Results:
@@ -139,7 +139,7 @@ class Sweep:
         )
         self.training = values["train/return"]
         if not self.records:
-            names = [*values, "eval/return", "eval/policy_return", "eval/length"]
+            names = [*values, "eval/return", "eval/policy_return", "eval/length", "eval/broken"]
             names += diagnostics.NAMES
             self.records = [self._record(cell, names) for cell in self.plan.cells]
         total, rows = self.config.train.total_decisions, self.config.train.num_seeds
@@ -197,12 +197,12 @@ class Sweep:
         """Play evaluation episodes with the planner and refresh the picture."""
         function = self.plan.functions.evaluate_planner
         episodes, diagnosis = self._played(function, "evaluating planners")
-        self.planner = np.mean(episodes.returns, axis=1)
+        values = measure.episode_values(episodes)
+        self.planner = values["eval/return"]
         self.evaluated_at = self.done
         self._write_episodes("planner", episodes)
         self.draw()
-        evaluated = {"eval/return": self.planner, "eval/length": np.mean(episodes.lengths, axis=1)}
-        return evaluated | diagnosis
+        return values | diagnosis
 
     def _played(self, function: Callable, busy: str) -> Any:
         return jax.device_get(self.work(function, self.state, self.config, busy=busy))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from pomcp_jax import train
+from pomcp_jax import train, train_state
 from pomcp_jax.acting import Agent
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
@@ -123,7 +123,9 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
     rows = state.replay.rows
     newest = jnp.mod(state.replay.inserted - 1, rows.reward.shape[1])
     last = rows.last.at[:, newest].set(True)
+    broken = train_state.broken_resets(timestep, state.keys.shape[0])
     return state._replace(
+        stats=state.stats._replace(invalid=state.stats.invalid + broken),
         env=env_state,
         timestep=timestep,
         plan=jax.tree.map(jnp.zeros_like, state.plan),

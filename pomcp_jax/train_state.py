@@ -76,6 +76,8 @@ def init(
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
     plan = acting.init_plan(config.agent, static, num_envs)
+    stats = counters.init(num_seeds)
+    stats = stats._replace(invalid=broken_resets(timestep, num_seeds))
     return TrainState(
         agent=agents,
         replay=Replay(rows, ring.inserted),
@@ -83,10 +85,15 @@ def init(
         timestep=timestep,
         plan=jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan),
         keys=keys,
-        stats=counters.init(num_seeds),
+        stats=stats,
         iteration=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
     )
+
+
+def broken_resets(timestep: TimeStep, num_seeds: int) -> Int[Array, " S"]:
+    """How many of each seed's environments began with an observation that is not finite."""
+    return jnp.sum(timestep.invalid.reshape(num_seeds, -1), axis=1, dtype=jnp.int32)
 
 
 def own_seeds(config: Config) -> Int[Array, " S"]:

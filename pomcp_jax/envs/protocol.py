@@ -123,7 +123,8 @@ def make_env(task: Task, action_repeat: int = 1) -> Env:
       ValueError: one line that names the task and its field, what it gives and what is wanted.
     """
     check_action_repeat(action_repeat)
-    task = full_precision(task._replace(**checks.check_sizes(task)))
+    sizes = checks.check_sizes(task)
+    task = full_precision(task._replace(**sizes))
     if all(getattr(task, field).trusted for field in checks.FUNCTIONS):
         facts = checks.Facts(None, checks.terminates_unseen(task.terminated))
     else:
