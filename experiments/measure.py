@@ -84,6 +84,26 @@ def faults(
     return dict(sorted(out.items()))
 
 
+CLIPPED = 0.01
+"""Share of targets beyond the bins from which on it is worth a warning."""
+
+
+def clipping(config: Config, values: Results) -> str:
+    """A line on targets that lie beyond the bins, empty if they are few."""
+    shares = {kind: values[f"{kind}/clipped"] for kind in ("value", "reward")}
+    found = {kind: np.max(share[np.isfinite(share)], initial=0.0) for kind, share in shares.items()}
+    kind = max(found, key=lambda kind: found[kind])
+    if found[kind] <= CLIPPED:
+        return ""
+    model = config.agent.world_model
+    low, high = (np.sign(x) * np.expm1(np.abs(x)) for x in (model.bin_low, model.bin_high))
+    return (
+        f"{found[kind]:.0%} of the {kind} targets lie beyond the bins, {np.min(low):.4g} to"
+        f" {np.max(high):.4g}, and are cut off there; agent.world_model.bin_low and bin_high"
+        " (in symlog space) widen them"
+    )
+
+
 def episode_values(episodes: Episodes) -> Results:
     """Columns of a planner's evaluation; episodes that broke count apart, NaN without any other."""
     broken = np.sum(~episodes.valid, axis=1)

@@ -90,11 +90,13 @@ class Sweep:
         self.invalid = np.zeros(rows, np.int32)
         self.records: list[record.Record] = []
         self.state: TrainState | None = None
-        self.done, self.evaluated_at = 0, -1
+        self.done, self.evaluated_at, self.clipping_told = 0, -1, False
 
     def go(self) -> None:
         """All phases and the final evaluation."""
         program, config = self.plan.functions.program, self.config
+        for text in train.doubts(config, program.env):
+            self.progress.say(f"warning: {text}")
         self.progress.say("compiling (about a minute the first time, cached afterwards)")
         seeds = jnp.array([seed for cell in self.plan.cells for seed in cell.seeds], jnp.int32)
         self.state = self.work(program.init, config, seeds, busy="compiling: initial state")
@@ -129,6 +131,10 @@ class Sweep:
         )
         held = metrics, self.state.stats, self.state.agent.faults
         metrics, self.stats, self.faults = jax.device_get(held)
+        text = "" if self.clipping_told else measure.clipping(self.config, metrics)
+        if text:
+            self.clipping_told = True
+            self.progress.say(f"warning: {text}")
         self.done = int(self.state.iteration) * self.config.env.num_envs
         self.chunk_decisions = self.done - before
         rate = self.chunk_decisions / (time.monotonic() - begin)

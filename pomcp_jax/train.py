@@ -8,6 +8,7 @@ Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is
 cut into chunks. Environments are stepped as one flat batch of S N.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ __all__ = [
     "chunk",
     "decide",
     "decide_randomly",
+    "doubts",
     "environment_step",
     "fold_keys",
     "init",
@@ -335,8 +337,20 @@ def check_environment(config: Config, env: Env) -> None:
         )
 
 
+def doubts(config: Config, env: Env) -> tuple[str, ...]:
+    """What is allowed and hardly meant: a line each, with the setting that mends it."""
+    if env.terminates and not config.agent.world_model.termination:
+        return (
+            f"agent.world_model.termination = False: episodes of {env.name!r} can terminate, and"
+            " the planner plans on past their ends; True learns them",
+        )
+    return ()
+
+
 def build(config: Config, env: Env) -> Program:
     """Cut a run into chunks and prepare its jitted functions; compiles nothing yet.
+
+    Warns of :func:`doubts`.
 
     Raises:
       ConfigError: for a configuration that cannot work, in any of its rows, with this
@@ -345,6 +359,8 @@ def build(config: Config, env: Env) -> Program:
     for one in sweeps.unstack(config, config.train.num_seeds):
         validation.validate_run(one)
     check_environment(config, env)
+    for text in doubts(config, env):
+        warnings.warn(text, stacklevel=2)
     static = acting.build(config.agent, env.observation_size, env.action_size)
     mesh = devices.mesh(config)
 
