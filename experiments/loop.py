@@ -5,6 +5,7 @@ between chunks: records, evaluations, checkpoints, signals.
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from experiments.resume import Host, Pending, Start, array, listed
 from experiments.settings import Settings
 from pomcp_jax import checkpoint, devices, diagnostics, envs, evaluate, resume, train
 from pomcp_jax.checkpoint import CheckpointError
+from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import run_figures
@@ -39,7 +41,9 @@ class Functions(NamedTuple):
 def build(config: Config) -> Functions:
     """Prepare everything; compiles nothing."""
     env = envs.make(config.env.task, config.env.action_repeat, config.env.backend)
-    program = train.build(config, env)
+    with warnings.catch_warnings():  # a run says them in its own way
+        warnings.simplefilter("ignore", UserWarning)
+        program = train.build(config, env)
 
     def planner(state: TrainState, config: Config) -> tuple[Episodes, Results]:
         return diagnostics.evaluate_run(state, config, env=env, agent=program.static)
@@ -61,11 +65,13 @@ def build(config: Config) -> Functions:
     def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
         return devices.spread(function, program.mesh, in_specs, out_specs)
 
+    only_state, reads = (train.SPECS, None), diagnostics.READS
+    renewed = spread(renew, (*only_state, devices.SPLIT), train.SPECS)
     return Functions(
         program,
-        jax.jit(spread(planner, (train.SPECS, None), devices.SPLIT)),
-        jax.jit(spread(policy, (train.SPECS, None), devices.SPLIT)),
-        jax.jit(spread(renew, (train.SPECS, None, devices.SPLIT), train.SPECS), donate_argnums=0),
+        Compiled(jax.jit(spread(planner, only_state, devices.SPLIT)), reads),
+        Compiled(jax.jit(spread(policy, only_state, devices.SPLIT)), reads),
+        Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
     )
 
 
@@ -94,7 +100,7 @@ class Run:
         self.written: record.Written | None = None
         self.pending: Pending | None = None
         self.commit = record.commit()
-        self.compiled = self.finished = False
+        self.compiled = self.finished = self.clipping_told = False
         num_seeds = self.config.train.num_seeds
         self.returns = np.full(num_seeds, np.nan)
         self.invalid = np.zeros(num_seeds, np.int64)
@@ -156,6 +162,8 @@ class Run:
     def go(self) -> None:
         """What is left of all phases, the final evaluation and the final checkpoint."""
         program, train_config = self.functions.program, self.config.train
+        for text in train.doubts(self.config, program.env):
+            self.progress.say(f"warning: {text}")
         self.progress.say("compiling (about a minute the first time, cached afterwards)")
         if self.state is None:
             self.state = self.work(program.init, self.config, busy="compiling: initial state")
@@ -200,6 +208,7 @@ class Run:
         )
         self.compiled = True
         values: Results = dict(jax.device_get(metrics))
+        self.warn_of_clipping(values)
         stats, faults = jax.device_get((self.state.stats, self.state.agent.faults))
         seconds = time.monotonic() - begin
         self.done = int(self.state.iteration) * self.config.env.num_envs
@@ -222,7 +231,8 @@ class Run:
         values["resets"] = self.resets
         self.returns = values["train/return"]
         if self.record is None:
-            extra = ["eval/return", "eval/policy_return", "eval/length", *diagnostics.NAMES]
+            extra = ["eval/return", "eval/policy_return", "eval/length", "eval/broken"]
+            extra += diagnostics.NAMES
             self.open_record([*values, *extra])
         left = (self.config.train.total_decisions - self.done) / max(rate, 1e-9)
         evaluated = self.evaluated.get("eval/return", np.array([np.nan]))
@@ -236,6 +246,13 @@ class Run:
         )
         named = {name: listed(value) for name, value in values.items()}
         return Pending(phase, named, seconds, done, stop)
+
+    def warn_of_clipping(self, values: Results) -> None:
+        """One line a run when targets lie beyond the bins."""
+        text = "" if self.clipping_told else measure.clipping(self.config, values)
+        if text:
+            self.clipping_told = True
+            self.progress.say(f"warning: {text}")
 
     def judge(self, faults: dict[int, Fault]) -> str:
         """Leave seeds that broke behind or reset them; why the run has to stop, or nothing."""
@@ -292,11 +309,7 @@ class Run:
         """Play evaluation episodes with the planner and refresh the picture."""
         function = self.functions.evaluate_planner
         episodes, diagnosis = self._played(function, "evaluating the planner")
-        values = {
-            "eval/return": np.mean(episodes.returns, axis=1),
-            "eval/length": np.mean(episodes.lengths, axis=1),
-            **diagnosis,
-        }
+        values = measure.episode_values(episodes) | diagnosis
         self.evaluated = broken.without(values, self.left)
         self._write_episodes("planner", episodes)
         self.draw()
@@ -305,7 +318,8 @@ class Run:
     def evaluate_policy(self) -> None:
         """Play the same number of episodes without planning."""
         episodes = self._played(self.functions.evaluate_policy, "evaluating the bare policy")
-        returns = {"eval/policy_return": np.mean(episodes.returns, axis=1)}
+        means = measure.valid_mean(episodes.returns, episodes.valid)
+        returns = {"eval/policy_return": means}
         self.evaluated |= broken.without(returns, self.left)
         self._write_episodes("policy", episodes)
 
@@ -338,9 +352,7 @@ class Run:
         shot = checkpoint.snapshot(self.state)
         host = self.host(finished)
         self.saving.append(time.monotonic() - begin)
-        score = (
-            measure.mean(self.evaluated["eval/return"]) if self.evaluated_at == self.done else None
-        )
+        score = measure.score(self.evaluated) if self.evaluated_at == self.done else None
         self.saver.start(self._save, shot, host, score, self.done)
         self.saved = key
 

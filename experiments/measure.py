@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pomcp_jax import agent
+from pomcp_jax import agent, counters
 from pomcp_jax.agent import Faults
 from pomcp_jax.config import Config
+from pomcp_jax.counters import Stats
 from pomcp_jax.evaluate import Episodes
-from pomcp_jax.train import Stats
 
 Results = dict[str, np.ndarray]
 """Named arrays with the leading axis S."""
@@ -30,8 +30,9 @@ def mean(values: np.ndarray) -> float:
 
 def recent_returns(stats: Stats) -> np.ndarray:
     """``[S]`` means over the latest finished training episodes."""
-    finished = np.sum(np.isfinite(stats.returns), axis=1)
-    total = np.nansum(stats.returns, axis=1)
+    held = counters.held(stats) & np.isfinite(stats.returns)
+    finished = np.sum(held, axis=1)
+    total = np.sum(np.where(held, stats.returns, 0), axis=1)
     return np.where(finished > 0, total / np.maximum(finished, 1), np.nan)
 
 
@@ -40,17 +41,18 @@ def chunk_values(
 ) -> Results:
     """Columns of a chunk beside the metrics of training; ``rate`` in decisions/s of one row."""
     repeat, rates = config.env.action_repeat, np.full(stats.decisions.shape, rate)
+    decisions = np.asarray(stats.decisions, np.int64)  # frames pass what the device can count
     return {
-        "decisions": stats.decisions,
-        "frames": stats.decisions * repeat,
+        "decisions": decisions,
+        "frames": decisions * repeat,
         "train/return": recent_returns(stats),
         "train/episodes": stats.episodes,
         "env/invalid": stats.invalid,
         "decisions_per_second": rates,
         "frames_per_second": rates * repeat,
-        "updates": np.full_like(stats.decisions, updates),
+        "updates": np.full_like(decisions, updates),
         "refused_updates": faults.total,
-        "num_devices": np.full_like(stats.decisions, num_devices),
+        "num_devices": np.full_like(decisions, num_devices),
     }
 
 
@@ -82,13 +84,61 @@ def faults(
     return dict(sorted(out.items()))
 
 
+CLIPPED = 0.01
+"""Share of targets beyond the bins from which on it is worth a warning."""
+
+
+def clipping(config: Config, values: Results) -> str:
+    """A line on targets that lie beyond the bins, empty if they are few."""
+    shares = {kind: values[f"{kind}/clipped"] for kind in ("value", "reward")}
+    found = {kind: np.max(share[np.isfinite(share)], initial=0.0) for kind, share in shares.items()}
+    kind = max(found, key=lambda kind: found[kind])
+    if found[kind] <= CLIPPED:
+        return ""
+    model = config.agent.world_model
+    low, high = (np.sign(x) * np.expm1(np.abs(x)) for x in (model.bin_low, model.bin_high))
+    return (
+        f"{found[kind]:.0%} of the {kind} targets lie beyond the bins, {np.min(low):.4g} to"
+        f" {np.max(high):.4g}, and are cut off there; agent.world_model.bin_low and bin_high"
+        " (in symlog space) widen them"
+    )
+
+
+def episode_values(episodes: Episodes) -> Results:
+    """Columns of a planner's evaluation; episodes that broke count apart, NaN without any other."""
+    broken = np.sum(~episodes.valid, axis=1)
+    return {
+        "eval/return": valid_mean(episodes.returns, episodes.valid),
+        "eval/length": valid_mean(episodes.lengths, episodes.valid),
+        "eval/broken": broken,
+    }
+
+
+def valid_mean(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """``[S]`` means over the episodes ``[S, E]`` that are valid, NaN where there is none."""
+    rows = zip(values, valid, strict=True)
+    return np.array([np.mean(row[ok]) if ok.any() else np.nan for row, ok in rows])
+
+
+def score(evaluated: Results) -> float | None:
+    """What decides on the best checkpoint: the mean return, None if any episode broke.
+
+    A policy that breaks the simulator where it would lose must not look best.
+    """
+    broken = evaluated.get("eval/broken", np.zeros(1))
+    found = mean(evaluated["eval/return"])
+    return None if np.any(broken > 0) or not np.isfinite(found) else found
+
+
 def episode_rows(
     config: Config, decisions: np.ndarray, actor: str, episodes: Episodes, seconds: float
 ) -> list[dict[str, Any]]:
     """Rows of evaluations.csv, one for each seed; ``actor`` is ``planner`` or ``policy``."""
     column = "eval/return" if actor == "planner" else "eval/policy_return"
     rows = []
+    means = valid_mean(episodes.returns, episodes.valid)
     for i, returns in enumerate(episodes.returns):
+        valid = returns[episodes.valid[i]]
         row: dict[str, Any] = {
             "seconds": round(seconds, 3),
             "decisions": int(decisions[i]),
@@ -97,9 +147,9 @@ def episode_rows(
             "actor": actor,
             "eval/return": None,
             "eval/policy_return": None,
-            "std": float(np.std(returns)),
-            "valid": int(np.sum(episodes.valid[i])),
+            "std": float(np.std(valid)) if valid.size else None,
+            "valid": int(valid.size),
         }
-        row[column] = float(np.mean(returns))
+        row[column] = float(means[i]) if valid.size else None
         rows.append(row | {f"episode_{j}": float(value) for j, value in enumerate(returns)})
     return rows

@@ -100,11 +100,13 @@ class Sweep:
         self.invalid = np.zeros(rows, np.int32)
         self.records: list[record.Record] = []
         self.state: TrainState | None = None
-        self.done, self.evaluated_at = 0, -1
+        self.done, self.evaluated_at, self.clipping_told = 0, -1, False
 
     def go(self) -> None:
         """All phases and the final evaluation."""
         program, config = self.plan.functions.program, self.config
+        for text in train.doubts(config, program.env):
+            self.progress.say(f"warning: {text}")
         self.progress.say("compiling (about a minute the first time, cached afterwards)")
         seeds = jnp.array([seed for cell in self.plan.cells for seed in cell.seeds], jnp.int32)
         self.state = self.work(program.init, config, seeds, busy="compiling: initial state")
@@ -126,7 +128,7 @@ class Sweep:
         if self.evaluated_at != self.done:
             self.evaluate()
         episodes = self._played(self.plan.functions.evaluate_policy, "evaluating bare policies")
-        self.policy = np.mean(episodes.returns, axis=1)
+        self.policy = measure.valid_mean(episodes.returns, episodes.valid)
         self._write_episodes("policy", episodes)
 
     def chunk(self, phase: str, work: Work) -> Results:
@@ -139,6 +141,10 @@ class Sweep:
         )
         held = metrics, self.state.stats, self.state.agent.faults
         metrics, self.stats, self.faults = jax.device_get(held)
+        text = "" if self.clipping_told else measure.clipping(self.config, metrics)
+        if text:
+            self.clipping_told = True
+            self.progress.say(f"warning: {text}")
         self.done = int(self.state.iteration) * self.config.env.num_envs
         self.chunk_decisions = self.done - before
         rate = self.chunk_decisions / (time.monotonic() - begin)
@@ -149,7 +155,7 @@ class Sweep:
         )
         self.training = values["train/return"]
         if not self.records:
-            names = [*values, "eval/return", "eval/policy_return", "eval/length"]
+            names = [*values, "eval/return", "eval/policy_return", "eval/length", "eval/broken"]
             names += diagnostics.NAMES
             self.records = [self._record(cell, names) for cell in self.plan.cells]
         total, rows = self.config.train.total_decisions, self.config.train.num_seeds
@@ -207,12 +213,12 @@ class Sweep:
         """Play evaluation episodes with the planner and refresh the picture."""
         function = self.plan.functions.evaluate_planner
         episodes, diagnosis = self._played(function, "evaluating planners")
-        self.planner = np.mean(episodes.returns, axis=1)
+        values = measure.episode_values(episodes)
+        self.planner = values["eval/return"]
         self.evaluated_at = self.done
         self._write_episodes("planner", episodes)
         self.draw()
-        evaluated = {"eval/return": self.planner, "eval/length": np.mean(episodes.lengths, axis=1)}
-        return evaluated | diagnosis
+        return values | diagnosis
 
     def _played(self, function: Callable, busy: str) -> Any:
         return jax.device_get(self.work(function, self.state, self.config, busy=busy))

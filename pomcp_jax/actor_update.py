@@ -164,7 +164,9 @@ def _action_value(
 ) -> Float[Array, "T B"]:
     """``Q(z, a)``, or ``R(z, a) + gamma V(d(z, a))`` where ``policy.q_source`` is ``model``.
 
-    The latter is the actor loss of the branch ``qbmpc`` of ShaneFlandermeyer/bmpc-jax.
+    The latter is the actor loss of the branch ``qbmpc`` of ShaneFlandermeyer/bmpc-jax. Where
+    terminations are learned, nothing follows a state that is more likely terminal than not,
+    as in the planner.
     """
     policy, bins = config.policy, world_model.bins(config.world_model)
     if policy.q_source == "critic":
@@ -174,6 +176,9 @@ def _action_value(
     following = world_model.dynamics(nets, params.dynamics, latents, action)
     logits = world_model.value_logits(nets, heads, following, None)
     value = reduce_heads(maths.two_hot_decode(logits, bins), policy.q_reduce)
+    if params.termination is not None:
+        logit = world_model.termination_logits(nets, params.termination, following)
+        value = value * (logit <= 0.0).astype(value.dtype)
     return maths.two_hot_decode(reward, bins) + config.optimizer.discount * value
 
 

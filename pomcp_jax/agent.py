@@ -124,7 +124,7 @@ def update(
       The new state and scalar metrics. A part whose loss or gradient is not
       finite keeps its parameters, and the fault is counted.
     """
-    nets, opt = agent.nets, config.optimizer
+    nets, opt, bins = agent.nets, config.optimizer, world_model.bins(config.world_model)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
     params = state.params
     target = model_update.targets(
@@ -165,6 +165,10 @@ def update(
         "loss/reward": terms.reward,
         "loss/value": terms.value,
         "value/target": maths.masked_mean(target.value, batch.transition),
+        "value/clipped": model_update.clipped_share(target.value, batch.transition, bins),
+        "reward/clipped": model_update.clipped_share(
+            batch.rows.reward[:-1], batch.transition, bins
+        ),
         "grad/model": step.grad_norm,
     }
     if params.model.termination is not None:

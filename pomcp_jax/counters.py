@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax.types import TimeStep
 
@@ -21,13 +22,18 @@ class Stats(NamedTuple):
     invalid: Int[Array, ""]
     """Environment steps that broke and were replaced by a fresh episode."""
     returns: Float[Array, " R"]
-    """Returns of the latest R = 8 finished episodes, NaN where there is none yet."""
+    """Returns of the latest R = 8 finished episodes, the newest last; see :func:`held`."""
 
 
 def init(num_seeds: int) -> Stats:
     """Counters before the first step, leading axis S."""
     zeros = lambda: jnp.zeros((num_seeds,), jnp.int32)  # noqa: E731  # distinct buffers
-    return Stats(zeros(), zeros(), zeros(), jnp.full((num_seeds, RECENT), jnp.nan, jnp.float32))
+    return Stats(zeros(), zeros(), zeros(), jnp.zeros((num_seeds, RECENT), jnp.float32))
+
+
+def held(stats: Stats) -> Bool[Array, "*S R"]:
+    """Which of ``returns`` are those of an episode: none is before R have finished."""
+    return np.arange(RECENT) >= RECENT - stats.episodes[..., None]
 
 
 def count(stats: Stats, timestep: TimeStep) -> Stats:

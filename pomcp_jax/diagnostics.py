@@ -45,6 +45,8 @@ NAMES = tuple(
     )
 )
 """Every metric; what means nothing for a configuration is NaN."""
+READS = frozenset({"train.num_seeds", "train.eval_episodes", "train.eval_select"})
+"""Settings that an evaluation reads (:mod:`pomcp_jax.compiled`)."""
 BATCHES = 16
 """Batches that the gradient's signal and noise are measured on."""
 

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, sweeps
+from pomcp_jax import acting
 from pomcp_jax.acting import Agent, AgentParams
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanOutput
+from pomcp_jax.sweeps import over_seeds
 from pomcp_jax.types import Key, PyTree
 
 
@@ -130,8 +131,6 @@ def _play(
         seen = None if probe is None else probe(config, params, probe_key, obs, out)
         return out.action, out.next_state, seen
 
-    each = jax.vmap(decide, in_axes=(sweeps.axes(config), 0, 0, 0, 0, 0, 0))
-
     def body(carry, step):
         env_state, timestep, plan, running, result = carry
         shaped = jax.tree.map(lambda x: x.reshape(num_seeds, episodes, *x.shape[1:]), timestep)
@@ -140,7 +139,7 @@ def _play(
             return jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, number), step))(keys)
 
         told = (shaped.obs, plan, shaped.is_first)
-        action, plan, seen = each(config, params, stream(1), stream(2), *told)
+        action, plan, seen = over_seeds(decide, config, params, stream(1), stream(2), *told)
         env_state, timestep = env.step(env_state, action.reshape(-1, action.shape[-1]))
         broke = running & timestep.invalid
         going = running & ~timestep.invalid
@@ -155,9 +154,11 @@ def _play(
 
     size = (num_seeds * episodes,)
     result = Episodes(
-        jnp.zeros(size), jnp.zeros(size, timestep.episode_length.dtype), jnp.ones(size, bool)
+        jnp.zeros(size, jnp.float32),
+        jnp.zeros(size, timestep.episode_length.dtype),
+        ~timestep.invalid,
     )
-    carry = (env_state, timestep, plan, jnp.ones(size, bool), result)
+    carry = (env_state, timestep, plan, ~timestep.invalid, result)
     steps = env.episode_length + (0 if probe is None else 1)
     carry, trace = jax.lax.scan(body, carry, jnp.arange(steps))
     result = jax.tree.map(lambda x: x.reshape(num_seeds, episodes), carry[-1])

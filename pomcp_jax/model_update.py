@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pomcp_jax import losses, maths, networks, world_model
 from pomcp_jax.config import AgentConfig, WorldModelConfig
@@ -110,6 +110,15 @@ def targets(
         following = following - kl_weight * kl
     ended = rows.terminated[:-1].astype(following.dtype)
     return Targets(latents[1:], losses.td_target(rows.reward[:-1], ended, following, discount))
+
+
+def clipped_share(
+    values: Float[Array, "H B"], mask: Bool[Array, "H B"], bins: maths.Bins
+) -> Float[Array, ""]:
+    """Share of targets beyond the bins' range, which are learned as its end."""
+    places = maths.symlog(values)
+    beyond = (places < bins.low) | (places > bins.high)
+    return maths.masked_mean(beyond.astype(values.dtype), mask)
 
 
 def roll_out(

@@ -1,60 +1,52 @@
 """Going on with a run: what is left of its work; fresh environments or agents; other seeds."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from pomcp_jax import train
+from pomcp_jax import train, train_state
 from pomcp_jax.acting import Agent
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
-from pomcp_jax.train import Program, TrainState, Work
+from pomcp_jax.schedule import Chunks, Work
+from pomcp_jax.train import Program, TrainState
 
 _FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
 """Streams of randomness of environments and of agents that were reset on purpose."""
 
 
-class _Part(NamedTuple):
-    """A chunk of work and how much of it is done."""
+@dataclasses.dataclass(frozen=True)
+class Works:
+    """Phases and chunks in order, cut only as they are read."""
 
-    phase: str
-    work: Work
-    unit: str
-    """The field of ``work`` that can be cut."""
-    done: int
+    phases: tuple[tuple[str, Chunks], ...]
 
-    def cut(self, size: int) -> tuple[str, Work]:
-        return self.phase, self.work._replace(**{self.unit: size})
+    def __len__(self) -> int:
+        return sum(len(chunks) for _, chunks in self.phases)
+
+    def __iter__(self) -> Iterator[tuple[str, Work]]:
+        for phase, chunks in self.phases:
+            for work in chunks:
+                yield phase, work
 
 
-def _parts(program: Program, iterations: int, updates: int) -> Iterator[_Part]:
-    """Every chunk of a run after so much work, in order.
+def _done(program: Program, iterations: int, updates: int) -> list[tuple[str, Chunks, int]]:
+    """Every phase and how many of its units are done.
 
     Counters say it, not chunk numbers: the chunks may have been cut differently before.
     """
-    phases = {
-        "seeding": program.seeding,
-        "pretraining": program.pretraining,
-        "training": program.training,
-    }
-    for phase, works in phases.items():
-        for work in works:
-            # Groups of training may do no updates, chunks of pre-training no steps.
-            if phase == "pretraining":
-                done = min(updates, int(work.updates))
-                updates -= done
-                yield _Part(phase, work, "updates", done)
-                continue
-            done = min(iterations // int(work.iterations), int(work.groups))
-            iterations -= done * int(work.iterations)
-            updates -= done * int(work.updates)
-            yield _Part(phase, work, "groups", done)
+    seeding, pretraining = program.seeding, program.pretraining
+    return [
+        ("seeding", seeding, min(iterations, seeding.stop)),
+        ("pretraining", pretraining, min(updates, pretraining.stop)),
+        ("training", program.training, max(0, iterations - seeding.stop)),
+    ]
 
 
-def remaining(program: Program, iterations: int, updates: int) -> list[tuple[str, Work]]:
+def remaining(program: Program, iterations: int, updates: int) -> Works:
     """Phases and chunks that follow after so much work, in order.
 
     A chunk that was done in part is shortened, so that later ones end where they always do.
@@ -65,14 +57,19 @@ def remaining(program: Program, iterations: int, updates: int) -> list[tuple[str
       updates: done, of each seed.
     """
     parts = [
-        (part, int(getattr(part.work, part.unit))) for part in _parts(program, iterations, updates)
+        (phase, dataclasses.replace(chunks, start=done))
+        for phase, chunks, done in _done(program, iterations, updates)
     ]
-    return [part.cut(whole - part.done) for part, whole in parts if part.done < whole]
+    return Works(tuple(part for part in parts if len(part[1])))
 
 
-def leading_to(program: Program, iterations: int, updates: int) -> list[tuple[str, Work]]:
+def leading_to(program: Program, iterations: int, updates: int) -> Works:
     """Phases and chunks from nothing to so much work: what :func:`remaining` leaves out."""
-    return [part.cut(part.done) for part in _parts(program, iterations, updates) if part.done]
+    parts = [
+        (phase, dataclasses.replace(chunks, stop=min(done, chunks.stop)))
+        for phase, chunks, done in _done(program, iterations, updates)
+    ]
+    return Works(tuple(part for part in parts if len(part[1])))
 
 
 def keep_seeds(state: TrainState, num_seeds: int) -> TrainState:
@@ -126,7 +123,9 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
     rows = state.replay.rows
     newest = jnp.mod(state.replay.inserted - 1, rows.reward.shape[1])
     last = rows.last.at[:, newest].set(True)
+    broken = train_state.broken_resets(timestep, state.keys.shape[0])
     return state._replace(
+        stats=state.stats._replace(invalid=state.stats.invalid + broken),
         env=env_state,
         timestep=timestep,
         plan=jax.tree.map(jnp.zeros_like, state.plan),

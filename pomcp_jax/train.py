@@ -8,131 +8,76 @@ Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is
 cut into chunks. Environments are stepped as one flat batch of S N.
 """
 
+import warnings
 from collections.abc import Callable
-from fractions import Fraction
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, counters, devices, replay, sweeps, validation
+from pomcp_jax import acting, agent, counters, devices, replay, schedule, sweeps, validation
 from pomcp_jax.acting import Agent
-from pomcp_jax.agent import AgentState
-from pomcp_jax.config import Config
-from pomcp_jax.counters import Stats
+from pomcp_jax.compiled import Compiled
+from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanState
 from pomcp_jax.replay import Batch, Index, Replay, Row
+from pomcp_jax.schedule import Chunks, Ratio, Work, ratio
 from pomcp_jax.sweeps import over_seeds
-from pomcp_jax.types import Gaussian, Key, PyTree, TimeStep
-
-AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
-"""Streams of randomness of a seed."""
-
-
-class TrainState(NamedTuple):
-    """A whole run, as one pytree."""
-
-    agent: AgentState
-    replay: Replay
-    env: PyTree
-    timestep: TimeStep
-    plan: PlanState
-    keys: Key
-    """``[S]``, never changed: all randomness is folded in from counters."""
-    stats: Stats
-    iteration: Int[Array, ""]
-    """Environment steps of each of the S N environments."""
-    updates: Int[Array, ""]
-
-
-SPECS = TrainState(*[devices.SPLIT] * 7, iteration=devices.WHOLE, updates=devices.WHOLE)._replace(
-    replay=Replay(rows=devices.SPLIT, inserted=devices.WHOLE)
+from pomcp_jax.train_state import (
+    ACTING,
+    AGENT,
+    ENVIRONMENT,
+    EVALUATION,
+    SPECS,
+    UPDATING,
+    TrainState,
+    fold_keys,
+    init,
+    init_agents,
+    own_seeds,
+    replay_bytes,
+    rows_per_env,
 )
-"""How a run is spread over devices: all but three counters by its seeds."""
+from pomcp_jax.types import Gaussian, PyTree
 
+__all__ = [
+    "ACTING",
+    "AGENT",
+    "CHUNK_READS",
+    "Decision",
+    "ENVIRONMENT",
+    "EVALUATION",
+    "INIT_READS",
+    "Program",
+    "Ratio",
+    "SPECS",
+    "TrainState",
+    "UPDATING",
+    "Work",
+    "build",
+    "check_environment",
+    "chunk",
+    "decide",
+    "decide_randomly",
+    "doubts",
+    "environment_step",
+    "fold_keys",
+    "init",
+    "init_agents",
+    "ratio",
+    "replay_bytes",
+    "rows_per_env",
+    "update_step",
+]
 
-class Ratio(NamedTuple):
-    """A group of the training scan: ``iterations`` environment steps, then ``updates``."""
-
-    iterations: int
-    updates: int
-
-
-def ratio(config: Config) -> Ratio:
-    """The smallest whole group with ``train.updates_per_decision``."""
-    per_step = Fraction(config.train.updates_per_decision).limit_denominator(1000)
-    per_iteration = per_step * config.env.num_envs
-    if per_iteration == 0:
-        return Ratio(1, 0)
-    return Ratio(per_iteration.denominator, per_iteration.numerator)
-
-
-def rows_per_env(config: Config) -> int:
-    """Replay rows of one environment."""
-    return config.train.capacity // config.env.num_envs
-
-
-def replay_bytes(config: Config, env: Env) -> int:
-    """Bytes of replay of all seeds."""
-    rows = rows_per_env(config) * config.env.num_envs * config.train.num_seeds
-    return rows * replay.row_bytes(env.observation_size, env.action_size)
-
-
-def init(
-    config: Config, env: Env, static: Agent, seeds: Int[Array, " S"] | None = None
-) -> TrainState:
-    """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``.
-
-    ``seeds`` names other numbers. Rows of the same number draw the same random
-    numbers, in whichever batch: the cells of a sweep share theirs.
-    """
-    num_seeds, num_envs = config.train.num_seeds, config.env.num_envs
-    if seeds is None:
-        seeds = config.train.seed + jnp.arange(num_seeds)
-    keys = jax.vmap(jax.random.key)(seeds)
-    agents = init_agents(jax.vmap(lambda key: jax.random.fold_in(key, AGENT))(keys), config, static)
-    env_keys = jax.vmap(
-        lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
-    )(keys)
-    env_state, timestep = env.reset(env_keys.reshape(-1))
-    ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
-    rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
-    plan = acting.init_plan(config.agent, static, num_envs)
-    return TrainState(
-        agent=agents,
-        replay=Replay(rows, ring.inserted),
-        env=env_state,
-        timestep=timestep,
-        plan=jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan),
-        keys=keys,
-        stats=counters.init(num_seeds),
-        iteration=jnp.zeros((), jnp.int32),
-        updates=jnp.zeros((), jnp.int32),
-    )
-
-
-def init_agents(keys: Key, config: Config, static: Agent) -> AgentState:
-    """Fresh agents, one for each of the ``[S]`` keys."""
-
-    def fresh(config, key):
-        return agent.init(key, config, static)
-
-    return jax.vmap(fresh, in_axes=(sweeps.axes(config.agent), 0))(config.agent, keys)
-
+PLAN = "plan/"
+"""How metrics of acting begin; all others are of updates."""
 
 _SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
-
-
-def fold_keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:
-    """``[S]`` keys of one stream (:data:`ACTING` ...) at a counter."""
-
-    def fold(key):
-        return jax.random.fold_in(jax.random.fold_in(key, stream), counter)
-
-    return jax.vmap(fold)(state.keys)
 
 
 def _split_seeds(tree: PyTree, num_seeds: int) -> PyTree:
@@ -162,7 +107,7 @@ def decide(state: TrainState, config: Config, static: Agent) -> Decision:
     out = over_seeds(one, config.agent, params, keys, timestep.obs, state.plan, timestep.is_first)
     info = out.diagnostics
     metrics = {
-        f"plan/{name}": jnp.mean(getattr(info, name).astype(jnp.float32), axis=1)
+        f"{PLAN}{name}": jnp.mean(getattr(info, name).astype(jnp.float32), axis=1)
         for name in info._fields
     }
     return Decision(out.action, out.prior, out.value, out.next_state, metrics)
@@ -210,7 +155,7 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
 
 
 def update_step(
-    state: TrainState, config: Config, static: Agent, work: "Work"
+    state: TrainState, config: Config, static: Agent, work: Work
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """One update of every seed: sample, re-plan where it is due, learn."""
     length = config.agent.mppi.horizon + 1
@@ -269,37 +214,23 @@ def _reorder(
     return jax.vmap(lambda order, batch: jax.tree.map(lambda x: x[:, order], batch))(order, batch)
 
 
-class Work(NamedTuple):
-    """What a chunk does, in traced numbers: all phases share one compiled function."""
-
-    groups: Int[Array, ""] | int
-    iterations: Int[Array, ""] | int
-    """Environment steps of a group."""
-    updates: Int[Array, ""] | int
-    """Updates of a group, after its environment steps."""
-    random: Bool[Array, ""] | bool
-    """Act uniformly at random instead of planning."""
-    train_actors: Bool[Array, ""] | bool
-    replan: Bool[Array, ""] | bool
-
-
 def chunk(
     state: TrainState, config: Config, work: Work, *, env: Env, static: Agent
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """Do ``work``; returns the state and the mean of every metric over the chunk.
 
-    Trip counts are traced: all phases cost one compilation. Metrics of what did not happen are NaN.
+    Trip counts are traced: all phases cost one compilation. Means of what did not happen are 0.
     """
     # Nested jits: traced once, although shapes are asked for before they run.
     plan = jax.jit(lambda state, config: decide(state, config, static))
     improve = jax.jit(lambda state, config, work: update_step(state, config, static, work))
     acted = jax.eval_shape(plan, state, config).metrics
     learned = jax.eval_shape(improve, state, config, work)[1]
-    none = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), acted)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
 
     def plan_or_not(state: TrainState) -> Decision:
         def at_random() -> Decision:
-            return decide_randomly(state, config, static)._replace(metrics=none)
+            return decide_randomly(state, config, static)._replace(metrics=zeros[0])
 
         return jax.lax.cond(work.random, at_random, lambda: plan(state, config))
 
@@ -315,22 +246,56 @@ def chunk(
         return state, acted, _add(learned, metrics)
 
     def group(_, carry):
+        carry, phase = carry
         carry = jax.lax.fori_loop(0, work.iterations, act, carry)
-        return jax.lax.fori_loop(0, work.updates, learn, carry)
+        phase = phase + work.part
+        more = phase >= work.parts
+        carry = jax.lax.fori_loop(0, work.updates + more.astype(jnp.int32), learn, carry)
+        return carry, jnp.where(more, phase - work.parts, phase)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
-    state, acted, learned = jax.lax.fori_loop(0, work.groups, group, (state, *zeros))
-    means = _divide(acted, work.groups * work.iterations)
-    return state, means | _divide(learned, work.groups * work.updates)
+    before = state.iteration, state.updates
+    carry = (state, *zeros), jnp.asarray(work.phase, jnp.int32)
+    (state, acted, learned), _ = jax.lax.fori_loop(0, work.groups, group, carry)
+    means = _divide(acted, state.iteration - before[0])
+    return state, means | _divide(learned, state.updates - before[1])
 
 
 def _add(total: PyTree, more: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, total, more)
 
 
-def _divide(total: dict[str, Array], count: Array | int) -> dict[str, Array]:
-    count = jnp.asarray(count, jnp.float32)  # 0 / 0 is the NaN that is wanted
+def _divide(total: dict[str, Array], count: Int[Array, ""]) -> dict[str, Array]:
+    count = jnp.maximum(count, 1).astype(jnp.float32)
     return {name: value / count for name, value in total.items()}
+
+
+def _without_what_did_not_happen(
+    result: tuple[TrainState, dict[str, Array]], state: TrainState, config: Config, work: Work
+) -> tuple[TrainState, dict[str, Array]]:
+    """Means over nothing become NaN, on the host: ``jax_debug_nans`` may look at the device."""
+    if any(isinstance(x, jax.core.Tracer) for x in work):
+        return result
+    acted = work.total_iterations > 0 and not work.random
+    happened = {True: acted, False: work.total_updates > 0}
+    after, means = result
+    blank = {
+        name: np.full(value.shape, np.nan, value.dtype)
+        for name, value in means.items()
+        if not happened[name.startswith(PLAN)]
+    }
+    return after, means | blank
+
+
+def _check_state(state: TrainState, config: Config, work: Work) -> None:
+    """Refuse a state of other sizes than ``config`` says, before it is traced."""
+    _, rows, num_envs = state.replay.rows.reward.shape
+    for name, held, wanted in (
+        ("train.num_seeds", state.keys.shape[0], config.train.num_seeds),
+        ("env.num_envs", num_envs, config.env.num_envs),
+        ("train.capacity", rows * num_envs, rows_per_env(config) * config.env.num_envs),
+    ):
+        if held != wanted:
+            raise ConfigError(f"{name} = {wanted}: the state was made with {held}")
 
 
 class Program(NamedTuple):
@@ -345,56 +310,78 @@ class Program(NamedTuple):
     """The devices over which seeds are spread; None for one (:mod:`pomcp_jax.devices`)."""
     init: Callable[..., TrainState]
     """``(config, seeds=None)``, see :func:`init`."""
-    chunk: Callable[[TrainState, Config, Work], tuple[TrainState, dict[str, Array]]]
-    seeding: tuple[Work, ...]
+    chunk: Compiled
+    """``(state, config, work) -> (state, means)``; see :func:`chunk`. Means of what did not
+    happen are NaN."""
+    seeding: Chunks
     """The chunks of the random seeding phase, in order."""
-    pretraining: tuple[Work, ...]
-    training: tuple[Work, ...]
+    pretraining: Chunks
+    training: Chunks
 
 
-def _cut(total: int, most: int) -> list[int]:
-    """``total`` as chunks of ``most``, the last one shorter."""
-    return [min(most, total - done) for done in range(0, total, max(most, 1))]
+INIT_READS = frozenset({"train.num_seeds", "train.capacity", "env.num_envs"})
+CHUNK_READS = frozenset({"train.num_seeds", "env.num_envs"})
+"""Settings that the compiled functions see; any other never compiles them anew."""
+
+
+def check_environment(config: Config, env: Env) -> None:
+    """Refuse settings that disagree with the environment they are for.
+
+    Raises:
+      ConfigError: one line naming the field and both values.
+    """
+    if config.env.action_repeat != env.action_repeat:
+        raise ConfigError(
+            f"env.action_repeat = {config.env.action_repeat}: environment {env.name!r} was made"
+            f" with {env.action_repeat}; must be the same, because frames are counted by it"
+        )
+
+
+def doubts(config: Config, env: Env) -> tuple[str, ...]:
+    """What is allowed and hardly meant: a line each, with the setting that mends it."""
+    if env.terminates and not config.agent.world_model.termination:
+        return (
+            f"agent.world_model.termination = False: episodes of {env.name!r} can terminate, and"
+            " the planner plans on past their ends; True learns them",
+        )
+    return ()
 
 
 def build(config: Config, env: Env) -> Program:
     """Cut a run into chunks and prepare its jitted functions; compiles nothing yet.
 
+    Warns of :func:`doubts`.
+
     Raises:
-      ConfigError: for a configuration that cannot work, in any of its rows or on these devices.
+      ConfigError: for a configuration that cannot work, in any of its rows, with this
+        environment or on these devices.
     """
     for one in sweeps.unstack(config, config.train.num_seeds):
         validation.validate_run(one)
-    train, num_envs, group = config.train, config.env.num_envs, ratio(config)
+    check_environment(config, env)
+    for text in doubts(config, env):
+        warnings.warn(text, stacklevel=2)
     static = acting.build(config.agent, env.observation_size, env.action_size)
-    seed_iterations = -(-train.seed_decisions // num_envs)
-    groups = -(-(train.total_decisions - train.seed_decisions) // (num_envs * group.iterations))
-    most = max(1, train.chunk_decisions // (num_envs * group.iterations))
-    actors = config.agent.policy.train_in_pretraining
-    pretraining = _cut(train.pretrain_updates, most * max(group.updates, 1))
-
     mesh = devices.mesh(config)
 
     def start(config, seeds):
         return init(config, env, static, seeds)
 
-    def begin(config, seeds=None):
-        if seeds is None and mesh is not None:  # every device has to know its own
-            seeds = config.train.seed + jnp.arange(config.train.num_seeds)
-        return devices.spread(start, mesh, (None, devices.SPLIT), SPECS)(config, seeds)
+    begin = Compiled(jax.jit(devices.spread(start, mesh, (None, devices.SPLIT), SPECS)), INIT_READS)
+
+    def begin_with(config: Config, seeds: Int[Array, " S"] | None = None) -> TrainState:
+        return begin(config, own_seeds(config) if seeds is None else seeds)
 
     def run_chunk(state, config, work):
         return chunk(state, config, work, env=env, static=static)
 
     specs = (SPECS, None, devices.WHOLE), (SPECS, devices.SPLIT)
-
+    compiled = jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=0)
     return Program(
-        env=env,
-        static=static,
-        mesh=mesh,
-        init=jax.jit(begin),
-        chunk=jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=0),
-        seeding=(Work(1, seed_iterations, 0, True, False, False),),
-        pretraining=tuple(Work(1, 0, n, True, actors, False) for n in pretraining),
-        training=tuple(Work(n, *group, False, True, True) for n in _cut(groups, most)),
+        env,
+        static,
+        mesh,
+        begin_with,
+        Compiled(compiled, CHUNK_READS, _check_state, _without_what_did_not_happen),
+        *schedule.phases(config),
     )

@@ -3,7 +3,7 @@
 import math
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import mppi, ranges, world_model
+from pomcp_jax import mppi, ranges, schedule, world_model
 from pomcp_jax.config import AgentConfig, Config, ConfigError
 
 
@@ -271,7 +271,6 @@ def validate_run(config: Config) -> None:
                 train.total_decisions > train.seed_decisions,
                 f"> train.seed_decisions = {train.seed_decisions}",
             ),
-            ("train.total_decisions", train.total_decisions < 2**31, "< 2**31"),
             ("train.pretrain_updates", train.pretrain_updates >= 0, ">= 0"),
             (
                 "train.updates_per_decision",
@@ -316,6 +315,7 @@ def validate_run(config: Config) -> None:
             ),
         ),
     )
+    schedule.check(config)
 
 
 def validate_memory(config: Config, replay_bytes: int) -> None:

@@ -136,8 +136,8 @@ def assert_same_end(workdir, wanted):
 def test_the_uninterrupted_run_is_what_it_should_be(whole):
     workdir, events = whole
     assert events > 15
-    # Seeding and pre-training are a chunk each, training four; each of two seeds.
-    assert len(table(workdir / "metrics.csv")) == 2 * (1 + 1 + 4)
+    # Seeding is two chunks, pre-training one, training four; each of two seeds.
+    assert len(table(workdir / "metrics.csv")) == 2 * (2 + 1 + 4)
     assert checkpoint.steps(workdir / "checkpoints")[-1] == 60
     assert checkpoint.read(workdir / "checkpoints", 60).host["finished"]
 
@@ -165,7 +165,7 @@ def test_a_finished_run_again_does_nothing(tiny_run, whole, tmp_path):
 def test_a_longer_run_goes_on_from_a_finished_one(whole, tmp_path):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     run = Tiny(train__total_decisions=80).sit(workdir)
-    assert run.done == 80 and len(table(workdir / "metrics.csv")) == 2 * (1 + 1 + 6)
+    assert run.done == 80 and len(table(workdir / "metrics.csv")) == 2 * (2 + 1 + 6)
 
 
 def test_damaged_checkpoints_are_passed_over_by_name(tiny_run, whole, tmp_path):

@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
 def halfway(tmp_path_factory):
     """A run of two seeds that stopped at 40 decisions."""
     workdir = tmp_path_factory.mktemp("halfway") / "run"
-    run = tiny_run(2).sit(workdir, Interruption(10))
+    run = tiny_run(2).sit(workdir, Interruption(12))
     assert run.done == 40 and run.pending is None
     return workdir
 
@@ -99,7 +99,7 @@ def test_fewer_seeds_are_the_first_ones(halfway, whole, tmp_path):
     run = tiny_run(1).sit(workdir, resume="change_seeds")
     assert run.done == 60 and len(run.returns) == 1
     same_rows(workdir / "metrics.csv", whole[0] / "1" / "metrics.csv", {0})
-    assert len([r for r in table(workdir / "metrics.csv") if r["seed"] == "1"]) == 4
+    assert len([r for r in table(workdir / "metrics.csv") if r["seed"] == "1"]) == 5
     # From now on it is a run of one seed: it is complete, and says so without the flag.
     assert tiny_run(1).sit(workdir).state is None
 
@@ -110,9 +110,9 @@ def test_more_seeds_catch_up_and_join(halfway, whole, tmp_path):
     found = start(3, workdir)
     assert found.missing_seeds == 1
     # The new seed's events come first, then those of all.
-    joined = tiny_run(3).sit(workdir, Interruption(10), resume="change_seeds")
+    joined = tiny_run(3).sit(workdir, Interruption(12), resume="change_seeds")
     assert joined.done == 40 and joined.stopped is not None
-    alone = tiny_run(1, seed=2).sit(tmp_path / "alone", Interruption(10))
+    alone = tiny_run(1, seed=2).sit(tmp_path / "alone", Interruption(12))
     assert alone.done == 40
     theirs, ours = leaves(alone.state), leaves(joined.state)
     for name, leaf in ours.items():
@@ -155,7 +155,7 @@ def test_seeds_can_be_added_to_a_finished_run_and_dropped(whole, tmp_path):
 
 def test_a_chunk_whose_evaluation_was_cut_short_is_written_with_all_seeds(whole, tmp_path):
     workdir = tmp_path / "run"
-    run = tiny_run(1).sit(workdir, Interruption(7))
+    run = tiny_run(1).sit(workdir, Interruption(9))
     assert run.pending is not None and run.done == 30
     assert tiny_run(3).sit(workdir, resume="change_seeds").done == 60
     same_rows(workdir / "metrics.csv", whole[0] / "3" / "metrics.csv", {0, 1, 2})
@@ -170,7 +170,7 @@ def test_what_leads_to_a_point_and_what_remains_are_all_of_a_run():
         left = resume_lib.remaining(program, iterations, updates)
         assert sum(int(w.groups * w.iterations) for _, w in ahead) == iterations
         assert sum(int(w.groups * w.updates) for _, w in ahead) == updates
-        assert sum(int(w.groups * w.iterations) for _, w in ahead + left) == 30
+        assert sum(int(w.groups * w.iterations) for _, w in (*ahead, *left)) == 30
 
 
 def test_only_runs_of_the_same_length_are_joined():

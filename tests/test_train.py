@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from pomcp_jax import counters, envs, train
-from pomcp_jax.train import Ratio, Work
+from pomcp_jax.train import Work
 
 
 def program(config):
@@ -57,7 +57,6 @@ def test_a_run_does_the_work_that_was_asked_for():
 
 def test_every_jitted_function_is_traced_once():
     _, prog, _, _ = base()
-    assert prog.init._cache_size() == 1
     assert prog.chunk._cache_size() == 1
 
 
@@ -106,7 +105,7 @@ def test_seed_k_of_a_batch_is_seed_k_alone():
 
 def test_metrics_of_what_did_not_happen_are_nan():
     _, prog, _, metrics = base()
-    seeding, pretraining, training = metrics[0], metrics[1], metrics[-1]
+    seeding, pretraining, training = metrics[0], metrics[len(prog.seeding)], metrics[-1]
     assert np.isnan(seeding["loss/model"]).all() and np.isnan(seeding["plan/std"]).all()
     assert np.isnan(pretraining["plan/std"]).all() and np.isfinite(pretraining["loss/model"]).all()
     assert all(np.isfinite(value).all() for value in training.values())
@@ -149,16 +148,6 @@ def test_returns_keep_the_newest_in_order():
         seen += [float(r) for r, d in zip(returns, done, strict=True) if d]
     np.testing.assert_array_equal(stats.returns, seen[-counters.RECENT :])
     assert int(stats.episodes) == len(seen)
-
-
-@pytest.mark.parametrize(
-    "per_decision,num_envs,expected",
-    [(1.0, 1, (1, 1)), (0.5, 1, (2, 1)), (0.25, 2, (2, 1)), (0.5, 4, (1, 2)), (1.5, 1, (2, 3)),
-     (0.0, 4, (1, 0)), (1 / 3, 1, (3, 1))],
-)  # fmt: skip
-def test_update_ratio(per_decision, num_envs, expected):
-    config = tiny.run(train__updates_per_decision=per_decision, env__num_envs=num_envs)
-    assert train.ratio(config) == Ratio(*expected)
 
 
 def test_numbers_do_not_recompile():

@@ -3,8 +3,8 @@
 Chosen by measurement (docs/decisions.md): the tiny world model learns this task nearly as well per
 decision as larger ones and costs a third, a plan of two steps nearly as well as one of three; what
 they save buys more updates. A value horizon of 50 decisions (one second) and faster target networks
-suit so short a training. Bins reach from -5 to 5 in symlog space, that is to values of 147:
-dm_control's cannot pass 100 at this discount.
+suit so short a training. For dm_control's tasks bins reach from -5 to 5 in symlog space, that is to
+values of 147: theirs cannot pass 100 at this discount.
 """
 
 import ml_collections
@@ -17,9 +17,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     changes = {
         "env.action_repeat": 2,
         "env.num_envs": 4,
-        "agent.world_model.num_bins": 51,
-        "agent.world_model.bin_low": -5.0,
-        "agent.world_model.bin_high": 5.0,
         "agent.mppi.horizon": 2,
         "agent.mppi.num_samples": 128,
         "agent.mppi.num_elites": 16,
@@ -39,5 +36,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "train.eval_decisions": 20_000,
         "train.checkpoint_decisions": 10_000,
     }
+    changes |= common.narrow_bins(argument)
     tuned = {"po_mpc": {"agent.policy.kl_coef": 0.1}}
     return common.make(argument, changes, size="tiny", tuned=tuned)

@@ -14,9 +14,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     changes = {
         "env.action_repeat": 2,
         "env.num_envs": 4,
-        "agent.world_model.num_bins": 51,
-        "agent.world_model.bin_low": -5.0,
-        "agent.world_model.bin_high": 5.0,
         "agent.mppi.horizon": 2,
         "agent.mppi.num_samples": 128,
         "agent.mppi.num_elites": 16,
@@ -37,5 +34,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "train.eval_decisions": 10_000,
         "train.checkpoint_decisions": 0,
     }
+    changes |= common.narrow_bins(argument)
     tuned = {"po_mpc": {"agent.policy.kl_coef": 0.1}}
     return common.make(argument, changes, size="tiny", tuned=tuned)

@@ -147,13 +147,13 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
         load_mujoco()
         domain, task = name.split("-")
         module = importlib.import_module(f"pomcp_jax.envs.dm_control.tasks.{domain}")
-        return full_precision(module.make(task, backend, **options))
+        return full_precision(module.make(task, backend, **options), trusted=True)
     if family == "brax":
         options = {"backend": backend, **options}
     if family == "playground":
         options = {"impl": {"mjx": "jax"}.get(backend, backend), **options}
     module = importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}")
-    return full_precision(module.make(rest, **options))
+    return full_precision(module.make(rest, **options), trusted=True)
 
 
 def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any) -> Env:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pomcp_jax.envs import checks
 from pomcp_jax.types import Key, PyTree, TimeStep
 
 State = Any
@@ -39,6 +40,7 @@ class Task(NamedTuple):
     reward: Callable[[State], Float[Array, ""]]
     """The reward of arriving in a state."""
     terminated: Callable[[State], Bool[Array, ""]]
+    """Or a number, true unless 0."""
     observation_size: int
     action_size: int
     episode_steps: int
@@ -71,6 +73,8 @@ class Env(NamedTuple):
     episode_length: int
     """Decisions until truncation."""
     action_repeat: int
+    terminates: bool | None = None
+    """Whether episodes can end before their time limit; None: nobody knows."""
 
 
 class _Advance(NamedTuple):
@@ -88,12 +92,13 @@ def check_action_repeat(action_repeat: int) -> None:
         raise ValueError(f"action_repeat must be an int of at least 1, got {action_repeat!r}")
 
 
-def full_precision(task: Task) -> Task:
+def full_precision(task: Task, *, trusted: bool = False) -> Task:
     """``task`` with its products of matrices in full precision.
 
     Accelerators round the factors of float32 products unless asked not to (their
     fractions to 10 bits on NVIDIA GPUs, 7 on TPUs): good enough for networks, but not
-    for rigid bodies.
+    for rigid bodies. ``trusted`` functions are not checked by :func:`make_env`: tracing
+    the physics of a large body for its shapes takes seconds.
     """
 
     def exactly(function: Callable) -> Callable:
@@ -101,6 +106,7 @@ def full_precision(task: Task) -> Task:
             with jax.default_matmul_precision("highest"):
                 return function(*args, **kwargs)
 
+        run.trusted = trusted or getattr(function, "trusted", False)  # type: ignore[attr-defined]
         return run
 
     names = ("reset", "step", "observe", "reward", "terminated")
@@ -108,20 +114,41 @@ def full_precision(task: Task) -> Task:
 
 
 def make_env(task: Task, action_repeat: int = 1) -> Env:
-    """Batch ``task`` and add episodes, action repeat, masking of broken states, precision."""
+    """Batch ``task`` and add episodes, action repeat, masking of broken states, precision.
+
+    The state is carried in dtypes that hold what ``reset`` and ``step`` give: whole
+    numbers become floats where a step adds floats.
+
+    Raises:
+      ValueError: one line that names the task and its field, what it gives and what is wanted.
+    """
     check_action_repeat(action_repeat)
-    task = full_precision(task)
+    sizes = checks.check_sizes(task)
+    task = full_precision(task._replace(**sizes))
+    if all(getattr(task, field).trusted for field in checks.FUNCTIONS):
+        facts = checks.Facts(None, checks.terminates_unseen(task.terminated))
+    else:
+        facts = checks.check_task(task)
+    if facts.carried is not None:
+        fresh = task.reset
+        task = task._replace(reset=lambda key: _cast(fresh(key), facts.carried))
+    return _batched(task, action_repeat)._replace(terminates=facts.terminates)
+
+
+def _batched(task: Task, action_repeat: int) -> Env:
+    """The environment of a task that was checked."""
 
     def reset(keys: Key) -> tuple[EnvState, TimeStep]:
         carried, fresh = _fresh(task, keys)
-        zero, count, no = _zeros(keys.shape[0])
-        # Copies: no buffer of the state may appear twice, since trainers donate it.
-        state = EnvState(fresh, carried, count, jnp.copy(count), zero, no)
+        zero, count, _ = _zeros(keys.shape[0])
         obs, broken = _first_observation(task, fresh)
+        # Copies: no buffer of the state may appear twice, since trainers donate it.
+        state = EnvState(fresh, carried, count, jnp.copy(count), zero, jnp.copy(broken))
+        no = jnp.zeros_like(broken)
         return state, TimeStep(
             obs=obs,
             reward=jnp.copy(zero),
-            terminated=jnp.copy(no),
+            terminated=no,
             truncated=jnp.copy(no),
             is_first=~no,
             invalid=broken,
@@ -157,18 +184,19 @@ def _step(
     is_first = state.is_last | invalid
 
     def restart(operand: tuple) -> tuple:
-        old, old_obs, old_key, was_invalid = operand
+        old, old_obs, old_key, _ = operand
         carried, fresh = _fresh(task, old_key)
         fresh_obs, broken = _first_observation(task, fresh)
         return (
             _where(is_first, fresh, old),
             _where(is_first, fresh_obs, old_obs),
             _where(is_first, carried, old_key),
-            was_invalid | (is_first & broken),
+            is_first & broken,
         )
 
-    task_state, obs, key, invalid = jax.lax.cond(
-        jnp.any(is_first), restart, lambda operand: operand, (moved.task, obs, state.key, invalid)
+    none = jnp.zeros_like(is_first)
+    task_state, obs, key, stillborn = jax.lax.cond(
+        jnp.any(is_first), restart, lambda operand: operand, (moved.task, obs, state.key, none)
     )
     zero, count, _ = _zeros(action.shape[0])
     reward = jnp.where(is_first, zero, moved.reward)
@@ -183,7 +211,8 @@ def _step(
         frames=frames,
         decisions=decisions,
         episode_return=episode_return,
-        is_last=terminated | truncated,
+        # What was broken from the start gives no transition: the next call starts again.
+        is_last=terminated | truncated | stillborn,
     )
     return following, TimeStep(
         obs=jnp.copy(obs),
@@ -191,7 +220,7 @@ def _step(
         terminated=terminated,
         truncated=truncated,
         is_first=is_first,
-        invalid=invalid,
+        invalid=invalid | stillborn,
         episode_return=jnp.copy(episode_return),
         episode_length=jnp.copy(decisions),
     )
@@ -204,9 +233,13 @@ def _advance(
     zero, _, no = _zeros(action.shape[0])
 
     def once(now: _Advance) -> _Advance:
-        following = _like(jax.vmap(task.step)(now.task, action), now.task)
+        following = _like(task, jax.vmap(task.step)(now.task, action), now.task)
         reward = jax.vmap(task.reward)(following).astype(jnp.float32)
-        terminated = jax.vmap(task.terminated)(following)
+        ended = jax.vmap(task.terminated)(following)
+        if jnp.issubdtype(ended.dtype, jnp.floating):
+            # A NaN is no end of an episode: as one in the reward, it tells of a broken state.
+            reward = jnp.where(jnp.isfinite(ended), reward, jnp.nan)
+        terminated = ended if ended.dtype == bool else ended != 0
         return _Advance(following, now.frames + 1, now.reward + reward, terminated)
 
     def again(now: _Advance, _: None) -> tuple[_Advance, None]:
@@ -223,7 +256,7 @@ def _fresh(task: Task, keys: Key) -> tuple[Key, PyTree]:
     """New episodes from ``keys[B]``: the keys to carry on with, and the states."""
     split = jax.vmap(jax.random.split)(keys)
     fresh = jax.vmap(task.reset)(split[:, 1])
-    return split[:, 0], _like(fresh, fresh)
+    return split[:, 0], _cast(fresh, jax.tree.map(lambda x: x.dtype, fresh))
 
 
 def _observe(task: Task, state: PyTree) -> Float[Array, "B O"]:
@@ -231,10 +264,7 @@ def _observe(task: Task, state: PyTree) -> Float[Array, "B O"]:
 
 
 def _first_observation(task: Task, state: PyTree) -> tuple[Float[Array, "B O"], Bool[Array, " B"]]:
-    """First observations, and which were not finite: those are zeroed and flagged.
-
-    Such a row steps from a broken state next time, which resets it again.
-    """
+    """First observations, and which were not finite: those are zeroed and flagged."""
     obs = _observe(task, state)
     broken = ~jnp.all(jnp.isfinite(obs), axis=1)
     return jnp.where(broken[:, None], jnp.zeros_like(obs), obs), broken
@@ -255,12 +285,30 @@ def _where(mask: Bool[Array, " B"], yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(select, yes, no)
 
 
-def _like(tree: PyTree, reference: PyTree) -> PyTree:
-    """``tree`` with the dtypes of ``reference`` and no weak types, so carries keep theirs."""
+def _like(task: Task, tree: PyTree, reference: PyTree) -> PyTree:
+    """``tree`` with the dtypes of ``reference``, which must hold what it has.
 
-    def cast(x: Array, y: Array) -> Array:
+    Raises:
+      ValueError: a dtype would lose numbers; only tasks that were not checked get so far.
+    """
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(reference), strict=True
+    ):
+        if checks.promote(jnp.result_type(x), y.dtype) != y.dtype:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"task {task.name!r}: step returns {jnp.result_type(x)} for the state's leaf"
+                f" {name}, which reset makes {y.dtype}; must be the same"
+            )
+    return _cast(tree, jax.tree.map(lambda x: x.dtype, reference))
+
+
+def _cast(tree: PyTree, dtypes: PyTree) -> PyTree:
+    """``tree`` in these dtypes and without weak types, so that carries keep theirs."""
+
+    def cast(x: Array, dtype: Any) -> Array:
         x = jnp.asarray(x)
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return x if is_key else jax.lax.convert_element_type(x, y.dtype)
+        return x if is_key else jax.lax.convert_element_type(x, dtype)
 
-    return jax.tree.map(cast, tree, reference)
+    return jax.tree.map(cast, tree, dtypes)

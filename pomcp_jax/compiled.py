@@ -1,0 +1,60 @@
+"""Jitted functions of a run that are traced for those settings only which they read.
+
+A :class:`Config` is part of a jitted function's signature, and its integers and strings are
+part of the compilation key: a function that got all of them would be compiled anew for another
+``train.checkpoint_keep``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from pomcp_jax.config import Config
+
+
+def reduced(config: Config, reads: frozenset[str]) -> Config:
+    """``config`` with the defaults in all fields of ``env`` and ``train`` but ``reads``."""
+
+    def group(name: str) -> Any:
+        values = getattr(config, name)
+        fields = [field.name for field in dataclasses.fields(values)]
+        unread = [field for field in fields if f"{name}.{field}" not in reads]
+        default = type(values)()
+        return dataclasses.replace(values, **{field: getattr(default, field) for field in unread})
+
+    return dataclasses.replace(config, env=group("env"), train=group("train"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """``function``, called with a :class:`Config` that has only what it ``reads``."""
+
+    function: Callable
+    """From ``jax.jit``."""
+    reads: frozenset[str]
+    """Names as ``train.num_seeds``; all of ``agent`` besides."""
+    check: Callable[..., None] | None = None
+    """Called with the arguments first; raises on those that do not fit."""
+    finish: Callable[..., Any] | None = None
+    """``(result, *arguments) -> result``, on the host."""
+
+    def _reduced(self, args: tuple) -> tuple:
+        return tuple(reduced(x, self.reads) if isinstance(x, Config) else x for x in args)
+
+    def __call__(self, *args: Any) -> Any:
+        """``function`` of the arguments, with the reduced configuration."""
+        if self.check is not None:
+            self.check(*args)
+        out = self.function(*self._reduced(args))
+        return out if self.finish is None else self.finish(out, *args)
+
+    def eval_shape(self, *args: Any) -> Any:
+        """Shapes of the result, as ``jax.jit`` has it."""
+        return self.function.eval_shape(*self._reduced(args))
+
+    def lower(self, *args: Any) -> Any:
+        """The lowered program, as ``jax.jit`` has it."""
+        return self.function.lower(*self._reduced(args))
+
+    def _cache_size(self) -> int:
+        return self.function._cache_size()

@@ -1,0 +1,218 @@
+"""What a task's author may get wrong, found by shapes before anything is compiled.
+
+Every error is one line with the task's name, its field, what it gave and what is wanted.
+Exceptions of the task's own functions pass through as they are.
+"""
+
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pomcp_jax.types import PyTree
+
+FUNCTIONS = ("reset", "step", "observe", "reward", "terminated")
+SIZES = ("observation_size", "action_size", "episode_steps")
+LARGEST = 2**31 - 1
+"""Of a size: counters on the device are int32."""
+
+
+class Facts(NamedTuple):
+    """What the shapes of a task say."""
+
+    carried: PyTree | None
+    """Dtypes in which the state is carried, as its leaves; None: those that ``reset`` gives."""
+    terminates: bool
+    """Whether an episode can end before its time limit."""
+
+
+def check_sizes(task: Any) -> dict[str, int]:
+    """The sizes of a task as plain integers; its functions are only looked for.
+
+    Raises:
+      ValueError: one line.
+    """
+    wanted = ("name", *FUNCTIONS, *SIZES)
+    if not all(hasattr(task, field) for field in wanted):
+        raise ValueError(f"make_env takes a Task, got {task!r:.100} (envs.make takes names)")
+    if not isinstance(task.name, str):
+        raise ValueError(f"task {task.name!r:.100}: name must be a string")
+    for field in FUNCTIONS:
+        if not callable(getattr(task, field)):
+            raise _error(task, field, f"is {getattr(task, field)!r:.100}; must be a function")
+    return {field: _size(task, field) for field in SIZES}
+
+
+def _size(task: Any, field: str) -> int:
+    value = getattr(task, field)
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    if isinstance(value, bool | np.bool_) or not 1 <= size <= LARGEST:
+        raise _error(task, field, f"is {value!r:.100}; must be an int from 1 to {LARGEST}")
+    return size
+
+
+def check_task(task: Any) -> Facts:
+    """Trace every function of a task once or twice, for shapes only.
+
+    Raises:
+      ValueError: one line.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    fresh = _state(task, "reset", lambda key: task.reset(key), key)
+    if not jax.tree.leaves(fresh):
+        raise _error(task, "reset", "returns no arrays; must return the state of a fresh episode")
+    state = _carried(task, fresh)
+    _check_numbers(task, "observe", state, (task.observation_size,))
+    _check_numbers(task, "reward", state, ())
+    _check_numbers(task, "terminated", state, ())
+    return Facts(jax.tree.map(lambda x: x.dtype, state), _terminates(task, state))
+
+
+def _error(task: Any, field: str, text: str) -> ValueError:
+    return ValueError(f"task {task.name!r}: {field} {text}")
+
+
+def _shown(x: Any) -> str:
+    """``float32[3]``."""
+    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def _leaf(path: tuple) -> str:
+    return f"the state's leaf {jax.tree_util.keystr(path)}" if path else "the state"
+
+
+def _is_array(x: Any) -> bool:
+    try:
+        jax.typeof(x)
+    except TypeError:
+        return False
+    return True
+
+
+def _state(task: Any, field: str, function: Any, *args: Any) -> PyTree:
+    """Shapes of a state that ``function`` returns, weak types of Python's numbers dropped."""
+
+    def run(*args: Any) -> PyTree:
+        out = function(*args)
+        for path, x in jax.tree_util.tree_leaves_with_path(out):
+            if not _is_array(x):
+                raise _error(
+                    task, field, f"returns {type(x).__name__} for {_leaf(path)}; must be an array"
+                )
+        return out
+
+    found = jax.eval_shape(run, *args)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)
+
+
+def _carried(task: Any, fresh: PyTree) -> PyTree:
+    """The state with dtypes that hold what ``reset`` and ``step`` give, however often it is done.
+
+    A step of wider numbers may give wider ones again: the fixed point is asked for.
+    """
+    action = jax.ShapeDtypeStruct((task.action_size,), jnp.float32)
+    state = fresh
+    for _ in range(4):  # kinds widen from bool to int to float
+        following = _state(task, "step", task.step, state, action)
+        _check_structure(task, following, fresh)
+        wider = jax.tree_util.tree_map_with_path(
+            lambda path, x, y: _promoted(task, path, x, y), state, following
+        )
+        if [x.dtype for x in jax.tree.leaves(wider)] == [x.dtype for x in jax.tree.leaves(state)]:
+            return state
+        state = wider
+    raise _error(task, "step", "returns ever wider dtypes; must keep those of its state")
+
+
+def _check_structure(task: Any, following: PyTree, fresh: PyTree) -> None:
+    ours, theirs = jax.tree.structure(following), jax.tree.structure(fresh)
+    if ours != theirs:
+        text = f"returns {_short(ours)}, reset returns {_short(theirs)}; must be the same structure"
+        raise _error(task, "step", text)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(following), jax.tree.leaves(fresh), strict=True)
+    for (path, x), y in pairs:
+        if x.shape != y.shape:
+            text = f"returns {_shown(x)} for {_leaf(path)}, reset returns {_shown(y)}"
+            raise _error(task, "step", f"{text}; must be the same shape")
+
+
+def _short(structure: Any) -> str:
+    return f"{str(structure).removeprefix('PyTreeDef(').removesuffix(')'):.60}"
+
+
+def promote(x: Any, y: Any) -> Any:
+    """The dtype that holds numbers of both, None if there is none: keys, signs that would wrap."""
+    if x == y:
+        return x
+    if any(jnp.issubdtype(d, jax.dtypes.extended) for d in (x, y)):
+        return None
+    with jax.numpy_dtype_promotion("standard"):
+        wider = jnp.promote_types(x, y)
+    unsigned = [jnp.issubdtype(d, jnp.unsignedinteger) for d in (x, y)]
+    if jnp.issubdtype(wider, jnp.integer) and any(unsigned) and not all(unsigned):
+        # uint32 and int32 would need int64, which JAX cuts to int32 unless x64 is on.
+        sizes = [jnp.iinfo(d).bits for d, u in zip((x, y), unsigned, strict=True) if u]
+        if not jnp.issubdtype(wider, jnp.unsignedinteger) and jnp.iinfo(wider).bits <= sizes[0]:
+            return None
+    return wider
+
+
+def _promoted(task: Any, path: tuple, x: Any, y: Any) -> jax.ShapeDtypeStruct:
+    wider = promote(x.dtype, y.dtype)
+    if wider is None:
+        text = f"returns {_shown(y)} for {_leaf(path)}, which was {_shown(x)}"
+        raise _error(task, "step", f"{text}; no dtype holds both")
+    return jax.ShapeDtypeStruct(x.shape, wider)
+
+
+def _check_numbers(task: Any, field: str, state: PyTree, shape: tuple[int, ...]) -> None:
+    """``field`` returns one array of real numbers of this shape."""
+    function = getattr(task, field)
+    name, wanted = {
+        "observe": ("observe", f"float32[{task.observation_size}] of observation_size"),
+        "reward": ("reward:", "float32[]"),
+        "terminated": ("terminated:", "bool[] (or a number, true unless 0)"),
+    }[field]
+
+    def run(state: PyTree) -> Any:
+        out = function(state)
+        if not _is_array(out):
+            kind = type(out).__name__
+            article = "an" if kind[0] in "aeiou" else "a"
+            raise _error(task, name, f"returns {article} {kind}; must be {wanted}")
+        return out
+
+    out = jax.eval_shape(run, state)
+    if out.shape != shape:
+        if shape and len(out.shape) == 1:
+            text = f"returns {_shown(out)}, observation_size is {task.observation_size}"
+            raise _error(task, name, text)
+        raise _error(task, name, f"returns {_shown(out)}; must be {wanted}")
+    if not any(jnp.issubdtype(out.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise _error(task, name, f"returns {_shown(out)}; must be {wanted}")
+
+
+def _terminates(task: Any, state: PyTree) -> bool:
+    """Whether ``terminated`` looks at the state, or is true by itself."""
+    found = []
+
+    def run(state: PyTree) -> None:
+        with jax.ensure_compile_time_eval():
+            ended = task.terminated(state)
+        found.append(isinstance(ended, jax.core.Tracer) or bool(ended))
+
+    jax.eval_shape(run, state)
+    return found[0]
+
+
+def terminates_unseen(terminated: Any) -> bool:
+    """The same without the shapes of a state: any look at the state counts."""
+    try:
+        return bool(terminated(object()))
+    except Exception:  # whatever a function does with an object that is no state
+        return True

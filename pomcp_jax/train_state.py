@@ -1,0 +1,119 @@
+"""Everything a run owns as one pytree, how it begins and how it is spread over devices.
+
+Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is cut into chunks.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from pomcp_jax import acting, agent, counters, devices, replay, sweeps
+from pomcp_jax.acting import Agent
+from pomcp_jax.agent import AgentState
+from pomcp_jax.config import Config
+from pomcp_jax.counters import Stats
+from pomcp_jax.envs.protocol import Env
+from pomcp_jax.mppi import PlanState
+from pomcp_jax.replay import Replay
+from pomcp_jax.types import Key, PyTree, TimeStep
+
+AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
+"""Streams of randomness of a seed."""
+
+
+class TrainState(NamedTuple):
+    """A whole run, as one pytree."""
+
+    agent: AgentState
+    replay: Replay
+    env: PyTree
+    timestep: TimeStep
+    plan: PlanState
+    keys: Key
+    """``[S]``, never changed: all randomness is folded in from counters."""
+    stats: Stats
+    iteration: Int[Array, ""]
+    """Environment steps of each of the S N environments."""
+    updates: Int[Array, ""]
+
+
+SPECS = TrainState(*[devices.SPLIT] * 7, iteration=devices.WHOLE, updates=devices.WHOLE)._replace(
+    replay=Replay(rows=devices.SPLIT, inserted=devices.WHOLE)
+)
+"""How a run is spread over devices: all but three counters by its seeds."""
+
+
+def rows_per_env(config: Config) -> int:
+    """Replay rows of one environment."""
+    return config.train.capacity // config.env.num_envs
+
+
+def replay_bytes(config: Config, env: Env) -> int:
+    """Bytes of replay of all seeds."""
+    rows = rows_per_env(config) * config.env.num_envs * config.train.num_seeds
+    return rows * replay.row_bytes(env.observation_size, env.action_size)
+
+
+def init(
+    config: Config, env: Env, static: Agent, seeds: Int[Array, " S"] | None = None
+) -> TrainState:
+    """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``.
+
+    ``seeds`` names other numbers. Rows of the same number draw the same random
+    numbers, in whichever batch: the cells of a sweep share theirs.
+    """
+    num_seeds, num_envs = config.train.num_seeds, config.env.num_envs
+    if seeds is None:
+        seeds = own_seeds(config)
+    keys = jax.vmap(jax.random.key)(seeds)
+    agents = init_agents(jax.vmap(lambda key: jax.random.fold_in(key, AGENT))(keys), config, static)
+    env_keys = jax.vmap(
+        lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
+    )(keys)
+    env_state, timestep = env.reset(env_keys.reshape(-1))
+    ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
+    rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
+    plan = acting.init_plan(config.agent, static, num_envs)
+    stats = counters.init(num_seeds)
+    stats = stats._replace(invalid=broken_resets(timestep, num_seeds))
+    return TrainState(
+        agent=agents,
+        replay=Replay(rows, ring.inserted),
+        env=env_state,
+        timestep=timestep,
+        plan=jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan),
+        keys=keys,
+        stats=stats,
+        iteration=jnp.zeros((), jnp.int32),
+        updates=jnp.zeros((), jnp.int32),
+    )
+
+
+def broken_resets(timestep: TimeStep, num_seeds: int) -> Int[Array, " S"]:
+    """How many of each seed's environments began with an observation that is not finite."""
+    return jnp.sum(timestep.invalid.reshape(num_seeds, -1), axis=1, dtype=jnp.int32)
+
+
+def own_seeds(config: Config) -> Int[Array, " S"]:
+    """Numbers of a run's seeds: ``train.seed`` and those after it."""
+    return config.train.seed + jnp.arange(config.train.num_seeds, dtype=jnp.int32)
+
+
+def init_agents(keys: Key, config: Config, static: Agent) -> AgentState:
+    """Fresh agents, one for each of the ``[S]`` keys."""
+
+    def fresh(config, key):
+        return agent.init(key, config, static)
+
+    return jax.vmap(fresh, in_axes=(sweeps.axes(config.agent), 0))(config.agent, keys)
+
+
+def fold_keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:
+    """``[S]`` keys of one stream (:data:`ACTING` ...) at a counter."""
+
+    def fold(key):
+        return jax.random.fold_in(jax.random.fold_in(key, stream), counter)
+
+    return jax.vmap(fold)(state.keys)
