@@ -253,9 +253,8 @@ def _record(population: _Population, chosen: Float[Array, "H A"], config: MppiCo
 
 def _start(mean: Float[Array, "H A"], config: MppiConfig) -> _Population:
     """Before the first iteration: the warm start, the plan if nothing finite is ever found."""
-    # A weighted mean of actions on the bound may round past it: such a start stays as it is.
-    limit, num = 1.0 + 1e-6, config.num_elites
-    mean = jnp.clip(jnp.where(jnp.isfinite(mean), mean, 0.0), -limit, limit)
+    num = config.num_elites
+    mean = jnp.where(jnp.isfinite(mean), mean, 0.0)
     plan = jnp.clip(mean, -1.0, 1.0)
     return _Population(
         mean=mean,
@@ -288,7 +287,9 @@ def _search(
         return _fit(population, jnp.concatenate([proposals, samples]), returns, config)
 
     start = planner_model.vary(_start(mean, config), model.axes)
-    return jax.lax.fori_loop(0, config.iterations, iterate, start)
+    final = jax.lax.fori_loop(0, config.iterations, iterate, start)
+    found = final.index[0] < config.num_samples
+    return final._replace(mean=jnp.where(found, final.mean, final.elites[0]))
 
 
 def plan(

@@ -215,10 +215,11 @@ def mppi(
     A sequence whose return is not finite is the worst and has no weight; an
     iteration without any other changes nothing.
     """
-    mean = np.clip(np.where(np.isfinite(init_mean), init_mean, 0.0), -1.0, 1.0)
+    mean = np.where(np.isfinite(init_mean), init_mean, 0.0)
     std = np.full_like(mean, std_max)
-    elites = np.broadcast_to(mean, (num_elites, *mean.shape))
+    elites = np.tile(np.clip(mean, -1.0, 1.0), (num_elites, 1, 1))
     elite_scores, weights = np.zeros(num_elites), np.full(num_elites, 1.0 / num_elites)
+    found = False
     proposals = np.clip(f64(proposals), -1.0, 1.0)
     noise = f64(noise)
 
@@ -233,6 +234,7 @@ def mppi(
         scores = np.concatenate([proposal_scores, score(samples)])
         if np.all(np.isinf(scores)):
             continue
+        found = True
         order = np.argsort(-scores, kind="stable")[:num_elites]
         elites, elite_scores = population[order], scores[order]
         finite = np.isfinite(elite_scores)
@@ -243,6 +245,7 @@ def mppi(
         mean = np.sum(w * elites, axis=0)
         std = np.clip(np.sqrt(np.sum(w * (elites - mean) ** 2, axis=0)), std_min, std_max)
 
+    mean = mean if found else elites[0]
     best = int(np.argmax(weights))
     if select == "sample":
         with np.errstate(divide="ignore"):
