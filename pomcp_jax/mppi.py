@@ -13,29 +13,20 @@ can be trained towards is part of the output, in the three published variants.
 Symbols: N samples, P proposals (P < N), E elites, H horizon, A action size.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from numpy.typing import DTypeLike
 
+from pomcp_jax import planner_checks, planner_model
 from pomcp_jax.config import ConfigError, MppiConfig
+from pomcp_jax.planner_checks import Number
+from pomcp_jax.planner_model import Conformed, ModelFns
 from pomcp_jax.types import Gaussian, Key, Params, PyTree
-
-Proposer = Callable[[Params, Key, PyTree], Float[Array, " A"]]
-
-
-class ModelFns(NamedTuple):
-    """The model to plan in; unbatched pure functions of ``params``."""
-
-    step: Callable[[Params, PyTree, Float[Array, " A"]], tuple[PyTree, Array, Array]]
-    """``(params, latent, action [A]) -> (next latent, reward [], discount [])``."""
-    value: Callable[[Params, Key, PyTree], Float[Array, ""]]
-    """``(params, key, latent) -> []``: value of the state at the end of a plan."""
-    sample_action: "Proposer | tuple[Proposer, ...] | None" = None
-    """``(params, key, latent) -> [A]``: proposal policy; several share the P proposals
-    evenly, the first ones take what is left over. None plans without proposals."""
 
 
 class PlanState(NamedTuple):
@@ -87,66 +78,26 @@ class _Population(NamedTuple):
     nonfinite: Int[Array, ""]
 
 
-def _check(config: MppiConfig, path: str, checks: tuple[tuple[str, bool, str], ...]) -> None:
-    for name, good, hint in checks:
-        if not good:
-            raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: must be {hint}")
-
-
-def check_sizes(config: MppiConfig, path: str = "mppi") -> None:
-    """Check what is static, under ``jit`` too.
-
-    Raises:
-      ConfigError: one line naming the field, the value and what would work.
-    """
-    checks = (
-        ("horizon", config.horizon >= 1, ">= 1"),
-        ("iterations", config.iterations >= 1, ">= 1"),
-        ("num_samples", config.num_samples >= 1, ">= 1"),
-        (
-            "num_proposals",
-            0 <= config.num_proposals < config.num_samples,
-            f"in [0, {path}.num_samples = {config.num_samples})",
-        ),
-        (
-            "num_elites",
-            1 <= config.num_elites <= config.num_samples,
-            f"in [1, {path}.num_samples = {config.num_samples}]",
-        ),
-        ("select", config.select in ("sample", "argmax"), "'sample' or 'argmax'"),
-        (
-            "record",
-            config.record in ("sampled_elite", "mean", "best_elite"),
-            "'sampled_elite', 'mean' or 'best_elite'",
-        ),
-    )
-    _check(config, path, checks)
-
-
 def validate(config: MppiConfig, path: str = "mppi") -> None:
-    """Check sizes, options and numbers; needs concrete numbers.
+    """Check sizes, options and numbers, for a model that proposes.
 
     Raises:
       ConfigError: as :func:`check_sizes`.
     """
-    check_sizes(config, path)
-    low = f">= {path}.std_min = {config.std_min}"
-    checks = (
-        ("temperature", config.temperature >= 0.0, ">= 0"),
-        ("std_min", config.std_min >= 0.0, ">= 0"),
-        ("std_max", config.std_max >= config.std_min, low),
-    )
-    _check(config, path, checks)
+    planner_checks.check_sizes(config, path)
+    planner_checks.check_numbers(config, path)
 
 
-def init(config: MppiConfig, action_size: int, dtype: jnp.dtype = jnp.float32) -> PlanState:
-    """The warm start of an episode's first plan: zeros ``[H, A]``."""
+def init(config: MppiConfig, action_size: int, dtype: DTypeLike = float) -> PlanState:
+    """The warm start of an episode's first plan: zeros ``[H, A]``, float64 under x64 only."""
     return PlanState(mean=jnp.zeros((config.horizon, action_size), dtype))
 
 
-def sample_noise(key: Key, iteration: Int[Array, ""] | int, shape: tuple[int, ...]) -> Array:
+def sample_noise(
+    key: Key, iteration: Int[Array, ""] | int, shape: tuple[int, ...], dtype: DTypeLike = float
+) -> Array:
     """Standard normal noise of one MPPI iteration, ``shape = (N - P, H, A)``."""
-    return jax.random.normal(jax.random.fold_in(key, iteration), shape)
+    return jax.random.normal(jax.random.fold_in(key, iteration), shape, dtype)
 
 
 def score(
@@ -160,22 +111,41 @@ def score(
     """Discounted model return of every action sequence, tail value included.
 
     ``G = sum_t D_t r_t + D_H V(z_H)`` with ``D_t`` the product of the model's
-    discounts before step t. ``keys`` ``[N]`` feed ``model.value``. The root is
-    not repeated over N: what the first step computes from it alone is computed once.
+    discounts before step t. Once it is 0 it stays 0, and nothing that the model
+    returns from then on counts, NaN included. ``keys`` ``[N]`` feed ``model.value``.
+    The root is not repeated over N: what the first step computes from it alone is
+    computed once.
+
+    Raises:
+      ConfigError: as :func:`plan`, for the model and the root.
     """
-    moved = jnp.moveaxis(actions, 1, 0)
+    size = actions.shape[-1]
+    known = planner_model.conform(model, params, keys[0], root, size, also=(keys, actions))
+    return _score(known, params, keys, actions.astype(known.dtype))
+
+
+def _alive(discount: Array, x: Array) -> Array:
+    """``x`` where the episode goes on, else 0; before the product, for gradients' sake too."""
+    return jnp.where(discount == 0.0, 0.0, x)
+
+
+def _score(
+    model: Conformed, params: Params, keys: Key, actions: Float[Array, "N H A"]
+) -> Float[Array, " N"]:
+    moved = jnp.moveaxis(planner_model.vary(actions, model.axes), 1, 0)
     first = jax.vmap(model.step, in_axes=(None, None, 0))
     later = jax.vmap(model.step, in_axes=(None, 0, 0))
-    latent, total, discount = first(params, root, moved[0])
+    latent, total, discount = first(params, model.root, moved[0])
 
     def advance(carry, action):
         latent, total, discount = carry
         latent, reward, gamma = later(params, latent, action)
-        return (latent, total + discount * reward, discount * gamma), None
+        total = total + discount * _alive(discount, reward)
+        return (latent, total, discount * _alive(discount, gamma)), None
 
     (latent, total, discount), _ = jax.lax.scan(advance, (latent, total, discount), moved[1:])
     tail = jax.vmap(model.value, in_axes=(None, 0, 0))(params, keys, latent)
-    return total + discount * tail
+    return total + discount * _alive(discount, tail)
 
 
 def propose(
@@ -184,14 +154,23 @@ def propose(
     """Roll the proposal policy out in the model, once; the sequences and their returns.
 
     They stay in the population of every iteration, so one score serves all.
-    """
-    proposers = model.sample_action
-    proposers = proposers if isinstance(proposers, tuple) else (proposers,)
-    step = jax.vmap(model.step, in_axes=(None, 0, 0))
-    num = config.num_proposals
-    keys = jax.random.split(key, (config.horizon + 1, num))
-    latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), root)
 
+    Raises:
+      ConfigError: as :func:`plan`, for the model and the root.
+    """
+    if model.sample_action is None:
+        raise ConfigError("model.sample_action is None: must be a function, it proposes the plans")
+    known = planner_model.conform(model, params, key, root, None)
+    return _propose(known, params, key, config)
+
+
+def _propose(
+    model: Conformed, params: Params, key: Key, config: MppiConfig
+) -> tuple[Float[Array, "P H A"], Float[Array, " P"]]:
+    proposers, num = model.proposers, config.num_proposals
+    step = jax.vmap(model.step, in_axes=(None, 0, 0))
+    keys = jax.random.split(key, (config.horizon + 1, num))
+    latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), model.root)
     ends = [-(-num * i // len(proposers)) for i in range(len(proposers) + 1)]
 
     def act(keys, latent):
@@ -209,34 +188,55 @@ def propose(
         return latent, (action, reward, gamma)
 
     latent, (actions, rewards, gammas) = jax.lax.scan(advance, latent, keys[:-1])
-    tail = jax.vmap(model.value, in_axes=(None, 0, 0))(params, keys[-1], latent)
-    total = tail
+    total = jax.vmap(model.value, in_axes=(None, 0, 0))(params, keys[-1], latent)
     for t in reversed(range(config.horizon)):
-        total = rewards[t] + gammas[t] * total
+        total = rewards[t] + gammas[t] * _alive(gammas[t], total)
     return jnp.moveaxis(actions, 0, 1), total
 
 
+def _root_of_square(x: Array) -> Array:
+    """Square root whose derivative at 0 is 0 instead of infinite."""
+    positive = x > 0.0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
 def _fit(
+    before: _Population,
     candidates: Float[Array, "N H A"],
     returns: Float[Array, " N"],
     config: MppiConfig,
 ) -> _Population:
-    """Elite-weighted mean and std of a population (TD-MPC2 ``_plan``, "update parameters")."""
+    """Elite-weighted mean and std of a population (TD-MPC2 ``_plan``, "update parameters").
+
+    Candidates whose return is not finite come last and weigh nothing. If there
+    are no others, all is left as it was ``before``.
+    """
     finite = jnp.isfinite(returns)
-    # NaN counts as 0, as in the reference; an infinitely bad return stays the worst.
     # The bound keeps differences of returns finite too.
-    bound = float(jnp.finfo(returns.dtype).max) / 4.0
-    returns = jnp.where(finite, returns, jnp.where(returns == -jnp.inf, -bound, 0.0))
-    returns = jnp.clip(returns, -bound, bound)
-    elite_returns, index = jax.lax.top_k(returns, config.num_elites)
+    largest = float(jnp.finfo(returns.dtype).max)
+    returns = jnp.clip(returns, -largest / 4.0, largest / 4.0)
+    ranked, index = jax.lax.top_k(jnp.where(finite, returns, -largest), config.num_elites)
     elites = jnp.take(candidates, index, axis=0)
-    weights = jax.nn.softmax(config.temperature * (elite_returns - elite_returns[0]))
+    valid = ranked > -largest
+    elite_returns = jnp.where(valid, ranked, jnp.min(ranked, initial=largest, where=valid))
+    gaps = config.temperature * (elite_returns - elite_returns[0])
+    weights = jax.nn.softmax(jnp.where(valid, gaps, -largest))
     weight = weights[:, None, None]
     mean = jnp.sum(weight * elites, axis=0)
     variance = jnp.sum(weight * jnp.square(elites - mean[None]), axis=0)
-    std = jnp.clip(jnp.sqrt(variance), config.std_min, config.std_max)
-    nonfinite = jnp.sum(~finite, dtype=jnp.int32)
-    return _Population(mean, std, elites, elite_returns, weights, index, nonfinite)
+    std = jnp.clip(_root_of_square(variance), config.std_min, config.std_max)
+    nonfinite = before.nonfinite + jnp.sum(~finite, dtype=jnp.int32)
+    after = _Population(mean, std, elites, elite_returns, weights, index, nonfinite)
+    kept = before._replace(nonfinite=nonfinite)
+    return jax.tree.map(functools.partial(jnp.where, valid[0]), after, kept)
+
+
+def _choose(weights: Float[Array, " E"], key: Key, config: MppiConfig) -> Int[Array, ""]:
+    """Index of the elite to execute, as ``config.select`` says."""
+    logits = jnp.log(jnp.maximum(weights, 1e-30))
+    if config.select == "sample":
+        logits = logits + jax.random.gumbel(key, weights.shape, weights.dtype)
+    return jnp.argmax(logits)
 
 
 def _record(population: _Population, chosen: Float[Array, "H A"], config: MppiConfig) -> Gaussian:
@@ -251,6 +251,47 @@ def _record(population: _Population, chosen: Float[Array, "H A"], config: MppiCo
     return Gaussian(chosen[0], population.std[0])
 
 
+def _start(mean: Float[Array, "H A"], config: MppiConfig) -> _Population:
+    """Before the first iteration: the warm start, the plan if nothing finite is ever found."""
+    num = config.num_elites
+    mean = jnp.where(jnp.isfinite(mean), mean, 0.0)
+    plan = jnp.clip(mean, -1.0, 1.0)
+    return _Population(
+        mean=mean,
+        std=jnp.full(mean.shape, config.std_max, mean.dtype),
+        elites=jnp.broadcast_to(plan[None], (num, *plan.shape)),
+        returns=jnp.zeros((num,), mean.dtype),
+        weights=jnp.full((num,), 1.0 / num, mean.dtype),
+        index=jnp.full((num,), config.num_samples, jnp.int32),
+        nonfinite=jnp.zeros((), jnp.int32),
+    )
+
+
+def _search(
+    model: Conformed, params: Params, keys: tuple[Key, Key, Key], mean: Array, config: MppiConfig
+) -> _Population:
+    """The last iteration's population, from proposals and the warm start ``mean [H, A]``."""
+    key_propose, key_noise, key_tail = keys
+    proposals, proposal_returns = jnp.zeros((0, *mean.shape), mean.dtype), None
+    if config.num_proposals:
+        proposals, proposal_returns = _propose(model, params, key_propose, config)
+    num_free = config.num_samples - config.num_proposals
+
+    def iterate(i, population: _Population) -> _Population:
+        noise = sample_noise(key_noise, i, (num_free, *mean.shape), mean.dtype)
+        samples = jnp.clip(population.mean[None] + population.std[None] * noise, -1.0, 1.0)
+        tails = jax.random.split(jax.random.fold_in(key_tail, i), num_free)
+        returns = _score(model, params, tails, samples)
+        if proposal_returns is not None:
+            returns = jnp.concatenate([proposal_returns, returns])
+        return _fit(population, jnp.concatenate([proposals, samples]), returns, config)
+
+    start = planner_model.vary(_start(mean, config), model.axes)
+    final = jax.lax.fori_loop(0, config.iterations, iterate, start)
+    found = final.index[0] < config.num_samples
+    return final._replace(mean=jnp.where(found, final.mean, final.elites[0]))
+
+
 def plan(
     params: Params,
     key: Key,
@@ -259,14 +300,15 @@ def plan(
     *,
     model: ModelFns,
     config: MppiConfig,
-    explore: Float[Array, ""] | float = 1.0,
+    explore: Number | Float[Array, " A"] = 1.0,
 ) -> PlanOutput:
     """Plan one decision from ``root``.
 
     Args:
       params: passed to the model's callables untouched.
       key: consumed.
-      root: latent of the present state, without a batch axis.
+      root: latent of the present state, without a batch axis. Its widest float
+        dtype, at least float32, is that of the plan.
       state: warm start from the previous decision (:func:`init` at a start).
       model: see :class:`ModelFns`.
       config: sizes (static) and numbers (traced: changing them does not recompile).
@@ -274,53 +316,44 @@ def plan(
 
     Returns:
       A :class:`PlanOutput`; all its fields are finite whatever the model returns.
+      If no candidate ever has a finite return, the plan is the warm start and its
+      value 0.
 
     Raises:
-      ConfigError: for sizes that cannot work, or a warm start of another shape.
+      ConfigError: for sizes and numbers that cannot work, a warm start of another
+        shape, and model functions that do not return what :class:`ModelFns` says.
     """
-    check_sizes(config)
-    num_proposals = 0 if model.sample_action is None else config.num_proposals
-    horizon, action_size = state.mean.shape
-    if horizon != config.horizon:
-        raise ConfigError(f"state.mean: has horizon {horizon}, mppi.horizon is {config.horizon}")
-    num_free = config.num_samples - num_proposals
-    key_propose, key_noise, key_tail, key_select, key_explore = jax.random.split(key, 5)
-    dtype = state.mean.dtype
-
-    proposals = jnp.zeros((0, horizon, action_size), dtype)
-    proposal_returns = jnp.zeros((0,), dtype)
-    if num_proposals:
-        proposals, proposal_returns = propose(params, key_propose, root, model=model, config=config)
-
-    def iterate(i, population: _Population) -> _Population:
-        noise = sample_noise(key_noise, i, (num_free, horizon, action_size)).astype(dtype)
-        samples = jnp.clip(population.mean[None] + population.std[None] * noise, -1.0, 1.0)
-        keys = jax.random.split(jax.random.fold_in(key_tail, i), num_free)
-        returns = score(params, keys, root, samples, model=model)
-        candidates = jnp.concatenate([proposals, samples])
-        fitted = _fit(candidates, jnp.concatenate([proposal_returns, returns]), config)
-        return fitted._replace(nonfinite=fitted.nonfinite + population.nonfinite)
-
-    num_elites = config.num_elites
-    start = _Population(
-        mean=jnp.nan_to_num(state.mean),
-        std=jnp.full((horizon, action_size), config.std_max, dtype),
-        elites=jnp.zeros((num_elites, horizon, action_size), dtype),
-        returns=jnp.zeros((num_elites,), dtype),
-        weights=jnp.zeros((num_elites,), dtype),
-        index=jnp.zeros((num_elites,), jnp.int32),
-        nonfinite=jnp.zeros((), jnp.int32),
+    proposes = bool(planner_model.proposers(model)) and config.num_proposals != 0
+    planner_checks.check_sizes(config, proposes=proposes)
+    planner_checks.check_numbers(config)
+    mean = planner_checks.check_state(state, config)
+    planner_checks.check_explore(explore, mean.shape[1])
+    if not proposes:
+        model = ModelFns(model.step, model.value)
+        config = dataclasses.replace(config, num_proposals=0)
+    numbers = {name: getattr(config, name) for name in ("temperature", "std_min", "std_max")}
+    known = planner_model.conform(
+        model, params, key, root, mean.shape[1], also=(mean, numbers, explore), default=mean.dtype
     )
-    final = jax.lax.fori_loop(0, config.iterations, iterate, start)
+    numbers = {name: jnp.asarray(x).astype(known.dtype) for name, x in numbers.items()}
+    config = dataclasses.replace(config, **numbers)
+    *keys, key_select, key_explore = jax.random.split(key, 5)
+    final = _search(known, params, tuple(keys), mean.astype(known.dtype), config)
+    scale = jnp.asarray(explore).astype(known.dtype)
+    out = _output(final, key_select, key_explore, scale, config)
+    return out._replace(next_state=PlanState(out.next_state.mean.astype(mean.dtype)))
 
-    logits = jnp.log(jnp.maximum(final.weights, 1e-30))
-    if config.select == "sample":
-        logits = logits + jax.random.gumbel(key_select, (num_elites,)).astype(dtype)
-    chosen = final.elites[jnp.argmax(logits)]
-    noise = jax.random.normal(key_explore, (action_size,)).astype(dtype)
+
+def _output(
+    final: _Population, key_select: Key, key_explore: Key, explore: Array, config: MppiConfig
+) -> PlanOutput:
+    """What the last population means for this decision and the next."""
+    chosen = final.elites[_choose(final.weights, key_select, config)]
+    noise = jax.random.normal(key_explore, chosen[0].shape, chosen.dtype)
+    noisy = chosen[0] + explore * final.std[0] * noise
     value = jnp.sum(final.weights * final.returns)
     return PlanOutput(
-        action=jnp.clip(chosen[0] + explore * final.std[0] * noise, -1.0, 1.0),
+        action=jnp.clip(jnp.where(jnp.isfinite(noisy), noisy, chosen[0]), -1.0, 1.0),
         mode=final.mean[0],
         prior=_record(final, chosen, config),
         value=value,
@@ -329,7 +362,7 @@ def plan(
             elite_return=value,
             elite_spread=final.returns[0] - final.returns[-1],
             effective_elites=1.0 / jnp.sum(jnp.square(final.weights)),
-            proposal_share=jnp.mean((final.index < num_proposals).astype(dtype)),
+            proposal_share=jnp.mean((final.index < config.num_proposals).astype(value.dtype)),
             std=jnp.mean(final.std[0]),
             nonfinite=final.nonfinite,
         ),

@@ -177,12 +177,14 @@ def v_target(reward_hat, terminated, discount, v_next):
 
 
 def rollout_return(step, value, root, actions):
-    """actions [H, A] -> scalar return of the model from latent `root`."""
+    """actions [H, A] -> scalar return of the model from latent `root`, to its end (discount 0)."""
     latent, total, weight = root, 0.0, 1.0
     for action in actions:
         latent, reward, discount = step(latent, action)
         total = total + weight * reward
         weight = weight * discount
+        if weight == 0.0:
+            return total
     return total + weight * value(latent)
 
 
@@ -209,29 +211,41 @@ def mppi(
     step(latent, action) -> (latent, reward, discount); value(latent) -> float.
     init_mean [H, A]: the warm start, already shifted. proposals [P, H, A].
     noise [J, N-P, H, A], gumbel [E], action_noise [A]: standard draws.
+
+    A sequence whose return is not finite is the worst and has no weight; an
+    iteration without any other changes nothing.
     """
-    mean = f64(init_mean).copy()
+    mean = np.where(np.isfinite(init_mean), init_mean, 0.0)
     std = np.full_like(mean, std_max)
+    elites = np.tile(np.clip(mean, -1.0, 1.0), (num_elites, 1, 1))
+    elite_scores, weights = np.zeros(num_elites), np.full(num_elites, 1.0 / num_elites)
+    found = False
     proposals = np.clip(f64(proposals), -1.0, 1.0)
     noise = f64(noise)
 
     def score(sequences):
         scores = np.array([rollout_return(step, value, root, s) for s in sequences])
-        return np.where(np.isnan(scores), 0.0, scores)
+        return np.where(np.isfinite(scores), scores, -np.inf)
 
     proposal_scores = score(proposals)
     for iteration in range(noise.shape[0]):
         samples = np.clip(mean + std * noise[iteration], -1.0, 1.0)
         population = np.concatenate([proposals, samples])
         scores = np.concatenate([proposal_scores, score(samples)])
+        if np.all(np.isinf(scores)):
+            continue
+        found = True
         order = np.argsort(-scores, kind="stable")[:num_elites]
         elites, elite_scores = population[order], scores[order]
-        weights = np.exp(temperature * (elite_scores - np.max(elite_scores)))
+        finite = np.isfinite(elite_scores)
+        elite_scores = np.where(finite, elite_scores, np.min(elite_scores[finite]))
+        weights = finite * np.exp(temperature * (elite_scores - np.max(elite_scores)))
         weights = weights / np.sum(weights)
         w = weights[:, None, None]
         mean = np.sum(w * elites, axis=0)
         std = np.clip(np.sqrt(np.sum(w * (elites - mean) ** 2, axis=0)), std_min, std_max)
 
+    mean = mean if found else elites[0]
     best = int(np.argmax(weights))
     if select == "sample":
         with np.errstate(divide="ignore"):

@@ -22,6 +22,7 @@ FORBIDDEN = {
     "values": {"*"},
     "config": {"*"},
     "maths": {"*"},
+    "planner_model": {"*"},
     "networks": LEARNING | {"mppi", "losses", "replay", "world_model"},
     "world_model": LEARNING | {"mppi", "replay"},
     "mppi": LEARNING | {"networks", "world_model", "losses", "replay", "maths"},

@@ -248,7 +248,7 @@ SCENARIOS = {
     "cold": dict(),
     "warm": dict(warm=True),
     "discounts": dict(warm=True, gamma=0.4),
-    "nan_best": dict(offset=-20.0, bad=0.7),  # zero outranks every other return
+    "nan_best": dict(offset=-20.0, bad=0.7),  # zero would outrank every other return
     "nan_worst": dict(offset=20.0, bad=-0.2),
     "all_nan": dict(bad=-2.0),
     "greedy": dict(explore=0.0, warm=True),

@@ -149,8 +149,10 @@ def test_mppi_return_by_hand_and_nan():
     # 1 + .5*2 + .25*3 + .125*4
     close(ref.rollout_return(step, lambda z: z, 1.0, np.zeros((3, 1))), 3.25)
     out = plan(value=lambda z: float("nan"))
-    close(out["value"], 0.0)
-    assert all(np.all(np.isfinite(v)) for v in out.values())
+    close([out["value"], *out["mode"], *out["action"]], 0.0)  # the warm start
+    close(out["prior_std"], 2.0)
+    ended = ref.rollout_return(lambda z, a: (z, 3.0, 0.0), lambda z: np.nan, 0.0, np.zeros((2, 1)))
+    close(ended, 3.0)
     plan(proposals=0)
 
 
