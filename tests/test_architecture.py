@@ -13,6 +13,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pomcp_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
+LONGEST = 88
+"""Lines of a function; to be lowered to 60, never raised."""
+
 LEARNING = {
     "agent", "train", "envs", "evaluate", "checkpoint", "acting", "diagnostics", "gradients",
 }  # fmt: skip
@@ -96,9 +99,15 @@ def test_methods_are_values_not_branches():
 
 
 @pytest.mark.parametrize("folder", ["pomcp_jax", "experiments"])
-def test_no_file_is_long(folder):
-    lengths = {p: len(p.read_text().splitlines()) for p in (ROOT / folder).rglob("*.py")}
-    assert {p: n for p, n in lengths.items() if n > 410} == {}
+def test_functions_are_short(folder):
+    """Files are cut by subject; what is limited is the length of a function."""
+    lengths = {
+        f"{path.name} {node.name}": node.end_lineno - node.lineno + 1
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
 
 
 def runs_code_from_data(tree):
@@ -175,3 +184,33 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_version_is_that_of_the_project():
     assert f'version = "{pomcp_jax.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_planner_alone_needs_jax_only():
+    """``pomcp_jax.mppi`` plans where nothing else of our dependencies is installed."""
+    code = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+import jax, jax.numpy as jnp
+from pomcp_jax import MppiConfig, ModelFns, mppi
+config = MppiConfig(horizon=2, num_samples=8, num_proposals=0, num_elites=2, iterations=1)
+model = ModelFns(lambda p, x, a: (x + a, -x[0] ** 2, jnp.ones(())), lambda p, k, x: -x[0] ** 2)
+plan = jax.eval_shape(
+    lambda key: mppi.plan(None, key, jnp.ones(1), mppi.init(config, 1), model=model, config=config),
+    jax.random.key(0),
+)
+print(plan.action.shape)
+"""
+    absent = {
+        "flax", "optax", "chex", "brax", "mujoco", "dm_control", "orbax", "ml_collections", "absl",
+        "matplotlib",
+    }  # fmt: skip
+    code = code.replace("{absent}", repr(absent))
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert out.stdout.strip() == "(1,)", out.stderr
