@@ -25,7 +25,7 @@ from experiments.progress import Progress, duration, number
 from experiments.resume import begin
 from experiments.settings import Settings
 from pomcp_jax import config as config_lib
-from pomcp_jax import devices, train, validation
+from pomcp_jax import devices, effects, train, validation
 from pomcp_jax.config import ConfigError
 
 
@@ -82,6 +82,8 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
     functions = build(options.config)
     needed = train.replay_bytes(options.config, functions.program.env)
     validation.validate_memory(options.config, needed)
+    for line in effects.without_effect(options.config):
+        print(f"warning: {line}", file=sys.stderr)
     return options, functions
 
 

@@ -43,7 +43,7 @@ from experiments.progress import Progress, duration, number
 from experiments.settings import Settings
 from experiments.sweep_report import Outcome
 from pomcp_jax import config as config_lib
-from pomcp_jax import devices, diagnostics, train, validation
+from pomcp_jax import devices, diagnostics, effects, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.train import TrainState, Work
@@ -331,6 +331,10 @@ def prepare(argv: list[str]) -> Plan:
         validation.validate_memory(config, needed)
     except ConfigError as error:
         raise ConfigError(f"{error} ({len(cells)} cells x {seeds} seeds)") from None
+    # A field that is swept has one line for all its values.
+    lines = [line for cell in cells for line in effects.without_effect(cell.config)]
+    for line in {line.partition(" = ")[0]: line for line in lines}.values():
+        print(f"warning: {line}", file=sys.stderr)
     return Plan(options, axes, cells, config, functions)
 
 

@@ -1,0 +1,146 @@
+"""Settings that have no effect beside the others: allowed, but surely not what was meant."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pomcp_jax import config as config_lib
+from pomcp_jax import values
+from pomcp_jax.config import AgentConfig, Config
+
+
+class Rule(NamedTuple):
+    """Fields that nothing reads, and why."""
+
+    idle: Callable[[Config], bool]
+    why: str
+    fields: tuple[str, ...]
+    """Without ``agent.``."""
+
+
+def _agent(idle: Callable[[AgentConfig], bool], why: str, *fields: str) -> Rule:
+    return Rule(lambda config: idle(config.agent), why, tuple(f"agent.{f}" for f in fields))
+
+
+RULES: tuple[Rule, ...] = (
+    _agent(
+        lambda agent: agent.policy.prior == "none",
+        "agent.policy.prior is 'none': there is nothing to be close to",
+        "policy.kl_gate",
+        "policy.kl_dim_power",
+        "policy.kl_scale",
+        "policy.divergence",
+        "policy.value_weight",
+        "policy.prior_std_min",
+        "policy.prior_std_from",
+        "policy.seed_record",
+        "mppi.record",
+    ),
+    _agent(
+        lambda agent: agent.policy.kl_coef == 0.0,
+        "agent.policy.kl_coef is 0: the divergence weighs nothing",
+        "policy.kl_gate",
+        "policy.kl_dim_power",
+        "policy.kl_scale",
+        "policy.divergence",
+        "policy.value_weight",
+    ),
+    _agent(
+        lambda agent: not agent.policy.learns_prior,
+        "agent.policy.prior is neither 'learned' nor 'mixture': no prior is fitted",
+        "prior.divergence",
+    ),
+    _agent(
+        lambda agent: agent.policy.prior != "mixture",
+        "agent.policy.prior is not 'mixture'",
+        "policy.prior_mix",
+    ),
+    _agent(
+        lambda agent: agent.policy.kl_tuning != "dual",
+        "agent.policy.kl_tuning is not 'dual'",
+        "policy.kl_target",
+        "policy.dual_rate",
+    ),
+    _agent(
+        lambda agent: agent.policy.dual_rate == 0.0,
+        "agent.policy.dual_rate is 0: the factor never changes",
+        "policy.kl_tuning",
+        "policy.kl_target",
+    ),
+    _agent(
+        lambda agent: not agent.policy.value_weight,
+        "agent.policy.value_weight is False",
+        "policy.value_weight_temperature",
+    ),
+    _agent(
+        lambda agent: agent.policy.seed_record != "action" or agent.policy.prior == "none",
+        "agent.policy.seed_record is not 'action', or there is no prior",
+        "policy.seed_std",
+    ),
+    _agent(
+        lambda agent: agent.policy.entropy_coef == 0.0,
+        "agent.policy.entropy_coef is 0",
+        "policy.entropy",
+        "policy.entropy_dim_power",
+    ),
+    _agent(
+        lambda agent: agent.policy.q_source == "none",
+        "agent.policy.q_source is 'none': the loss has no value term",
+        "policy.q_reduce",
+        "policy.kl_gate",
+    ),
+    _agent(
+        lambda agent: not agent.critic.soft_target,
+        "agent.critic.soft_target is False",
+        "critic.soft_target_clip",
+    ),
+    _agent(
+        lambda agent: agent.critic.num_tail_heads > agent.world_model.num_heads,
+        "there are only agent.world_model.num_heads",
+        "critic.num_tail_heads",
+    ),
+    _agent(
+        lambda agent: not agent.world_model.termination,
+        "agent.world_model.termination is False",
+        "optimizer.termination_coef",
+    ),
+    _agent(
+        lambda agent: agent.replan.interval == 0,
+        "agent.replan.interval is 0: nothing is planned anew",
+        "replan.num_samples",
+        "replan.iterations",
+        "replan.proposal_log_std_min",
+        "replan.proposal_log_std_max",
+    ),
+    _agent(
+        # A smaller batch than the default 20 asks for a smaller replan.batch_size in any case.
+        lambda agent: agent.replan.interval == 0 and agent.optimizer.batch_size >= 20,
+        "agent.replan.interval is 0: nothing is planned anew",
+        "replan.batch_size",
+    ),
+    Rule(
+        lambda config: config.train.on_broken_seed != "reset",
+        "train.on_broken_seed is not 'reset'",
+        ("train.max_seed_resets",),
+    ),
+    Rule(
+        lambda config: config.train.pretrain_updates == 0,
+        "train.pretrain_updates is 0",
+        ("agent.policy.train_in_pretraining",),
+    ),
+)
+
+
+def without_effect(config: Config) -> list[str]:
+    """One line for every field that differs from its default and has no effect.
+
+    The floats of ``config`` must be numbers.
+    """
+    defaults, chosen = config_lib.flatten(Config()), config_lib.flatten(config)
+    found: dict[str, str] = {}
+    for rule in RULES:
+        if rule.idle(config):
+            for name in rule.fields:
+                if chosen[name] != defaults[name]:
+                    line = f"{name} = {values.shown(chosen[name])}: has no effect, {rule.why}"
+                    found.setdefault(name, line)
+    return list(found.values())

@@ -1,0 +1,119 @@
+"""Settings without effect: a warning each, and none for what is as it was."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import reproduce, run, suites, sweep
+from experiments.configs import brax, debug, dm_control, quickstart, small
+from pomcp_jax import config as config_lib
+from pomcp_jax import effects, presets, validation, world_model
+from pomcp_jax.config import Config
+
+ROOT = Path(__file__).parent.parent
+
+RECORD = {"policy.prior": "stored", "policy.kl_coef": 1.0}
+
+# Preset, changes, the field that has no effect, and changes that give it one.
+WARNED = [
+    ("tdmpc2", {"policy.kl_gate": 1.0}, "policy.kl_gate", RECORD),
+    ("tdmpc2", {"policy.kl_dim_power": 1.0}, "policy.kl_dim_power", RECORD),
+    ("tdmpc2", {"policy.kl_scale": "q"}, "policy.kl_scale", RECORD),
+    ("tdmpc2", {"policy.divergence": "cross_entropy"}, "policy.divergence",
+     RECORD),
+    ("tdmpc2", {"policy.value_weight": True}, "policy.value_weight", RECORD),
+    ("tdmpc2", {"policy.prior_std_min": 0.1}, "policy.prior_std_min", RECORD),
+    ("tdmpc2", {"policy.prior_std_from": "policy"}, "policy.prior_std_from",
+     RECORD),
+    ("tdmpc2", {"policy.seed_record": "action"}, "policy.seed_record", RECORD),
+    ("tdmpc2", {"mppi.record": "mean"}, "mppi.record", RECORD),
+    ("po_mpc", {"policy.kl_coef": 0.0, "policy.kl_gate": 1.0}, "policy.kl_gate", {}),
+    ("po_mpc_direct", {"prior.divergence": "forward"}, "prior.divergence",
+     {"policy.prior": "learned"}),
+    ("po_mpc", {"policy.prior_mix": 0.1}, "policy.prior_mix", {"policy.prior": "mixture"}),
+    ("po_mpc", {"policy.kl_target": 1.0}, "policy.kl_target", {"policy.kl_tuning": "dual"}),
+    ("po_mpc", {"policy.dual_rate": 1.0}, "policy.dual_rate", {"policy.kl_tuning": "dual"}),
+    ("po_mpc", {"policy.kl_tuning": "dual", "policy.dual_rate": 0.0}, "policy.kl_tuning",
+     {"policy.dual_rate": 0.1}),
+    ("po_mpc", {"policy.value_weight_temperature": 2.0}, "policy.value_weight_temperature",
+     {"policy.value_weight": True}),
+    ("po_mpc", {"policy.seed_std": 2.0}, "policy.seed_std", {"policy.seed_record": "action"}),
+    ("po_mpc", {"policy.entropy_coef": 0.0, "policy.entropy": "squashed"}, "policy.entropy",
+     {"policy.entropy_coef": 0.1}),
+    ("bmpc", {"policy.q_reduce": "min"}, "policy.q_reduce",
+     {"policy.q_source": "model", "policy.q_coef": 1.0}),
+    ("po_mpc", {"critic.soft_target_clip": 1.0}, "critic.soft_target_clip",
+     {"critic.soft_target": True}),
+    ("po_mpc", {"critic.num_tail_heads": 6}, "critic.num_tail_heads",
+     {"world_model.num_heads": 6}),
+    ("po_mpc", {"optimizer.termination_coef": 2.0}, "optimizer.termination_coef",
+     {"world_model.termination": True}),
+    ("po_mpc", {"replan.num_samples": 256}, "replan.num_samples", {"replan.interval": 1}),
+    ("po_mpc", {"replan.iterations": 2}, "replan.iterations", {"replan.interval": 1}),
+    ("po_mpc", {"replan.batch_size": 2}, "replan.batch_size", {"replan.interval": 1}),
+    ("po_mpc", {"replan.proposal_log_std_min": -3.0}, "replan.proposal_log_std_min",
+     {"replan.interval": 1}),
+    ("po_mpc", {"replan.proposal_log_std_max": 0.5}, "replan.proposal_log_std_max",
+     {"replan.interval": 1}),
+]  # fmt: skip
+
+
+def names(config):
+    return [line.partition(" = ")[0] for line in effects.without_effect(config)]
+
+
+@pytest.mark.parametrize("preset,changes,field,way_out", WARNED, ids=[w[2] for w in WARNED])
+def test_a_setting_without_effect_is_named_with_the_reason(preset, changes, field, way_out):
+    agent = config_lib.replace(presets.get(preset), changes)
+    validation.validate_agent(agent)  # it is no error
+    lines = effects.without_effect(Config(agent=agent))
+    line = next(line for line in lines if line.startswith(f"agent.{field} = "))
+    assert ": has no effect, " in line and "\n" not in line
+    if way_out:
+        assert f"agent.{field}" not in names(Config(agent=config_lib.replace(agent, way_out)))
+    default = config_lib.flatten(Config())[f"agent.{field}"]
+    assert f"agent.{field}" not in names(Config(agent=config_lib.replace(agent, {field: default})))
+
+
+def test_settings_of_training():
+    config = config_lib.replace(Config(), {"train.max_seed_resets": 5, "train.pretrain_updates": 0,
+                                           "agent.policy.train_in_pretraining": False})  # fmt: skip
+    assert names(config) == ["train.max_seed_resets", "agent.policy.train_in_pretraining"]
+
+
+@pytest.mark.parametrize("file", [brax, debug, dm_control, quickstart, small])
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_no_preset_and_no_file_of_ours_is_warned_about(file, preset):
+    config = config_lib.from_dict(Config, file.get_config(f",{preset}").to_dict())
+    assert effects.without_effect(config) == []
+    for size in world_model.SIZES:
+        assert names(Config(agent=presets.with_size(presets.get(preset), size))) == []
+
+
+@pytest.mark.parametrize("suite", suites.SUITES)
+def test_no_suite_of_ours_is_warned_about(suite, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for plan in reproduce.make_plans(suite, suites.SUITES[suite], Path("out"), Path("work")):
+        assert effects.without_effect(plan.config) == []
+
+
+def test_every_rule_can_be_broken():
+    broken = set()
+    for preset, changes, *_ in WARNED:
+        config = Config(agent=config_lib.replace(presets.get(preset), changes))
+        broken |= {line.split(", ", 1)[1] for line in effects.without_effect(config)}
+    assert {rule.why for rule in effects.RULES} - broken == {
+        "train.on_broken_seed is not 'reset'", "train.pretrain_updates is 0",
+    }  # fmt: skip
+
+
+def test_programs_warn_once_at_their_start(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    flags = ["--config=experiments/configs/debug.py", "--print_config", f"--workdir={tmp_path}/a"]
+    assert run.main(["run", *flags, "--config.agent.policy.prior_mix=0.1"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("warning: agent.policy.prior_mix = 0.1: has no effect, ")
+    assert error.count("\n") == 1
+    assert sweep.main(["sweep", *flags, "--grid=policy.dual_rate=0.1,0.2"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("warning: agent.policy.dual_rate = ") and error.count("\n") == 1
