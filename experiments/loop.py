@@ -18,7 +18,7 @@ from experiments.measure import Fault, Results
 from experiments.progress import duration, number
 from experiments.resume import Host, Pending, Start, array, listed
 from experiments.settings import Settings
-from pomcp_jax import checkpoint, devices, diagnostics, envs, evaluate, resume, train
+from pomcp_jax import checkpoint, compiled, devices, diagnostics, envs, evaluate, resume, train
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config
@@ -45,8 +45,12 @@ def build(config: Config) -> Functions:
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
 
-    def planner(state: TrainState, config: Config) -> tuple[Episodes, Results]:
-        return diagnostics.evaluate_run(state, config, env=env, agent=program.static)
+    def planner(state: TrainState, config: Config) -> tuple[Episodes, Any]:
+        played = diagnostics.evaluate_run(state, config, env=env, agent=program.static)
+        return played[0], compiled.hide_nans(played[1])
+
+    def with_nans(out: tuple[Episodes, Any], *_: Any) -> tuple[Episodes, Results]:
+        return out[0], compiled.show_nans(*out[1])
 
     def policy(state: TrainState, config: Config) -> Episodes:
         return evaluate.rollout(
@@ -69,7 +73,7 @@ def build(config: Config) -> Functions:
     renewed = spread(renew, (*only_state, devices.SPLIT), train.SPECS)
     return Functions(
         program,
-        Compiled(jax.jit(spread(planner, only_state, devices.SPLIT)), reads),
+        Compiled(jax.jit(spread(planner, only_state, devices.SPLIT)), reads, finish=with_nans),
         Compiled(jax.jit(spread(policy, only_state, devices.SPLIT)), reads),
         Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
     )

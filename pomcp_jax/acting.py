@@ -59,7 +59,7 @@ def model_fns(
 
     def act(actor: Params, key: Key, latent: Array, low, high) -> Array:
         mean, log_std = world_model.policy(nets, actor, latent, low, high)
-        noise = jax.random.normal(key, mean.shape)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
         return losses.squash(mean, log_std, noise, model.squash).action
 
     def policy_proposes(params: AgentParams, key: Key, latent: Array) -> Array:
@@ -107,7 +107,7 @@ def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentPara
 def init_plan(config: AgentConfig, agent: Agent, num_envs: int) -> PlanState:
     """Warm starts ``[N, H, A]`` of fresh episodes."""
     state = mppi.init(config.mppi, agent.action_size)
-    return jax.tree.map(lambda x: jnp.zeros((num_envs, *x.shape), x.dtype), state)
+    return jax.tree.map(lambda x: jnp.zeros((num_envs, *x.shape), jnp.float32), state)
 
 
 def act(
@@ -154,7 +154,7 @@ def act_policy(
     mean, log_std = world_model.policy(
         agent.nets, params.policy, latent, model.log_std_min, model.log_std_max
     )
-    noise = explore * jax.random.normal(key, mean.shape)
+    noise = explore * jax.random.normal(key, mean.shape, mean.dtype)
     return jnp.clip(losses.squash(mean, log_std, noise, model.squash).action, -1.0, 1.0)
 
 

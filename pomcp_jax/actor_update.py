@@ -141,7 +141,7 @@ def policy_loss(
         scale_q=scale_q,
         scale_kl=scale_kl,
         log_multiplier=log_multiplier,
-        q=jnp.zeros(()) if q is None else maths.masked_mean(q, mask),
+        q=jnp.zeros_like(mean_kl) if q is None else maths.masked_mean(q, mask),
         kl=mean_kl,
         entropy=maths.masked_mean(maths.gaussian_entropy(sample.dist), mask),
         std=maths.masked_mean(jnp.mean(sample.dist.std, axis=-1), mask),

@@ -74,13 +74,13 @@ def init(key: Key, config: AgentConfig, agent: Agent) -> AgentState:
         adam.init(model), adam.init(policy), None if prior is None else adam.init(prior)
     )
     # Distinct buffers: the state is donated, and XLA refuses a buffer donated twice.
-    one = [jnp.ones(()) for _ in range(3)]
+    one = [jnp.ones((), jnp.float32) for _ in range(3)]
     zero = [jnp.zeros((), jnp.int32) for _ in Faults._fields]
     return AgentState(
         AgentParams(model, policy, prior),
         jax.tree.map(jnp.copy, model.value),
         opt,
-        Scales(*one, jnp.zeros(())),
+        Scales(*one, jnp.zeros((), jnp.float32)),
         Faults(*zero),
     )
 
@@ -191,7 +191,7 @@ def update(
 def _kl_price(scales: Scales, action_size: int, config: AgentConfig) -> Float[Array, ""]:
     """Value units that the policy loss pays per nat of KL: ``lambda m A^k S_Q / S_K``."""
     policy = config.policy
-    divisor = {"own": scales.kl, "q": scales.q, "none": jnp.ones(())}[policy.kl_scale]
+    divisor = {"own": scales.kl, "q": scales.q, "none": jnp.ones_like(scales.q)}[policy.kl_scale]
     size = jnp.power(float(action_size), policy.kl_dim_power)
     multiplier = jnp.exp(scales.log_multiplier)
     return policy.kl_coef * multiplier * size * scales.q / divisor

@@ -9,7 +9,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from pomcp_jax.config import Config
+from pomcp_jax.types import PyTree
 
 
 def reduced(config: Config, reads: frozenset[str]) -> Config:
@@ -23,6 +28,22 @@ def reduced(config: Config, reads: frozenset[str]) -> Config:
         return dataclasses.replace(values, **{field: getattr(default, field) for field in unread})
 
     return dataclasses.replace(config, env=group("env"), train=group("train"))
+
+
+def hide_nans(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """``tree`` with 0 for NaN, and where that was: ``jax_debug_nans`` looks at results only."""
+    masks = jax.tree.map(jnp.isnan, tree)
+    return jax.tree.map(lambda x, nan: jnp.where(nan, 0.0, x), tree, masks), masks
+
+
+def show_nans(tree: PyTree, masks: PyTree) -> PyTree:
+    """What :func:`hide_nans` was given, on the host."""
+
+    def show(x: Any, nan: Any) -> np.ndarray:
+        x = np.asarray(x)
+        return np.where(nan, x.dtype.type(np.nan), x)
+
+    return jax.tree.map(show, tree, masks)
 
 
 @dataclasses.dataclass(frozen=True)

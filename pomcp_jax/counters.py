@@ -42,7 +42,7 @@ def count(stats: Stats, timestep: TimeStep) -> Stats:
     # Positions of this step's finished returns behind those already held; the
     # rest is parked past the end, and the newest R are kept.
     order = jnp.where(done, jnp.cumsum(done.astype(jnp.int32)) - 1 + RECENT, -1)
-    wide = jnp.concatenate([stats.returns, jnp.zeros(done.shape)])
+    wide = jnp.concatenate([stats.returns, jnp.zeros(done.shape, jnp.float32)])
     order = jnp.where(order < 0, wide.shape[0], order)
     wide = wide.at[order].set(timestep.episode_return, mode="drop")
     finished = jnp.sum(done, dtype=jnp.int32)

@@ -160,7 +160,7 @@ def _play(
     )
     carry = (env_state, timestep, plan, ~timestep.invalid, result)
     steps = env.episode_length + (0 if probe is None else 1)
-    carry, trace = jax.lax.scan(body, carry, jnp.arange(steps))
+    carry, trace = jax.lax.scan(body, carry, jnp.arange(steps, dtype=jnp.int32))
     result = jax.tree.map(lambda x: x.reshape(num_seeds, episodes), carry[-1])
     if probe is None:
         return result, None

@@ -118,7 +118,7 @@ def term_gradients(
         )
         return grads
 
-    return jax.vmap(gradient)(jnp.eye(len(TERMS)))
+    return jax.vmap(gradient)(jnp.eye(len(TERMS), dtype=jnp.float32))
 
 
 def moments(
@@ -137,7 +137,7 @@ def moments(
         return add_gradient(moments, terms), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros((len(TERMS), *x.shape), x.dtype), state.params.policy)
-    start = Moments(jnp.zeros(()), zeros, jnp.zeros((len(PARTS),)))
+    start = Moments(jnp.zeros((), jnp.float32), zeros, jnp.zeros((len(PARTS),), jnp.float32))
     return jax.lax.scan(step, start, (batches, keys))[0]
 
 

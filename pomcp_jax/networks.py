@@ -48,10 +48,12 @@ class Linear(nn.Module):
         """Sum of one matrix product per input, plus the bias."""
         out = None
         for i, x in enumerate(inputs):
-            kernel = self.param(f"kernel_{i}", self.kernel_init, (x.shape[-1], self.features))
+            kernel = self.param(
+                f"kernel_{i}", self.kernel_init, (x.shape[-1], self.features), jnp.float32
+            )
             y = x.astype(self.dtype) @ kernel.astype(self.dtype)
             out = y if out is None else out + y
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return out + _row(bias.astype(self.dtype), out)
 
 
@@ -69,8 +71,8 @@ class NormedLinear(nn.Module):
     ) -> Float[Array, "*batch M"]:
         """Without ``dropout_key`` nothing is dropped."""
         x = Linear(self.features, dtype=self.dtype, name="linear")(*inputs)
-        scale = self.param("scale", nn.initializers.ones, (self.features,))
-        offset = self.param("offset", nn.initializers.zeros, (self.features,))
+        scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
+        offset = self.param("offset", nn.initializers.zeros, (self.features,), jnp.float32)
         x = _widened(x, scale.dtype)
         if self.dropout > 0.0 and dropout_key is not None:
             # 16 random bits an element: the rate is exact to 1/65536 at half the cost.
@@ -115,7 +117,7 @@ class MLP(nn.Module):
 
 def init(module: nn.Module, key: Key, *sizes: int) -> Params:
     """Parameters of ``module`` for unbatched inputs of the given sizes."""
-    return module.init(key, *(jnp.zeros((size,)) for size in sizes))["params"]
+    return module.init(key, *(jnp.zeros((size,), jnp.float32) for size in sizes))["params"]
 
 
 def apply(module: nn.Module, params: Params, *inputs: Array, dropout_key: Key | None = None):

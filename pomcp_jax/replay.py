@@ -124,8 +124,8 @@ def sample(replay: Replay, key: Key, batch_size: int, length: int) -> Batch:
     num_envs = replay.rows.reward.shape[1]
     oldest = replay.inserted - replay.size
     starts = jnp.maximum(replay.size - length + 1, 1)
-    start = oldest + jax.random.randint(key_row, (batch_size,), 0, starts)
-    env = jax.random.randint(key_env, (batch_size,), 0, num_envs)
+    start = oldest + jax.random.randint(key_row, (batch_size,), 0, starts, jnp.int32)
+    env = jax.random.randint(key_env, (batch_size,), 0, num_envs, jnp.int32)
     row = start[None] + jnp.arange(length, dtype=start.dtype)[:, None]
     index = Index(row, jnp.broadcast_to(env[None], row.shape))
     rows = read(replay, index)

@@ -117,13 +117,14 @@ def decide_randomly(state: TrainState, config: Config, static: Agent) -> Decisio
     """Uniform actions of the seeding phase, with the record that ``policy.seed_record`` names."""
     shape = (config.env.num_envs, static.action_size)
     keys = fold_keys(state, ACTING, state.iteration)
-    action = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))(keys)
+    draw = lambda key: jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)  # noqa: E731
+    action = jax.vmap(draw)(keys)
     policy = config.agent.policy
     prior = Gaussian(jnp.zeros_like(action), jnp.ones_like(action))
     if policy.seed_record == "action":
         spread = lambda config, x: jnp.full_like(x, config.policy.seed_std)  # noqa: E731
         prior = Gaussian(action, over_seeds(spread, config.agent, action))
-    return Decision(action, prior, jnp.zeros(action.shape[:2]), state.plan, {})
+    return Decision(action, prior, jnp.zeros(action.shape[:2], action.dtype), state.plan, {})
 
 
 def environment_step(state: TrainState, decision: Decision, config: Config, env: Env) -> TrainState:
@@ -209,7 +210,9 @@ def _reorder(
         return over_seeds(one, config.agent, state.agent.params, batch)
 
     size = config.agent.optimizer.batch_size
-    as_drawn = jnp.broadcast_to(jnp.arange(size)[None], (config.train.num_seeds, size))
+    as_drawn = jnp.broadcast_to(
+        jnp.arange(size, dtype=jnp.int32)[None], (config.train.num_seeds, size)
+    )
     order = jax.lax.cond(due, by_urgency, lambda: as_drawn)
     return jax.vmap(lambda order, batch: jax.tree.map(lambda x: x[:, order], batch))(order, batch)
 

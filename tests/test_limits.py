@@ -132,11 +132,17 @@ class Case:
         return getattr(heads, self.config.policy.q_reduce)(axis=0)
 
     def model_q(self, action):
-        """One step of the model, then V."""
+        """One step of the model, then V; nothing follows a state that is likely terminal."""
         one = self.setting
         reward = ref.two_hot_decode(mlp(one.params.reward, [self.z, action]))
-        value = one.values(one.params.value, one.dynamics(self.z, action)).mean(axis=0)
+        following = one.dynamics(self.z, action)
+        value = one.values(one.params.value, following).mean(axis=0)
+        if one.params.termination is not None:
+            value = value * self.goes_on(following)
         return reward + self.config.optimizer.discount * value
+
+    def goes_on(self, latent):
+        return mlp(self.setting.params.termination, [latent])[..., 0] <= 0.0
 
     def prior(self):
         if self.config.policy.prior == "learned":
@@ -214,6 +220,16 @@ def test_gradient_of_every_member_is_the_published_one(name, dtype):
     expected = MEMBERS[name](case)
     assert np.linalg.norm(expected) > 0.01
     assert gap(case.gradient(), expected) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_model_that_knows_terminations_expects_nothing_after_them(dtype):
+    case = Case("qbmpc", dtype, {"world_model.termination": True})
+    goes_on = case.goes_on(case.setting.dynamics(case.z, case.action(*case.at)))
+    assert 0.1 < goes_on.mean() < 0.9
+    assert gap(case.gradient(), MEMBERS["qbmpc"](case)) <= TOLERANCE[dtype]
+    with_all = Case("qbmpc", dtype)
+    assert gap(case.gradient(), MEMBERS["qbmpc"](with_all)) > 0.01
 
 
 # ------------------------------------------------------------------------- limits

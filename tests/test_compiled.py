@@ -1,0 +1,132 @@
+"""What compiled functions read of the configuration, and that nothing else compiles them anew."""
+
+import dataclasses
+
+import jax
+import pytest
+import tiny
+from test_train import base, program
+
+from experiments import loop
+from pomcp_jax import config as config_lib
+from pomcp_jax import diagnostics, train
+from pomcp_jax.compiled import Compiled, reduced
+from pomcp_jax.config import Config, ConfigError
+
+
+@jax.tree_util.register_static
+class Spy:
+    """Stands for a group of settings, static as they are; notes which are read."""
+
+    def __init__(self, name, group, seen):
+        self.__dict__ |= {"_name": name, "_group": group, "_seen": seen}
+
+    def __getattr__(self, field):
+        value = getattr(self._group, field)
+        self._seen.add(f"{self._name}.{field}")
+        return value
+
+
+def watched(config):
+    """``config`` and the set of the names that are read of it."""
+    seen = set()
+    groups = {name: Spy(name, getattr(config, name), seen) for name in ("env", "train")}
+    return dataclasses.replace(config, **groups), seen
+
+
+@pytest.mark.parametrize("preset", ["po_mpc", "bmpc"])
+def test_the_settings_that_are_kept_are_those_that_are_read(preset):
+    """A setting that a traced function reads and that is not named would be lost silently."""
+    config = tiny.run(preset, env__task="probe/lqr")
+    prog = program(config)
+    state, seeds = jax.eval_shape(prog.init, config), train.own_seeds(config)
+
+    spied, seen = watched(config)
+    jax.eval_shape(lambda seeds: train.init(spied, prog.env, prog.static, seeds), seeds)
+    assert seen == train.INIT_READS
+
+    spied, seen = watched(config)
+    work = prog.training[0]
+    jax.eval_shape(
+        lambda state: train.chunk(state, spied, work, env=prog.env, static=prog.static), state
+    )
+    assert seen == train.CHUNK_READS
+
+    spied, seen = watched(config)
+    play = diagnostics.evaluate_run
+    jax.eval_shape(lambda state: play(state, spied, env=prog.env, agent=prog.static), state)
+    assert seen <= diagnostics.READS
+    # Seeds are split over devices by their number, whatever the function reads.
+    assert diagnostics.READS - seen == {"train.num_seeds"}
+
+
+UNREAD = {
+    "train.seed": 7, "train.checkpoint_keep": 9, "train.eval_decisions": 20,
+    "train.checkpoint_decisions": 40, "train.max_bad_updates": 3, "train.memory_limit_gb": 1.0,
+    "train.total_decisions": 80, "train.chunk_decisions": 6, "train.on_broken_seed": "leave",
+    "train.num_devices": 1, "train.max_seed_resets": 5, "train.pretrain_updates": 2,
+    "train.updates_per_decision": 0.1, "train.seed_decisions": 24, "env.task": "probe/lqr",
+    "env.backend": "host",
+}  # fmt: skip
+
+
+def test_other_settings_do_not_compile_a_chunk_anew():
+    config, prog, *_ = base()
+    other = config_lib.replace(config, UNREAD)
+    state, _ = prog.chunk(prog.init(other), other, prog.seeding[0])
+    assert prog.chunk._cache_size() == 1
+    # The seed is read on the host, and not lost.
+    data = jax.random.key_data
+    assert (data(state.keys) == data(jax.vmap(jax.random.key)(jax.numpy.array([7])))).all()
+
+
+def test_other_settings_do_not_compile_an_evaluation_anew():
+    config = tiny.run()
+    functions, traces = loop.build(config), []
+
+    def count(function, reads):
+        def traced(state, config):
+            traces.append(config.train)
+            return config.train.eval_episodes
+
+        return dataclasses.replace(function, function=jax.jit(traced), reads=reads)
+
+    state = jax.numpy.zeros(())
+    for function in (functions.evaluate_planner, functions.evaluate_policy):
+        assert isinstance(function, Compiled)
+        counted = count(function, function.reads)
+        before = len(traces)
+        for changes in ({}, UNREAD, {"train.seed": 3}, {"agent.policy.kl_coef": 3.0}):
+            counted(state, config_lib.replace(config, changes))
+        assert len(traces) == before + 1
+        more = config_lib.replace(config, {"train.eval_episodes": 7})
+        assert int(counted(state, more)) == 7 and len(traces) == before + 2
+
+
+def test_reduced_settings_keep_the_agent_and_what_is_read():
+    config = config_lib.replace(tiny.run(), UNREAD | {"train.num_seeds": 3})
+    kept = reduced(config, frozenset({"train.num_seeds", "env.num_envs"}))
+    assert kept.agent == config.agent and kept.train.num_seeds == 3
+    assert kept.env.num_envs == config.env.num_envs
+    assert kept.train == dataclasses.replace(Config().train, num_seeds=3)
+
+
+@pytest.mark.parametrize(
+    "changes,text",
+    [({"train.num_seeds": 2}, "train.num_seeds = 2: the state was made with 1"),
+     ({"env.num_envs": 4}, "env.num_envs = 4: the state was made with 2"),
+     ({"train.capacity": 128}, "train.capacity = 128: the state was made with 64")],
+)  # fmt: skip
+def test_a_state_of_other_sizes_is_refused_by_name(changes, text):
+    config, prog, *_ = base()
+    with pytest.raises(ConfigError, match=text):
+        prog.chunk(prog.init(config), config_lib.replace(config, changes), prog.seeding[0])
+
+
+def test_programs_can_be_lowered_and_asked_for_shapes():
+    config, prog, *_ = base()
+    state = jax.eval_shape(prog.init, config)
+    after, means = prog.chunk.eval_shape(state, config, prog.training[0])
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert means["loss/model"].shape == (1,)
+    assert "while" in prog.chunk.lower(state, config, prog.training[0]).as_text()
