@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import losses, maths, mppi, networks, world_model
-from pomcp_jax.config import AgentConfig
+from pomcp_jax.config import AgentConfig, ConfigError
 from pomcp_jax.mppi import ModelFns, PlanOutput, PlanState
+from pomcp_jax.planner_checks import Number
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams, Networks
@@ -43,7 +44,7 @@ def build(config: AgentConfig, obs_size: int, action_size: int) -> Agent:
 def model_fns(
     agent: Agent,
     config: AgentConfig,
-    log_std_range: tuple[Array | float, Array | float] | None = None,
+    log_std_range: tuple[Number, Number] | None = None,
 ) -> ModelFns:
     """The world model as the planner's callables; their params are :class:`AgentParams`.
 
@@ -106,8 +107,26 @@ def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentPara
 
 def init_plan(config: AgentConfig, agent: Agent, num_envs: int) -> PlanState:
     """Warm starts ``[N, H, A]`` of fresh episodes."""
-    state = mppi.init(config.mppi, agent.action_size)
-    return jax.tree.map(lambda x: jnp.zeros((num_envs, *x.shape), jnp.float32), state)
+    state = mppi.init(config.mppi, agent.action_size, jnp.float32)
+    return jax.tree.map(lambda x: jnp.zeros((num_envs, *x.shape), x.dtype), state)
+
+
+def _check_obs(obs: Float[Array, "N O"], agent: Agent) -> None:
+    if obs.ndim != 2:
+        raise ConfigError(
+            f"obs has shape {list(obs.shape)}: must be [N, {agent.obs_size}] for N environments"
+        )
+    if obs.shape[1] != agent.obs_size:
+        raise ConfigError(
+            f"observation has {obs.shape[1]} entries; this agent was built for {agent.obs_size}"
+        )
+
+
+def _check_rows(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise ConfigError(
+            f"{name} has shape {list(shape)}: must be {list(expected)}, obs has {expected[0]} rows"
+        )
 
 
 def act(
@@ -119,13 +138,21 @@ def act(
     *,
     agent: Agent,
     config: AgentConfig,
-    explore: Array | float = 1.0,
+    explore: Number = 1.0,
 ) -> PlanOutput:
     """Plan one decision for each of N environments.
 
     The warm start is dropped where ``is_first``. ``explore`` 0 switches the
     exploration noise off. Every output field has the leading axis N.
+
+    Raises:
+      ConfigError: for observations of another size than the agent's, and for a warm
+        start or ``is_first`` of another number of environments.
     """
+    _check_obs(obs, agent)
+    num, horizon = obs.shape[0], config.mppi.horizon
+    _check_rows("plan_state.mean", plan_state.mean.shape, (num, horizon, agent.action_size))
+    _check_rows("is_first", is_first.shape, (num,))
     key_heads, key_plan = jax.random.split(key)
     params = plan_params(params, key_heads, config)
     latent = world_model.encode(agent.nets, params.model.encoder, obs)
@@ -146,15 +173,21 @@ def act_policy(
     *,
     agent: Agent,
     config: AgentConfig,
-    explore: Array | float = 1.0,
+    explore: Number = 1.0,
 ) -> Float[Array, "N A"]:
-    """Actions of the bare policy, without planning; ``explore`` scales its noise."""
+    """Actions of the bare policy, without planning; ``explore`` scales its noise.
+
+    Raises:
+      ConfigError: for observations of another size than the agent's.
+    """
+    _check_obs(obs, agent)
     model = config.world_model
     latent = world_model.encode(agent.nets, params.model.encoder, obs)
     mean, log_std = world_model.policy(
         agent.nets, params.policy, latent, model.log_std_min, model.log_std_max
     )
-    noise = explore * jax.random.normal(key, mean.shape, mean.dtype)
+    scale = jnp.asarray(explore).astype(mean.dtype)
+    noise = scale * jax.random.normal(key, mean.shape, mean.dtype)
     return jnp.clip(losses.squash(mean, log_std, noise, model.squash).action, -1.0, 1.0)
 
 
@@ -180,7 +213,7 @@ def replan(
         num_samples=config.replan.num_samples or config.mppi.num_samples,
         iterations=config.replan.iterations or config.mppi.iterations,
     )
-    state = mppi.init(planner, agent.action_size)
+    state = mppi.init(planner, agent.action_size, jnp.float32)
 
     def plan(key: Key, root: Array) -> PlanOutput:
         return mppi.plan(params, key, root, state, model=model, config=planner, explore=0.0)

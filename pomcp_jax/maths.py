@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+from numpy.typing import DTypeLike
 
 from pomcp_jax.types import Gaussian
 
@@ -37,7 +38,7 @@ class Bins(NamedTuple):
     low: float
     high: float
 
-    def centres(self, dtype: jnp.dtype = jnp.float32) -> Float[Array, " K"]:
+    def centres(self, dtype: DTypeLike = jnp.float32) -> Float[Array, " K"]:
         """Bin centres ``[K]`` in symlog space."""
         return jnp.linspace(self.low, self.high, self.num, dtype=dtype)
 
@@ -90,42 +91,41 @@ def _mish_jvp(primals, tangents):
     return x * ratio, dx * (ratio + x * slope)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def layer_norm(
     x: Float[Array, "*batch M"], scale: Float[Array, " M"], offset: Float[Array, " M"]
 ) -> Float[Array, "*batch M"]:
     """Normalise over the last axis, then scale and shift (arXiv 1607.06450, epsilon 1e-5).
 
-    The gradient is written out: autodiff of mean and variance makes about
-    twice the passes over memory.
+    The derivative is written out: autodiff of mean and variance makes about
+    twice the passes over memory. Reverse mode is its transpose.
     """
-    return _layer_norm_forward(x, scale, offset)[0]
+    normed, _ = _normalise(x)
+    return normed * _wide(scale, x) + _wide(offset, x)
 
 
 def _wide(vector: Float[Array, " M"], like: Float[Array, "*batch M"]) -> Float[Array, "*ones M"]:
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
-def _layer_norm_forward(x, scale, offset):
+def _normalise(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     mean = jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-5)
-    out = (x - mean) * inverse * _wide(scale, x) + _wide(offset, x)
-    return out, (x, mean, inverse, scale)
+    return (x - mean) * inverse, inverse
 
 
-def _layer_norm_backward(residuals, grad):
-    x, mean, inverse, scale = residuals
-    normed = (x - mean) * inverse
-    scaled = grad * _wide(scale, x)
-    centre = jnp.mean(scaled, axis=-1, keepdims=True)
-    slope = jnp.mean(scaled * normed, axis=-1, keepdims=True)
-    rows = tuple(range(x.ndim - 1))
-    dx = inverse * (scaled - centre - normed * slope)
-    return dx, jnp.sum(grad * normed, axis=rows), jnp.sum(grad, axis=rows)
-
-
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+@layer_norm.defjvp
+def _layer_norm_jvp(primals, tangents):
+    x, scale, offset = primals
+    dx, dscale, doffset = tangents
+    normed, inverse = _normalise(x)
+    dx = dx * inverse
+    centre = jnp.mean(dx, axis=-1, keepdims=True)
+    slope = jnp.mean(dx * normed, axis=-1, keepdims=True)
+    dnormed = dx - centre - normed * slope
+    out = normed * _wide(scale, x) + _wide(offset, x)
+    return out, dnormed * _wide(scale, x) + normed * _wide(dscale, x) + _wide(doffset, x)
 
 
 def simnorm(x: Float[Array, "*batch L"], group: int) -> Float[Array, "*batch L"]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+from numpy.typing import DTypeLike
 
 from pomcp_jax import maths
 from pomcp_jax.types import Key, Params
@@ -26,7 +27,7 @@ def _row(vector: Float[Array, " M"], like: Float[Array, "*batch M"]) -> Float[Ar
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
-def _widened(x: Float[Array, "..."], dtype: jnp.dtype) -> Float[Array, "..."]:
+def _widened(x: Float[Array, "..."], dtype: DTypeLike) -> Float[Array, "..."]:
     """``x`` in the wider of its own dtype and ``dtype``, under strict promotion too."""
     with jax.numpy_dtype_promotion("standard"):
         return x.astype(jnp.promote_types(x.dtype, dtype))
@@ -41,16 +42,15 @@ class Linear(nn.Module):
 
     features: int
     kernel_init: Callable = kernel_init
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, *inputs: Float[Array, "*batch D"]) -> Float[Array, "*batch M"]:
+    def __call__(self, *inputs: Float[Array, "..."]) -> Float[Array, "..."]:
         """Sum of one matrix product per input, plus the bias."""
         out = None
         for i, x in enumerate(inputs):
-            kernel = self.param(
-                f"kernel_{i}", self.kernel_init, (x.shape[-1], self.features), jnp.float32
-            )
+            shape = (x.shape[-1], self.features)
+            kernel = self.param(f"kernel_{i}", self.kernel_init, shape, jnp.float32)
             y = x.astype(self.dtype) @ kernel.astype(self.dtype)
             out = y if out is None else out + y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -63,12 +63,12 @@ class NormedLinear(nn.Module):
     features: int
     activation: Callable | None = maths.mish
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, *inputs: Float[Array, "*batch D"], dropout_key: Key | None = None
-    ) -> Float[Array, "*batch M"]:
+        self, *inputs: Float[Array, "..."], dropout_key: Key | None = None
+    ) -> Float[Array, "..."]:
         """Without ``dropout_key`` nothing is dropped."""
         x = Linear(self.features, dtype=self.dtype, name="linear")(*inputs)
         scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
@@ -94,12 +94,12 @@ class MLP(nn.Module):
     final_activation: Callable | None = None
     final_init: Callable = kernel_init
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, *inputs: Float[Array, "*batch D"], dropout_key: Key | None = None
-    ) -> Float[Array, "*batch M"]:
+        self, *inputs: Float[Array, "..."], dropout_key: Key | None = None
+    ) -> Float[Array, "..."]:
         """All layers in order; ``dropout_key`` goes to the first."""
         x = inputs
         for i, width in enumerate(self.hidden):

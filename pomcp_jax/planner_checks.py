@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from pomcp_jax import planner_model
 from pomcp_jax.config import ConfigError, MppiConfig
 
-Number = Float[Array, ""] | float | int
+Number = Real[Array, ""] | np.number | float | int
 
 
 def _is_size(value: object) -> bool:
@@ -63,7 +63,7 @@ def check_sizes(config: MppiConfig, path: str = "mppi", proposes: bool = True) -
             raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: must be {hint}")
 
 
-def _known(name: str, value: Number, least: float = 0.0, least_name: str = "") -> float | None:
+def _known(name: str, value: Any, least: float = 0.0, least_name: str = "") -> float | None:
     """``value`` if it is known before the program runs, checked; None if it is traced."""
     if isinstance(value, jax.core.Tracer):
         if value.shape != ():
@@ -111,7 +111,7 @@ def check_state(state: Any, config: MppiConfig) -> Float[Array, "H A"]:
     return mean
 
 
-def check_explore(explore: Number, size: int) -> None:
+def check_explore(explore: Any, size: int) -> None:
     """Check the shape of the exploration's scale, and its value where it is known.
 
     Raises:

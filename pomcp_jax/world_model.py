@@ -17,6 +17,8 @@ from pomcp_jax.maths import Bins
 from pomcp_jax.networks import MLP
 from pomcp_jax.types import Key, Params
 
+Bound = Float[Array, ""] | float
+
 SIZES: dict[str, dict[str, int]] = {
     "tiny": dict(latent_size=64, encoder_width=64, mlp_width=64, num_heads=2),
     "small": dict(latent_size=128, encoder_width=128, mlp_width=128, num_heads=2),
@@ -174,7 +176,7 @@ def value_logits(
 
 
 def policy(
-    nets: Networks, params: Params, latent: Float[Array, "*batch L"], low: Array, high: Array
+    nets: Networks, params: Params, latent: Float[Array, "*batch L"], low: Bound, high: Bound
 ) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch A"]]:
     """Raw mean and log-std in ``[low, high]`` of an actor."""
     mean, raw = jnp.split(networks.apply(nets.policy, params, latent), 2, axis=-1)
