@@ -5,11 +5,11 @@ seeds. A row that keeps failing is marked and left behind, the others go on.
 
 A sweep keeps no checkpoints: the same command line again starts anew.
 
-Exit codes: 0 done, 2 bad input, 3 every row broke, 4 the disk is full or cannot be
-written, 130/143 stopped by SIGINT/SIGTERM.
+Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 every row broke, 4 the disk is full
+or cannot be written, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
-from experiments import clock  # isort: skip
+from experiments import clock, early  # isort: skip  # noqa: F401
 
 import json
 import os
@@ -24,7 +24,20 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import broken, grid, loop, measure, record, settings, sweep_report, xla
+from experiments import (
+    broken,
+    crash,
+    grid,
+    loop,
+    measure,
+    plot,
+    record,
+    settings,
+    streams,
+    sweep_report,
+    tables,
+    xla,
+)
 from experiments.grid import Axis, Cell
 from experiments.jobs import Signals, Stop, Worker
 from experiments.loop import Functions
@@ -88,9 +101,11 @@ class Sweep:
         self.diverged: dict[int, broken.Diverged] = {}
         """By row."""
         self.invalid = np.zeros(rows, np.int32)
-        self.records: list[record.Record] = []
+        self.records: list[tables.Record] = []
         self.state: TrainState | None = None
         self.done, self.evaluated_at = 0, -1
+        self.undrawn = False
+        """Somebody was told that the picture cannot be drawn."""
 
     def go(self) -> None:
         """All phases and the final evaluation."""
@@ -153,9 +168,10 @@ class Sweep:
         )
         return values
 
-    def _record(self, cell: Cell, names: list[str]) -> record.Record:
-        options = self.plan.options
-        return record.Record(grid.folder(options.workdir, cell), names, options.tensorboard)
+    def _record(self, cell: Cell, names: list[str]) -> tables.Record:
+        options, say = self.plan.options, self.progress.say
+        folder = grid.folder(options.workdir, cell)
+        return tables.Record(folder, names, options.tensorboard, say=say)
 
     def _best(self) -> str:
         """The cell that evaluates best so far, for the progress line."""
@@ -235,11 +251,15 @@ class Sweep:
         ]
 
     def draw(self) -> None:
-        """Refresh the picture, if there is something to draw with."""
+        """Refresh the picture, if there is something to draw with; one warning if it fails."""
+        if not plot.available():
+            return
         try:
             sweep_report.draw(self.outcomes(), self.plan.axes, self.plan.options.workdir)
-        except ImportError:
-            pass
+        except Exception as error:  # whatever: the rows it shows are what counts
+            if not self.undrawn:
+                self.progress.say(f"warning: no picture: {crash.one_line(error)}; training goes on")
+            self.undrawn = True
 
     def finish(self, about: dict[str, Any], code: int, text: str) -> None:
         """Close all files; write what became of every cell, the summary and the picture."""
@@ -329,7 +349,15 @@ def open_workdir(plan: Plan) -> Path | None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    argv = sys.argv if argv is None else argv
+    with streams.tolerant():
+        try:
+            return _main(sys.argv if argv is None else argv)
+        except Exception as error:  # a mistake of ours: still one line
+            print(f"error: {crash.report(error, None)}", file=sys.stderr)
+            return 1
+
+
+def _main(argv: list[str]) -> int:
     xla.save_memory()
     try:
         plan = prepare(argv)
@@ -365,7 +393,7 @@ def main(argv: list[str] | None = None) -> int:
         flush=True,
     )
     sweep = Sweep(plan)
-    code, text = 3, "failed"
+    code, text = 1, "failed"
     try:
         sweep.go()
         code, text = 0, "done"
@@ -373,13 +401,14 @@ def main(argv: list[str] | None = None) -> int:
         code, text = stop.code, str(stop)
     except OSError as error:
         code, text = 4, f"{options.workdir}: {error.strerror or error}; the last row is not written"
-    finally:
-        try:
-            sweep.finish(about, code, text)
-        except OSError as error:
-            code = code or 4
-            print(f"error: {options.workdir}: {error.strerror or error}", file=sys.stderr)
-    if code in (3, 4):
+    except Exception as error:  # nobody expected it
+        code, text = 1, f"failed: {crash.report(error, options.workdir)}"
+    try:
+        sweep.finish(about, code, text)
+    except OSError as error:
+        code = code or 4
+        print(f"error: {options.workdir}: {error.strerror or error}", file=sys.stderr)
+    if code in (1, 3, 4):
         print(f"error: {text}", file=sys.stderr)
     took = f"{duration(time.monotonic() - clock.STARTED)}, peak {record.peak_memory_gb():.2f} GB"
     print(sweep_report.table(sweep.outcomes()))
