@@ -1,5 +1,6 @@
 """The numbers behind pictures and tables: curves of all runs of a result set."""
 
+import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ def load(results: Path, returns: str = "evaluation") -> tuple[list[Runs], list[C
         for cell in members:
             try:
                 held = plot.read_curves(cell.folder / file, column)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, LookupError, TypeError, OSError, csv.Error):
                 raise ConfigError(f"{cell.folder / file}: is unreadable") from None
             if not held:
                 raise ConfigError(f"{cell.folder / file}: holds no {column}")

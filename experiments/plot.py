@@ -9,6 +9,8 @@ The first draws workdirs of :mod:`experiments.run`, over decisions, the second t
 frames: a panel for every task with the published curves beside ours, and the aggregate over tasks.
 """
 
+from experiments import early  # isort: skip  # noqa: F401
+
 import argparse
 import csv
 import importlib.util
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from experiments import crash, streams
 
 
 class Curve(NamedTuple):
@@ -82,9 +86,14 @@ def save(figure: Any, out: Path) -> None:
     """Write the picture in one step and close it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}")
-    figure.savefig(partial, dpi=120, format="png")
-    pyplot().close(figure)
-    partial.replace(out)
+    try:
+        figure.savefig(partial, dpi=120, format="png")
+        partial.replace(out)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        pyplot().close(figure)
 
 
 def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
@@ -97,6 +106,14 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
     """
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    try:
+        _draw_returns(axes, runs, labels)
+        save(figure, out)
+    finally:
+        plt.close(figure)
+
+
+def _draw_returns(axes: Any, runs: list[Path], labels: list[str] | None) -> None:
     titles, repeats = [], set()
     groups: dict[str, list[Path]] = {}
     for i, run in enumerate(runs):
@@ -130,11 +147,14 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
         top.set_xlabel("environment frames per seed")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", frameon=False)
-    save(figure, out)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    return streams.guarded(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -165,19 +185,19 @@ def main(argv: list[str] | None = None) -> int:
     if args.labels and len(args.labels) != len(args.runs):
         print(f"error: --labels: {len(args.labels)} for {len(args.runs)} runs", file=sys.stderr)
         return 2
-    if args.diagnostics:
-        return _draw_diagnostics(args)
-    draw(args.runs, args.out, args.labels)
-    return 0
+    return _draw_runs(args)
 
 
-def _draw_diagnostics(args: argparse.Namespace) -> int:
+def _draw_runs(args: argparse.Namespace) -> int:
     from experiments import diagnostic_panels  # it imports this file
 
+    picture = diagnostic_panels.draw if args.diagnostics else draw
     try:
-        diagnostic_panels.draw(args.runs, args.out, args.labels)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        picture(args.runs, args.out, args.labels)
+    except (ImportError, OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+        # Whatever a table that was edited by hand leads to.
+        names = ", ".join(str(run) for run in args.runs)
+        print(f"error: {names:.200}: cannot be drawn: {crash.one_line(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -191,7 +211,7 @@ def _draw_results(args: argparse.Namespace) -> int:
         return 2
     try:
         panels.draw(args.results, args.out, args.returns)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -83,12 +83,7 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    with streams.tolerant():
-        try:
-            return _main(sys.argv if argv is None else argv)
-        except Exception as error:  # a mistake of ours: still one line
-            print(f"error: {crash.report(error, None)}", file=sys.stderr)
-            return 1
+    return streams.guarded(lambda: _main(sys.argv if argv is None else argv))
 
 
 def _main(argv: list[str]) -> int:

@@ -4,8 +4,10 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
+
+from experiments import crash
 
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Nobody will ever read it: a pipe without a reader, a terminal that was closed."""
@@ -61,6 +63,16 @@ class Tolerant:
             os.close(null)
         except (OSError, ValueError, AttributeError):  # a stream without a file
             pass
+
+
+def guarded(program: Callable[[], int]) -> int:
+    """Exit code of ``program``, run with tolerant streams; 1 and one line for an exception."""
+    with tolerant():
+        try:
+            return program()
+        except Exception as error:  # a mistake of ours: still one line
+            print(f"error: {crash.report(error, None)}", file=sys.stderr)
+            return 1
 
 
 @contextlib.contextmanager

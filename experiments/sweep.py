@@ -73,8 +73,6 @@ of the compiled program; run those value by value with experiments.run.
 A sweep cannot be resumed: it keeps no checkpoints. The same command line again moves the earlier
 sweep to previous-N and starts anew; what was written of an interrupted one stays readable.
 """
-FILES = ("sweep.json", "summary.csv", "sweep.png")
-"""What a sweep leaves beside its cells' folders."""
 
 
 class Plan(NamedTuple):
@@ -334,27 +332,9 @@ def prepare(argv: list[str]) -> Plan:
     return Plan(options, axes, cells, config, functions)
 
 
-def open_workdir(plan: Plan) -> Path | None:
-    """Make all folders; an earlier sweep moves aside. Returns where it went."""
-    workdir = plan.options.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
-    names = dict.fromkeys([*FILES, *grid.held(workdir), *(cell.name for cell in plan.cells)])
-    moved = record.set_aside(workdir, names)
-    for cell in plan.cells:
-        record.open_workdir(grid.folder(workdir, cell), cell.config)
-    names = [cell.name for cell in plan.cells]
-    record.write_text(workdir / "sweep.json", json.dumps({"cells": names}) + "\n")
-    return moved
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    with streams.tolerant():
-        try:
-            return _main(sys.argv if argv is None else argv)
-        except Exception as error:  # a mistake of ours: still one line
-            print(f"error: {crash.report(error, None)}", file=sys.stderr)
-            return 1
+    return streams.guarded(lambda: _main(sys.argv if argv is None else argv))
 
 
 def _main(argv: list[str]) -> int:
@@ -378,7 +358,7 @@ def _main(argv: list[str]) -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         held = record.lock(options.workdir)
-        moved = open_workdir(plan)
+        moved = sweep_report.open_workdir(options.workdir, plan.cells)
     except (ConfigError, OSError) as error:
         workdir = "" if isinstance(error, ConfigError) else f"--workdir = {options.workdir}: "
         print(f"error: {workdir}{error}", file=sys.stderr)
