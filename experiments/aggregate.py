@@ -5,6 +5,8 @@ aggregate of every method), ``returns.csv`` (a row for every evaluation of every
 ``summary.png`` (:mod:`pomcp_jax.reporting.figures`).
 """
 
+from experiments import early  # isort: skip  # noqa: F401
+
 import argparse
 import csv
 import sys
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import arguments
+from experiments import arguments, streams
 from experiments.plot import BANDS, PUBLISHED
 from experiments.progress import duration, number
 from pomcp_jax.config import ConfigError
@@ -191,6 +193,10 @@ def markdown(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    return streams.guarded(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -202,11 +208,11 @@ def main(argv: list[str] | None = None) -> int:
         rows, totals = task_rows(all_runs, beside), aggregate_rows(all_runs)
         if canvas.available():
             figures.draw(args.results, args.results / "summary.png", beside=beside, bands=BANDS)
-    except (ConfigError, ValueError) as error:
+        write(rows + totals, args.results / "summary.csv")
+        write(return_rows(all_runs), args.results / "returns.csv")
+    except (ConfigError, ValueError, LookupError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write(rows + totals, args.results / "summary.csv")
-    write(return_rows(all_runs), args.results / "returns.csv")
     text = markdown(rows, totals)
     print(text)
     for cell in unfinished:

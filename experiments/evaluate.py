@@ -5,6 +5,7 @@ interval over episodes (Student's t), interquartile mean, episode length, broken
 codes: 0 done, 2 bad input.
 """
 
+from experiments import early  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip
 
 import argparse
@@ -19,10 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import arguments, record, xla
+from experiments import arguments, intervals, record, streams, xla
 from experiments.benchmarks.originals import controls, flat, original
 from experiments.progress import duration
-from experiments.sweep_report import interval
 from pomcp_jax import controller, envs, evaluate
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.controller import Controller
@@ -123,14 +123,13 @@ def table(episodes: Episodes, first_seed: int) -> str:
         good = returns[valid]
         means.append(np.mean(good) if good.size else np.nan)
         rows.append(
-            (str(first_seed + i), *_numbers(good, interval(good)))
+            (str(first_seed + i), *_numbers(good, *intervals.mean_and_half(good)))
             + (_length(lengths[valid]),)
             + (str(len(returns)), str(int(np.sum(~valid))))
         )
     if len(means) > 1:
         good = episodes.returns[episodes.valid]
-        numbers = list(_numbers(good, interval(np.array(means))))
-        numbers[0] = f"{np.mean(means):.1f}"
+        numbers = _numbers(good, *intervals.mean_and_half(means))
         length = _length(episodes.lengths[episodes.valid])
         counts = str(episodes.valid.size), str(int(np.sum(~episodes.valid)))
         rows.append(("all", *numbers, length, *counts))
@@ -145,14 +144,12 @@ def _length(lengths: np.ndarray) -> str:
     return f"{np.mean(lengths):.1f}" if lengths.size else "-"
 
 
-def _numbers(returns: np.ndarray, ends: tuple[float, float]) -> tuple[str, str, str, str]:
+def _numbers(returns: np.ndarray, mean: float, half: float) -> tuple[str, str, str, str]:
     if not returns.size:
         return "-", "-", "-", "-"
-    low, high = ends
-    between = f"{low:.1f} to {high:.1f}" if np.isfinite(low) else "-"
     return (
-        f"{np.mean(returns):.1f}",
-        between,
+        f"{mean:.1f}",
+        f"{mean - half:.1f} to {mean + half:.1f}" if np.isfinite(half) else "-",
         f"{float(statistics.iqm(returns)):.1f}",
         f"{np.std(returns, ddof=1) if returns.size > 1 else 0.0:.1f}",
     )
@@ -214,6 +211,10 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    return streams.guarded(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
     xla.save_memory()
     args, _ = arguments.parse(parser(), argv)
     try:

@@ -22,18 +22,28 @@ class Stop(Exception):
 
 
 class Signals:
-    """The first SIGINT or SIGTERM asks for a clean end, the second ends at once."""
+    """The first SIGINT, SIGTERM or SIGHUP asks for a clean end, another one ends at once.
+
+    One that follows within ``ECHO`` seconds is the same request: timeout(1) and shells send a
+    signal to a process and to its group. SIGHUP, which a closing terminal sends several times,
+    never ends at once, and is ignored where it was ignored before (nohup).
+    """
+
+    ECHO = 0.5
 
     def __init__(self, progress: Progress):
         self.received = 0
         self._since = 0.0
         self.progress = progress
-        for number_ in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number_, self._handle)
+        for number_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number_ != signal.SIGHUP or signal.getsignal(number_) != signal.SIG_IGN:
+                signal.signal(number_, self._handle)
 
     def _handle(self, number_: int, _frame: Any) -> None:
         if self.received:
-            os._exit(128 + number_)
+            if number_ != signal.SIGHUP and self.age() > self.ECHO:
+                os._exit(128 + number_)
+            return
         self.received = number_
         self._since = time.monotonic()
         try:
@@ -100,7 +110,15 @@ class Saver:
 
     def start(self, function: Callable, *args: Any) -> None:
         """Begin ``function(*args)``; the job before must have been collected."""
-        self._job = self._pool.submit(function, *args)
+        try:
+            self._job = self._pool.submit(function, *args)
+        except RuntimeError as error:  # no further thread can be started
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Count as a job that raised ``error``."""
+        self._job = concurrent.futures.Future()
+        self._job.set_exception(error)
 
     def collect(self, *, wait: bool = False) -> Any:
         """The result of a job that has ended, once; None when there is none.

@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import broken, clock, measure, record, xla
-from experiments.jobs import Saver, Signals, Stop, Worker
+from experiments import broken, clock, crash, measure, record, tables
+from experiments.host import Host, Pending, array, listed
+from experiments.jobs import Signals, Stop, Worker
 from experiments.measure import Fault, Results
 from experiments.progress import duration, number
-from experiments.resume import Host, Pending, Start, array, listed
+from experiments.resume import Start
+from experiments.saving import Checkpoints
 from experiments.settings import Settings
-from pomcp_jax import checkpoint, compiled, devices, diagnostics, envs, evaluate, resume, train
-from pomcp_jax.checkpoint import CheckpointError
+from pomcp_jax import compiled, devices, diagnostics, envs, evaluate, resume, train
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
-from pomcp_jax.reporting import run_figures
+from pomcp_jax.reporting import canvas, run_figures
 from pomcp_jax.train import Program, TrainState, Work
 
 
@@ -92,16 +93,21 @@ class Run:
         self.options, self.functions, self.config = options, functions, options.config
         self.signals, self.progress = signals, signals.progress
         self.work = Worker(self.progress, self.signals)
-        self.saver = Saver()
-        self.saved: tuple[int, int, bool] | None = None
-        self.saving: list[float] = []
-        """Seconds for which every save held training up."""
+        self.checkpoints = Checkpoints(
+            options.workdir,
+            options.config,
+            functions.program.static,
+            self.progress.say,
+            start.decisions if start.host is not None else None,
+        )
         self.start = start
+        self.undrawn = False
+        """Somebody was told that the picture cannot be drawn."""
         self.state, self.done = start.state, start.decisions
         """Decisions that were due so far, per seed."""
         self.updates = 0
-        self.record: record.Record | None = None
-        self.written: record.Written | None = None
+        self.record: tables.Record | None = None
+        self.written: tables.Written | None = None
         self.pending: Pending | None = None
         self.commit = record.commit()
         self.compiled = self.finished = self.clipping_told = False
@@ -132,8 +138,15 @@ class Run:
 
     def open_record(self, columns: list[str]) -> None:
         """Begin the files, or go on with them."""
-        options = self.options
-        self.record = record.Record(options.workdir, columns, options.tensorboard, self.written)
+        options, before = self.options, self.written
+        self.record = self._on_disk(
+            tables.Record,
+            options.workdir,
+            columns,
+            options.tensorboard,
+            before,
+            self.progress.say,
+        )
         self.written = self.record.written()
 
     def host(self, finished: bool) -> Host:
@@ -178,12 +191,12 @@ class Run:
         over = self.finished and not left  # with seeds that are new or dropped
         for phase, work in left:
             self.signals.check()
-            self.warn_of_saving()
-            self.pending = self.chunk(phase, work)
+            self.checkpoints.warn()
+            self.chunk(phase, work)
             self.finish_chunk()
             interval = train_config.checkpoint_decisions
             due = interval and self.done - self.last_checkpoint >= interval
-            if due and not self.saver.busy:  # or after the next chunk: training does not wait
+            if due and not self.checkpoints.busy:  # or after the next chunk: training does not wait
                 self.last_checkpoint = self.done
                 self.save()
         self.signals.check()
@@ -202,21 +215,22 @@ class Run:
         self.evaluate_policy()
         self.written = self.record.written()
 
-    def chunk(self, phase: str, work: Work) -> Pending:
-        """One chunk; its metrics and the seconds it took."""
+    def chunk(self, phase: str, work: Work) -> None:
+        """One chunk; its metrics and the seconds it took are pending afterwards."""
         begin, start = time.monotonic(), self.done
         busy = "" if self.compiled else "compiling: the training step"
-        state, self.state = self.state, None  # donated: if this is cut short, there is none
-        self.state, metrics = self.work(
+        # Donated: if this is cut short, or what follows fails, there is no state to save.
+        state, self.state = self.state, None
+        state, metrics = self.work(
             self.functions.program.chunk, state, self.config, work, busy=busy
         )
         self.compiled = True
         values: Results = dict(jax.device_get(metrics))
         self.warn_of_clipping(values)
-        stats, faults = jax.device_get((self.state.stats, self.state.agent.faults))
+        stats, faults = jax.device_get((state.stats, state.agent.faults))
         seconds = time.monotonic() - begin
-        self.done = int(self.state.iteration) * self.config.env.num_envs
-        self.updates = int(self.state.updates)
+        self.done = int(state.iteration) * self.config.env.num_envs
+        self.updates = int(state.updates)
         rate, repeat = (self.done - start) / seconds, self.config.env.action_repeat
         values |= measure.chunk_values(
             self.config,
@@ -229,7 +243,7 @@ class Run:
         before, self.invalid = self.invalid, stats.invalid
         done = self.done - start
         found = measure.faults(self.config, faults, stats, before, done, phase)
-        stop = self.judge(found)
+        state, stop = self.judge(found, state)
         values |= broken.without({"train/return": values["train/return"]}, self.left)
         values["broken"] = np.isin(np.arange(len(self.resets)), list(self.left)).astype(int)
         values["resets"] = self.resets
@@ -249,7 +263,7 @@ class Run:
             force=self.done >= self.config.train.total_decisions,
         )
         named = {name: listed(value) for name, value in values.items()}
-        return Pending(phase, named, seconds, done, stop)
+        self.state, self.pending = state, Pending(phase, named, seconds, done, stop)
 
     def warn_of_clipping(self, values: Results) -> None:
         """One line a run when targets lie beyond the bins."""
@@ -258,7 +272,7 @@ class Run:
             self.clipping_told = True
             self.progress.say(f"warning: {text}")
 
-    def judge(self, faults: dict[int, Fault]) -> str:
+    def judge(self, faults: dict[int, Fault], state: TrainState) -> tuple[TrainState, str]:
         """Leave seeds that broke behind or reset them; why the run has to stop, or nothing."""
         train_config = self.config.train
         verdict = broken.judge(
@@ -276,8 +290,8 @@ class Run:
         if verdict.reset and not verdict.stop:
             which = np.isin(np.arange(len(self.resets)), verdict.reset)
             self.resets = self.resets + which
-            self.state = self.functions.reset_agents(self.state, self.config, which)
-        return verdict.stop
+            state = self.functions.reset_agents(state, self.config, which)
+        return state, verdict.stop
 
     def finish_chunk(self) -> None:
         """Evaluate if it is due, write the chunk's rows, stop if that was decided.
@@ -289,8 +303,9 @@ class Run:
         due = interval and self.done - self.last_evaluation >= interval
         if due and chunk.phase == "training":
             values |= self.evaluate()
-            self.last_evaluation = self.evaluated_at = self.done
         self.write(values)
+        if due and chunk.phase == "training":  # a row that was not written is evaluated again
+            self.last_evaluation = self.evaluated_at = self.done
         self.pending, self.written = None, self.record.written()
         if chunk.stop:
             raise Stop(3, chunk.stop)
@@ -302,11 +317,12 @@ class Run:
             row |= {"seconds": self.seconds(), "seed": self.config.train.seed + i}
             self._on_disk(self.record.row, row)
 
-    def _on_disk(self, function: Callable, *args: Any) -> None:
+    def _on_disk(self, function: Callable, *args: Any) -> Any:
         try:
-            function(*args)
+            return function(*args)
         except OSError as error:
-            text = f"{self.options.workdir}: {error.strerror}; the last row is not written"
+            reason = error.strerror or error
+            text = f"{self.options.workdir}: {reason}; the last row is not written"
             raise Stop(4, text) from None
 
     def evaluate(self) -> Results:
@@ -338,56 +354,23 @@ class Run:
                 self._on_disk(self.record.evaluation, row)
 
     def draw(self) -> None:
-        """Refresh the picture, if there is something to draw with."""
+        """Refresh the picture, if there is something to draw with; one warning if it fails."""
+        if not canvas.available():
+            return
         try:
             run_figures.draw([self.options.workdir], self.options.workdir / "learning_curve.png")
-        except (ImportError, OSError):  # a full disk: the rows it shows are what counts
-            pass
+        except Exception as error:  # whatever: the rows it shows are what counts
+            if not self.undrawn:
+                self.progress.say(f"warning: no picture: {crash.one_line(error)}; training goes on")
+            self.undrawn = True
 
     def save(self, *, finished: bool = False) -> None:
-        """Begin a checkpoint, once for any state; held up only by copying it to the host."""
+        """Begin a checkpoint, if there is anything to save."""
         if self.state is None or self.record is None:
             return
-        key = self.done, self.updates, finished
-        if self.saved == key:
-            return
-        self.warn_of_saving(wait=True)
-        begin = time.monotonic()
-        shot = checkpoint.snapshot(self.state)
-        host = self.host(finished)
-        self.saving.append(time.monotonic() - begin)
         score = measure.score(self.evaluated) if self.evaluated_at == self.done else None
-        self.saver.start(self._save, shot, host, score, self.done)
-        self.saved = key
-
-    def _save(
-        self, shot: checkpoint.Snapshot, host: Host, score: float | None, decisions: int
-    ) -> None:
-        self.record.sync()
-        checkpoint.save(
-            self.options.workdir / "checkpoints",
-            decisions,
-            shot,
-            self.config,
-            self.functions.program.static,
-            keep=self.config.train.checkpoint_keep,
-            score=score,
-            host=host._asdict(),
-        )
-        xla.return_memory()
+        self.checkpoints.save(self.state, self.host(finished), score, self.record.sync)
 
     def collect_save(self) -> str:
         """Wait for a save under way; why it failed, or nothing."""
-        try:
-            self.saver.collect(wait=True)
-        except (CheckpointError, OSError) as error:
-            self.saved = None
-            return str(error)
-        return ""
-
-    def warn_of_saving(self, *, wait: bool = False) -> None:
-        """One line if the latest save failed; earlier checkpoints are intact then."""
-        if wait or not self.saver.busy:
-            failed = self.collect_save()
-            if failed:
-                self.progress.say(f"warning: {failed}; training goes on")
+        return self.checkpoints.collect()

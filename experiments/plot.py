@@ -9,22 +9,30 @@ The first draws workdirs of :mod:`experiments.run`, over decisions, the second t
 frames: a panel for every task with the published curves beside ours, and the aggregate over tasks.
 """
 
+from experiments import early  # isort: skip  # noqa: F401
+
 import argparse
+import csv
 import sys
 from pathlib import Path
 
-from experiments import arguments
-from pomcp_jax.config import ConfigError
+from experiments import arguments, crash, streams
 from pomcp_jax.reporting import diagnostic_figures, figures, published, run_figures
 
 PUBLISHED = Path(__file__).parent / "results" / "published"
 """Learning curves of other repositories."""
 BANDS = ("tdmpc2",)
 """Sources whose seeds are known one by one, so that their spread can be drawn."""
+WRONG = (ImportError, OSError, ValueError, LookupError, TypeError, csv.Error)
+"""Whatever a missing library, a full disk or a table that was edited by hand leads to."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    return streams.guarded(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -74,8 +82,9 @@ def _report(args: argparse.Namespace) -> int:
             diagnostic_figures.draw(args.runs, args.out, args.labels)
         else:
             run_figures.draw(args.runs, args.out, args.labels)
-    except (ConfigError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except WRONG as error:
+        about = "" if args.results else f"{', '.join(map(str, args.runs)):.200}: cannot be drawn: "
+        print(f"error: {about}{crash.one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -24,9 +24,10 @@ def number(value: float, digits: int = 0) -> str:
 class Progress:
     """Rewrites its line on a terminal; elsewhere prints at most every ``interval`` seconds."""
 
-    def __init__(self, stream: TextIO = sys.stderr, interval: float = 10.0):
-        self._stream, self._interval = stream, interval
-        self._live = stream.isatty()
+    def __init__(self, stream: TextIO | None = None, interval: float = 10.0):
+        """``stream`` is stderr by default."""
+        self._stream, self._interval = stream or sys.stderr, interval
+        self._live = self._stream.isatty()
         self._open, self._last = False, -math.inf
 
     def line(self, text: str, *, force: bool = False) -> None:

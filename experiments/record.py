@@ -1,10 +1,9 @@
-"""The written record of a run: metrics, evaluations, what ran where. Plain files, no wandb."""
+"""A run's workdir: whether it can be used, its configuration, what ran where."""
 
-import csv
 import datetime
+import errno
 import fcntl
 import json
-import math
 import os
 import platform
 import resource
@@ -12,24 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
+from experiments import crash
 from pomcp_jax import config as config_lib
 from pomcp_jax import manifest
 from pomcp_jax.config import Config, ConfigError
 
-FIRST = (
-    "seconds",
-    "decisions",
-    "frames",
-    "seed",
-    "train/return",
-    "eval/return",
-    "decisions_per_second",
-)
-"""Columns of every row of metrics.csv, in this order; the rest follows by name."""
 FILES = (
     "config.json",
     "run.json",
@@ -39,8 +29,13 @@ FILES = (
     "learning_curve.png",
     "checkpoints",
     "tensorboard",
+    crash.NAME,
 )
 """Everything a run may leave in its workdir."""
+FOLDERS = (".", "checkpoints", "tensorboard")
+"""Those of :data:`FILES` that are folders, and the workdir."""
+LONGEST_NAME = 200
+"""Bytes, about, of the longest name below a workdir: orbax' temporary files in a checkpoint."""
 
 
 def config_text(config: Config) -> str:
@@ -63,45 +58,139 @@ CHANGEABLE = (
 """Fields of ``train`` that may change when a run goes on: they say how long and how often."""
 
 
+def differences(before: Config, config: Config, resume: str = "auto") -> str:
+    """What of ``config`` may not change when a run goes on and did: ``a = 1, this one has 2``."""
+    old, new = config_lib.flatten(before), config_lib.flatten(config)
+    found = [
+        f"{name} = {old[name]!r}, this one has {new[name]!r}"
+        for name in sorted(new)
+        if old[name] != new[name]
+        and name.removeprefix("train.") not in CHANGEABLE
+        and not (name == "train.num_seeds" and resume == "change_seeds")
+    ]
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    return "; ".join(found[:5]) + more
+
+
+MOST_BYTES = 4 << 20
+"""Of config.json and run.json, which have a few thousand."""
+
+
+def read_json(path: Path) -> Any:
+    """Contents of a small JSON file.
+
+    Raises:
+      OSError: it cannot be read, or is no file.
+      ValueError: it is too large or no JSON.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        number = errno.EISDIR if path.is_dir() else errno.ENOENT
+        raise OSError(number, os.strerror(number))
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"is larger than {MOST_BYTES >> 20} MiB")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
 def check_workdir(workdir: Path, config: Config, resume: str = "auto") -> None:
     """Refuse a workdir that cannot be written or holds a run of another configuration.
 
     Fields that the earlier run did not know had their defaults. Writes nothing.
-    ``resume`` is the command line's: ``change_seeds`` allows another number of seeds.
+    ``resume`` is the command line's: ``change_seeds`` allows another number of seeds, ``never``
+    any other run, which will move aside.
 
     Raises:
       ConfigError: one line for the user.
     """
+    name = f"--workdir = {str(workdir)!r:.300}"
+    try:
+        _check_place(workdir, name)
+        if resume == "never":
+            return
+        _check_kinds(workdir, name)
+        held = workdir / "config.json"
+        before = config_lib.from_dict(Config, read_json(held)) if held.exists() else None
+    except ConfigError as error:
+        text = str(error)
+        if not text.startswith("--workdir"):
+            text = f"{name}: holds a run of another version ({text}); choose another folder"
+        raise ConfigError(text) from None
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror or error}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{name}: its config.json is unreadable; remove it (checkpoints hold it too) or"
+            " --resume=never moves that run aside"
+        ) from None
+    differ = "" if before is None else differences(before, config, resume)
+    if differ:
+        hint = "--resume=change_seeds drops the last ones or adds some, or "
+        hint = hint if "train.num_seeds = " in differ else ""
+        raise ConfigError(f"{name}: holds a run with {differ}; {hint}choose another folder")
+
+
+def _check_place(workdir: Path, name: str) -> None:
+    """Refuse what cannot be a folder of ours, or cannot be written."""
+    if "\0" in str(workdir):
+        raise ConfigError(f"{name}: holds a zero byte")
+    whole = os.fsencode(os.path.abspath(workdir))
+    try:
+        whole.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: is not UTF-8; checkpoints need a path that is") from None
+    if len(whole) + LONGEST_NAME > os.pathconf("/", "PC_PATH_MAX"):
+        raise ConfigError(f"{name}: is too long for the names of checkpoints in it")
     if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir = {str(workdir)!r}: is a file; must be a folder")
+        raise ConfigError(f"{name}: is a file; must be a folder")
     existing = workdir
     while not existing.exists():
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"--workdir = {str(workdir)!r}: {existing} is not writable")
-    held = workdir / "config.json"
-    if not held.is_file():
-        return
-    try:
-        before = config_lib.from_dict(Config, json.loads(held.read_text()))
-    except ConfigError as error:
-        raise ConfigError(
-            f"--workdir = {str(workdir)!r}: holds a run of another version ({error});"
-            " choose another folder"
-        ) from None
-    except (OSError, ValueError, TypeError, AttributeError):
-        raise ConfigError(f"--workdir = {str(workdir)!r}: its config.json is unreadable") from None
-    old, new = config_lib.flatten(before), config_lib.flatten(config)
-    for name in sorted(new):
-        if name == "train.num_seeds" and resume == "change_seeds":
+    if not existing.is_dir():
+        raise ConfigError(f"{name}: {str(existing)!r:.300} is a file; must be a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{name}: {str(existing)!r:.300} is not writable")
+    for part in workdir.parts:
+        if len(os.fsencode(part)) > 255:
+            raise ConfigError(f"{name}: a name in it is longer than 255 bytes")
+
+
+def _check_kinds(workdir: Path, name: str) -> None:
+    """Refuse files where a run has folders, folders where it has files, and what is read-only."""
+    for entry in (*FILES, "."):
+        path = workdir / entry
+        if not path.exists() or entry == "learning_curve.png":
             continue
-        if old[name] != new[name] and name.removeprefix("train.") not in CHANGEABLE:
-            hint = "--resume=change_seeds drops the last ones or adds some, or "
-            raise ConfigError(
-                f"--workdir = {str(workdir)!r}: holds a run with {name} = {old[name]!r},"
-                f" this one has {new[name]!r}; {hint if name == 'train.num_seeds' else ''}choose"
-                " another folder"
-            )
+        folder = entry in FOLDERS
+        if path.is_dir() != folder or not (folder or path.is_file()):
+            raise ConfigError(f"{name}: its {entry} is no {'folder' if folder else 'file'}")
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise ConfigError(f"{name}: its {entry} cannot be read and written")
+
+
+def saved_at(workdir: Path) -> int | None:
+    """Decisions of the latest checkpoint by run.json; -1 if it says so of an unknown one.
+
+    None: it had saved nothing, or there is no run.json.
+
+    Raises:
+      OSError, ValueError: run.json is unreadable.
+    """
+    try:
+        about = read_json(workdir / "run.json")
+    except FileNotFoundError:
+        return None
+    if type(about) is not dict:
+        raise ValueError("is no record of a run")
+    if "last_checkpoint" in about:
+        latest = about["last_checkpoint"]
+        if latest is not None and type(latest) is not int:
+            raise ValueError("last_checkpoint must be a number of decisions")
+        return latest
+    return -1 if about.get("saves") else None  # of an earlier version
 
 
 def lock(workdir: Path) -> int:
@@ -140,7 +229,7 @@ def open_workdir(workdir: Path, config: Config) -> Path | None:
 
 def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:
     """Move what is there of ``names`` to a new ``previous-N``; where that is, if anything was."""
-    old = [workdir / name for name in names if (workdir / name).exists()]
+    old = [workdir / name for name in names if os.path.lexists(workdir / name)]
     if not old:
         return None
     number = 1
@@ -157,7 +246,7 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file in one step; it has the old text or the new one, whatever happens."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -165,6 +254,11 @@ def write_text(path: Path, text: str) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Replace a JSON file in one step."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def commit() -> str | None:
@@ -200,123 +294,3 @@ def peak_memory_gb() -> float:
     """Largest resident size of this process so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def _plain(value: Any) -> Any:
-    """A JSON number; what is not finite becomes null."""
-    if isinstance(value, int | str) or value is None:
-        return value
-    value = float(value)
-    return value if math.isfinite(value) else None
-
-
-class Written(NamedTuple):
-    """How far a record has come; plain JSON."""
-
-    columns: list[str]
-    """Of metrics.csv and metrics.jsonl."""
-    evaluation_columns: list[str]
-    """Of evaluations.csv; empty before the first evaluation."""
-    sizes: dict[str, int]
-    """Bytes of every file."""
-    decisions: int
-    """The largest of any row."""
-
-
-TABLES = ("metrics.jsonl", "metrics.csv", "evaluations.csv")
-
-
-class Record:
-    """Open files of one run; every row is with the system when ``row`` returns."""
-
-    def __init__(
-        self,
-        workdir: Path,
-        columns: list[str],
-        tensorboard: bool = False,
-        written: Written | None = None,
-    ):
-        """With ``written`` goes on where that was; later rows are cut off."""
-        rest = sorted(set(columns) - set(FIRST))
-        self._columns = [*FIRST, *rest] if written is None else written.columns
-        self._evaluation_columns = [] if written is None else written.evaluation_columns
-        self._decisions = -1 if written is None else written.decisions
-        self._files = {}
-        for name in TABLES:
-            if written is not None:
-                _cut(workdir / name, written.sizes[name])
-            mode = "w" if written is None else "a"
-            self._files[name] = (workdir / name).open(mode, newline="")
-        empty = [name for name, size in self.written().sizes.items() if size == 0]
-        self._events = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            again = {} if written is None else {"purge_step": written.decisions + 1}
-            self._events = SummaryWriter(str(workdir / "tensorboard"), **again)
-        if "metrics.csv" in empty:
-            self._write_csv("metrics.csv", self._columns)
-        if "evaluations.csv" in empty:
-            self._evaluation_columns = []
-
-    def _write_csv(self, name: str, values: list[Any]) -> None:
-        csv.writer(self._files[name]).writerow(values)
-        self._files[name].flush()
-
-    def row(self, values: dict[str, Any]) -> None:
-        """One chunk of one seed."""
-        values = {name: _plain(values.get(name)) for name in self._columns}
-        self._files["metrics.jsonl"].write(json.dumps(values) + "\n")
-        self._files["metrics.jsonl"].flush()
-        self._write_csv("metrics.csv", list(values.values()))
-        self._decisions = max(self._decisions, values["decisions"])
-        if self._events is not None:
-            for name, value in values.items():
-                if value is not None and name not in ("seed", "decisions"):
-                    tag = f"seed_{values['seed']}/{name}"
-                    self._events.add_scalar(tag, value, values["decisions"])
-            self._events.flush()
-
-    def evaluation(self, values: dict[str, Any]) -> None:
-        """One evaluation of one seed, every episode's return included."""
-        if not self._evaluation_columns:
-            self._evaluation_columns = list(values)
-            self._write_csv("evaluations.csv", self._evaluation_columns)
-        plain = [_plain(values.get(name)) for name in self._evaluation_columns]
-        self._write_csv("evaluations.csv", plain)
-
-    def written(self) -> Written:
-        """How far the files have come."""
-        sizes = {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
-        return Written(self._columns, self._evaluation_columns, sizes, self._decisions)
-
-    def sync(self) -> None:
-        """Force what was written to the disk."""
-        for file in self._files.values():
-            os.fsync(file.fileno())
-
-    def close(self) -> None:
-        """Close all files; safe to call twice."""
-        for file in self._files.values():
-            try:
-                file.close()
-            except OSError:  # the disk is full; the row that was lost has been reported
-                pass
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-
-def _cut(path: Path, size: int) -> None:
-    """Shorten a table to ``size`` bytes, or to whole lines where it is shorter already."""
-    if not path.exists():
-        return
-    if path.stat().st_size < size:
-        size = path.read_bytes().rfind(b"\n") + 1
-    os.truncate(path, size)
-
-
-def missing(workdir: Path, written: Written) -> list[str]:
-    """Files that are shorter than ``written`` says, or gone."""
-    sizes = {name: (workdir / name).stat().st_size for name in TABLES if (workdir / name).exists()}
-    return [name for name in TABLES if sizes.get(name, 0) < written.sizes[name]]

@@ -2,20 +2,22 @@
 
 Every cell (one task, one method, all seeds as one program) is a run of :mod:`experiments.run` in a
 process of its own. Cells that are finished are skipped, and one under way goes on from its newest
-checkpoint, so the same command goes on where it was interrupted; a cell that broke starts anew.
+checkpoint, so the same command goes on where it was interrupted; a cell that broke, or was
+of another configuration, moves to ``previous-N`` beside it and starts anew; nothing is deleted.
 Ctrl-C ends after the chunks under way. What is kept of a cell is described in
 :mod:`pomcp_jax.reporting.results`; checkpoints and logs stay below ``--work``.
 
-Exit codes: 0 all done, 2 bad input, 3 some cell broke, 130/143 stopped by SIGINT/SIGTERM.
+Exit codes: 0 all done, 1 an unexpected exception, 2 bad input, 3 some cell broke, 129/130/143
+stopped by SIGHUP/SIGINT/SIGTERM.
 """
+
+from experiments import early  # isort: skip  # noqa: F401
 
 import argparse
 import fcntl
-import json
 import os
 import queue
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from experiments import arguments, record, settings, suites
+from experiments import arguments, record, settings, streams, suites
 from experiments.progress import Progress, duration
 from experiments.suites import Suite
 from pomcp_jax import validation
@@ -156,8 +158,9 @@ class Runner:
         self.workers = [threading.Thread(target=self._work, args=(s,), daemon=True) for s in sets]
 
     def start(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
         for worker in self.workers:
             worker.start()
 
@@ -196,9 +199,12 @@ class Runner:
 
     def _locked(self, plan: Plan, log: TextIO) -> Event:
         log.truncate(0)
-        if (plan.workdir / "config.json").is_file() and not can_go_on(plan):
-            shutil.rmtree(plan.workdir)
-        self.events.put(Event("started", plan))
+        moved = None
+        if plan.workdir.is_dir() and not can_go_on(plan):
+            moved = record.set_aside(plan.workdir.parent, [plan.workdir.name])
+        self.events.put(
+            Event("started", plan, f"an earlier attempt moved to {moved}/" * bool(moved))
+        )
         process = subprocess.Popen(
             plan.command,
             stdin=subprocess.DEVNULL,
@@ -226,13 +232,19 @@ class Runner:
 
 
 def can_go_on(plan: Plan) -> bool:
-    """Whether an earlier attempt in the workdir is of the same cell and did not break."""
+    """Whether an earlier attempt in the workdir is of the same cell and did not break.
+
+    Raises:
+      OSError: nobody can say now.
+    """
+    if not (plan.workdir / "config.json").exists():
+        return True  # the run itself decides
     try:
         record.check_workdir(plan.workdir, plan.config)
-        return json.loads((plan.workdir / "run.json").read_text())["exit_code"] != 3
+        return record.read_json(plan.workdir / "run.json")["exit_code"] != 3
     except FileNotFoundError:  # killed
         return True
-    except (ConfigError, OSError, ValueError, KeyError, TypeError):
+    except (ConfigError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -267,7 +279,8 @@ def follow(runner: Runner, total: int, progress: Progress) -> dict[str, list[Pla
             workers -= 1
         elif event.kind == "started":
             running[event.plan.name] = (event.plan, time.monotonic())
-            progress.say(f"start    {event.plan.name}  (log: {event.plan.log})")
+            text = f"start    {event.plan.name}  (log: {event.plan.log})"
+            progress.say(text + (f"; {event.text}" if event.text else ""))
         else:
             now = time.monotonic()
             _, since = running.pop(event.plan.name, (None, now))
@@ -316,6 +329,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; arguments ``--config.FIELD=VALUE`` go to every cell."""
+    return streams.guarded(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
     args, overrides = arguments.parse(parser(), argv, others=True)
     progress = Progress(interval=STATUS_SECONDS)
     try:

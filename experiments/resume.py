@@ -5,59 +5,30 @@ run aside; ``reset_envs`` goes on with fresh episodes, for environments that cha
 ``change_seeds`` allows another number of seeds (:mod:`experiments.seeds`).
 """
 
+import errno
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from experiments import record
-from experiments.record import Written
+from experiments import record, tables
+from experiments.host import Host, host_of
+from experiments.jobs import Stop
 from experiments.settings import Settings
 from pomcp_jax import checkpoint, devices, manifest, resume, train
 from pomcp_jax import config as config_lib
-from pomcp_jax.checkpoint import CheckpointError, DamagedError, Manifest, MismatchError
-from pomcp_jax.config import ConfigError
+from pomcp_jax.checkpoint import (
+    CheckpointError,
+    DamagedError,
+    Manifest,
+    MismatchError,
+    ShortageError,
+)
+from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.train import Program, TrainState
 
 ENVIRONMENT_PACKAGES = ("mujoco", "mujoco-mjx", "brax")
-
-
-class Pending(NamedTuple):
-    """A chunk whose row is not written yet because its evaluation is not over."""
-
-    phase: str
-    values: dict[str, list[Any]]
-    seconds: float
-    decisions: int
-    """Of this chunk, per seed."""
-    stop: str = ""
-    """Why the run ends after it; empty if it goes on."""
-
-
-class Host(NamedTuple):
-    """What a run knows besides its training state; plain JSON inside of a checkpoint."""
-
-    finished: bool
-    updates: int
-    seconds: float
-    """Wall-clock of all sittings."""
-    last_evaluation: int
-    """Decisions at the latest evaluation that was due, 0 before it."""
-    last_checkpoint: int
-    evaluated_at: int
-    evaluated: dict[str, list[float | None]]
-    returns: list[float | None]
-    invalid: list[int]
-    pending: Pending | None
-    written: Written
-    commit: str | None
-    left: Sequence[tuple[int, int, str]] = ()
-    """Seeds that are left behind: index, and :class:`experiments.broken.Diverged`."""
-    resets: Sequence[int] = ()
-    """How often each seed's agent started anew; empty stands for never."""
 
 
 class Start(NamedTuple):
@@ -74,27 +45,18 @@ class Start(NamedTuple):
     """Seeds that ``state`` and ``host`` lack: they are yet to be trained so far."""
 
 
-def listed(values: np.ndarray) -> list[Any]:
-    """JSON of an array, NaN as null."""
-    return [None if value != value else value for value in np.asarray(values).tolist()]
-
-
-def array(values: list[Any]) -> np.ndarray:
-    """Inverse of :func:`listed`: integers stay integers."""
-    whole = all(type(value) is int for value in values)
-    return np.array(values, np.int64 if whole else np.float64)
-
-
 def _host(found: Manifest) -> Host:
+    """What a manifest says of the run, every type and length checked.
+
+    Raises:
+      CheckpointError: it is not what :class:`Host` is.
+    """
     try:
-        pending = found.host["pending"]
-        return Host(**found.host)._replace(
-            pending=None if pending is None else Pending(*pending),
-            written=Written(*found.host["written"]),
-        )
-    except (KeyError, TypeError) as error:
+        return host_of(found.host, found.sizes[2])
+    except (KeyError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"checkpoint {found.decisions}: was not made by this command line ({error});"
+            f"checkpoint {found.decisions}: was not made by this command line (host: {text});"
             " --resume=never moves it aside and starts anew"
         ) from None
 
@@ -116,52 +78,100 @@ def _keep_seeds(host: Host, num_seeds: int) -> Host:
     )
 
 
+SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What a machine lacks for the moment: exit code 4."""
+
+
 def begin(options: Settings, program: Program) -> Start:
     """Find the start and prepare the workdir, which this process must have locked.
 
+    Nothing is written, renamed or deleted before it is clear where the run starts.
+
     Raises:
       ConfigError: one line for the user; nothing was lost.
+      Stop: the machine lacks something (files, memory, space); nothing was lost.
     """
     folder = options.workdir / "checkpoints"
     try:
-        checkpoint.recover(folder)
-        notes: list[str] = []
         if options.resume == "never":
             moved = record.set_aside(options.workdir, record.FILES)
-            notes += [f"the earlier run of this configuration moved to {moved}/"] if moved else []
-        start = _newest(options, program, folder, notes)
-        if start is None:
+            notes = [f"the earlier run of this configuration moved to {moved}/"] if moved else []
             start = Start(None, None, 0, tuple(notes))
+        else:
+            checkpoint.undo_replacement(folder)
+            start = _newest(options, program, folder) or _afresh(options.workdir, folder)
+        checkpoint.recover(folder)
         record.write_text(options.workdir / "config.json", record.config_text(options.config))
         return start
+    except ShortageError as error:
+        raise Stop(4, f"{error}; nothing was changed") from None
     except CheckpointError as error:
         raise ConfigError(str(error)) from None
+    except MemoryError:
+        raise Stop(4, f"{folder}: no memory to read a checkpoint; nothing was changed") from None
     except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"--workdir = {str(options.workdir)!r}: {reason}") from None
+        text = f"--workdir = {str(options.workdir)!r:.300}: {error.strerror or error}"
+        raise (Stop(4, text) if error.errno in SHORTAGES else ConfigError(text)) from None
 
 
-def _newest(options: Settings, program: Program, folder: Path, notes: list[str]) -> Start | None:
-    """The newest checkpoint that is whole; damaged ones are moved aside and named in ``notes``."""
-    damaged = 0
+def _newest(options: Settings, program: Program, folder: Path) -> Start | None:
+    """The newest checkpoint that is whole, None where there is no checkpoint at all.
+
+    Newer ones that are damaged are moved aside when a whole one was found, and only then.
+    """
+    damaged: list[tuple[int, DamagedError]] = []
     for decisions in reversed(checkpoint.steps(folder)):
+        notes: list[str] = []
         try:
-            found = checkpoint.read(folder, decisions)
-            start = _load(options, program, folder, found, notes)
+            start = _load(options, program, folder, checkpoint.read(folder, decisions), notes)
         except DamagedError as error:
-            kept = checkpoint.set_aside(folder, decisions)
-            notes.append(f"warning: {error}; kept as {kept.name}")
-            damaged += 1
+            damaged.append((decisions, error))
             continue
-        return start
-    if damaged:
-        for line in notes:
-            print(line, file=sys.stderr)
+        kept = [(checkpoint.set_aside(folder, step).name, error) for step, error in damaged]
+        told = [f"warning: {error}; kept as {name}" for name, error in kept]
+        return start._replace(notes=(*told, *start.notes))
+    for _, error in damaged:
+        print(f"warning: {error}", file=sys.stderr)
+    if held := checkpoint.entries(folder):
+        shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
         raise ConfigError(
             f"{folder}: no checkpoint of this run is whole; --resume=never moves everything aside"
-            " and starts anew"
+            f" and starts anew (it holds {shown:.200})"
         )
     return None
+
+
+def _afresh(workdir: Path, folder: Path) -> Start:
+    """Start a run where no checkpoint is; its tables, if there are any, move aside.
+
+    Raises:
+      ConfigError: the run had saved, or nobody knows.
+    """
+    anew = "--resume=never moves everything aside and starts anew"
+    rows = [name for name in tables.TABLES if _size(workdir / name)]
+    try:
+        latest = record.saved_at(workdir)
+    except ValueError as error:
+        if rows:
+            raise ConfigError(
+                f"{workdir}/run.json: {error}, and {folder} is empty; {anew}"
+            ) from None
+        latest = None
+    if latest is not None:
+        when = f" at {latest:,} decisions" if latest >= 0 else ""
+        raise ConfigError(
+            f"{folder}: is empty, but this run had saved{when} by its run.json; put the"
+            f" checkpoints back, or {anew}"
+        )
+    moved = (
+        record.set_aside(workdir, [*rows, "learning_curve.png", "tensorboard"]) if rows else None
+    )
+    note = f"an earlier start saved no checkpoint; its tables moved to {moved}/"
+    return Start(None, None, 0, (note,) if moved else ())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _load(
@@ -169,17 +179,23 @@ def _load(
 ) -> Start:
     host, config = _host(found), options.config
     place = folder / str(found.decisions)
-    total, before = config.train.total_decisions, found.config["train"]["total_decisions"]
-    if total != before and total < found.decisions:
-        raise CheckpointError(
-            f"train.total_decisions = {total}: this run has done {found.decisions};"
-            f" must be >= {found.decisions}"
-        )
     before, wanted = found.sizes[2], config.train.num_seeds
     if before != wanted and options.resume != "change_seeds":
         raise CheckpointError(
             f"{place}: has {before} seeds, train.num_seeds is {wanted}; --resume=change_seeds drops"
             " the last ones or adds some"
+        )
+    try:
+        made = config_lib.from_dict(Config, found.config)
+    except ConfigError as error:
+        raise CheckpointError(f"{place}: is of another version ({error})") from None
+    if differ := record.differences(made, config, options.resume):
+        raise CheckpointError(f"{place}: was made with {differ}; choose another folder")
+    total = config.train.total_decisions
+    if total != made.train.total_decisions and total < found.decisions:
+        raise CheckpointError(
+            f"train.total_decisions = {total}: this run has done {found.decisions};"
+            f" must be >= {found.decisions}"
         )
     over = host.finished and found.decisions >= config.train.total_decisions
     if over and before == wanted:
@@ -225,7 +241,5 @@ def _load(
         notes.append(f"dropped seeds {first} to {last}: their rows stay, their agents do not go on")
     if wanted <= before:
         state = devices.place(state, program.mesh, train.SPECS)
-    short = record.missing(options.workdir, host.written)
-    if short:
-        notes.append(f"warning: {', '.join(short)}: lines are missing; later ones are appended")
+    notes += tables.changed(options.workdir, host.written)
     return Start(state, host, found.decisions, tuple(notes), max(0, wanted - before))

@@ -4,13 +4,12 @@
 
 The same command line again goes on where the run stopped; see docs/reliability.md.
 
-Exit codes: 0 done, 2 bad input, 3 training broke, 4 the disk is full or cannot be written,
-130/143 stopped by SIGINT/SIGTERM.
+Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 training broke, 4 the disk is full or
+cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
-from experiments import clock  # isort: skip  # noqa: F401
+from experiments import clock, early  # isort: skip  # noqa: F401
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import broken, measure, record, seeds, settings, xla
+from experiments import broken, crash, measure, record, seeds, settings, streams, xla
 from experiments.jobs import Signals, Stop
 from experiments.loop import Functions, Run, build
 from experiments.progress import Progress, duration, number
@@ -89,7 +88,10 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    argv = sys.argv if argv is None else argv
+    return streams.guarded(lambda: _main(sys.argv if argv is None else argv))
+
+
+def _main(argv: list[str]) -> int:
     xla.save_memory()
     try:
         options, functions = prepare(argv)
@@ -115,17 +117,28 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stop as stop:  # before training
+        print(f"error: {stop}", file=sys.stderr)
+        return stop.code
+    except Exception as error:
+        print(f"error: {crash.report(error, options.workdir)}", file=sys.stderr)
+        return 1
     finally:
         if held is not None:
             os.close(held)
 
 
 def idle(run: Run, argv: list[str]) -> int:
-    """Say that nothing is left to do; completes what a kill behind the last save left undone."""
+    """Say that nothing is left to do.
+
+    Also writes run.json and the picture if the process was killed after its last save.
+    """
+    code = 0
     if not _says_done(run.options.workdir / "run.json"):
         status = f"diverged: {broken.describe(run.lost())}" if run.left else "done"
-        about = record.describe(argv) | {"status": status, "exit_code": 0}
-        write_about(run, about, run.done)
+        code = write_about(
+            run, record.describe(argv) | {"status": status, "exit_code": 0}, run.done
+        )
         run.draw()
     total = run.config.train.total_decisions
     print(
@@ -134,18 +147,19 @@ def idle(run: Run, argv: list[str]) -> int:
         " --resume=never starts anew)"
     )
     print(summary(run, "done before"))
-    return 0
+    return code
 
 
 def _says_done(path: Path) -> bool:
     try:
-        return json.loads(path.read_text())["exit_code"] == 0
+        return record.read_json(path)["exit_code"] == 0
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> None:
-    """Write run.json: ``about`` and what the run knows of itself."""
+def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> int:
+    """Write run.json: ``about`` and what the run knows of itself; 4 if that is impossible."""
+    saves = run.checkpoints.seconds
     about = about | {
         "seconds": run.seconds(),
         "peak_memory_gb": round(record.peak_memory_gb(), 3),
@@ -155,10 +169,18 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> None:
         "resumed_at": resumed_at,
         "diverged": {str(seed): what._asdict() for seed, what in run.lost().items()},
         "resets": int(run.resets.sum()),
-        "saves": len(run.saving),
-        "longest_save_seconds": round(max(run.saving, default=0.0), 4),
+        "saves": len(saves),
+        "longest_save_seconds": round(max(saves, default=0.0), 4),
+        "last_checkpoint": run.checkpoints.committed,
     }
-    record.write_text(run.options.workdir / "run.json", json.dumps(about, indent=1) + "\n")
+    run.checkpoints.about = about
+    try:
+        record.write_json(run.options.workdir / "run.json", about)
+    except OSError as error:
+        text = f"{run.options.workdir}/run.json: {error.strerror or error}"
+        print(f"error: {text}", file=sys.stderr)
+        return 4
+    return 0
 
 
 def finish(run: Run, argv: list[str]) -> int:
@@ -166,43 +188,72 @@ def finish(run: Run, argv: list[str]) -> int:
     options = run.options
     for line in run.start.notes:
         print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
-    about = record.describe(argv)
+    about, resumed_at = record.describe(argv), run.done
+    # What a process that is killed leaves: neither the end of an earlier sitting, nor none.
+    running = {"status": "running", "exit_code": None, "pid": os.getpid()}
+    if code := write_about(run, about | running, resumed_at):
+        return code
     needed = train.replay_bytes(run.config, run.functions.program.env)
     print(
         f"{about['device']}; replay {needed / 1e6:,.1f} MB; writing to {options.workdir}/",
         flush=True,
     )
-    code, text, resumed_at = 0, "done", run.done
+    text, said = "done", ""
     try:
         seeds.catch_up(run)
         run.go()
+        status = text
     except Stop as stop:
         code, text = stop.code, str(stop)
-        run.save()
-        failed = run.collect_save()
-        if failed and failed != text:
-            print(f"error: {failed}", file=sys.stderr)
-    finally:
-        run.progress.close()
-        if run.record is not None:
-            run.record.close()
-            run.draw()
-        if run.left and not code:
-            text = f"diverged: {broken.describe(run.lost())}"
-        status = text if code or run.evaluated_at == run.done else "failed"
-        about |= {"status": status, "exit_code": code}
-        try:
-            write_about(run, about, resumed_at)
-        except OSError as error:
-            print(f"error: {options.workdir}/run.json: {error.strerror}", file=sys.stderr)
-            code = code or 4
-    if code in (3, 4):
-        print(f"error: {text}", file=sys.stderr)
+        status = text
+        said = f"error: {text}" if code in (3, 4) else ""
+    except Exception as error:  # nobody expected it: save what there is
+        code, text = 1, crash.report(error, options.workdir)
+        status = f"failed: {crash.one_line(error)}"
+        said = f"error: {text}"
+    if code:
+        said += wind_up(run, text, code)
+    if run.left and not code:
+        status = text = f"diverged: {broken.describe(run.lost())}"
+    close(run)
+    code = write_about(run, about | {"status": status, "exit_code": code}, resumed_at) or code
+    if said:
+        print(said, file=sys.stderr)
     print(summary(run, text), flush=True)
-    sys.stdout.flush()
+    sys.stderr.flush()
     if run.work.abandoned:  # a chunk that took too long is still running
         os._exit(code)
     return code
+
+
+def wind_up(run: Run, text: str, code: int) -> str:
+    """Save what there is of a run that ends early; what else to tell the user."""
+    try:
+        run.save()
+        failed = run.collect_save()
+    except Exception as error:
+        failed = f"not saved ({crash.one_line(error)})"
+    if failed:
+        return "" if failed == text else f"{'; ' if code in (1, 3, 4) else 'error: '}{failed}"
+    if code != 1:
+        return ""
+    newest = run.checkpoints.committed
+    if newest is None:
+        return "; nothing is saved"
+    lost = "" if run.state is not None else "; the chunk under way is lost"
+    return f"{lost}; saved at {newest:,} decisions"
+
+
+def close(run: Run) -> None:
+    """Close all files and draw for the last time; nothing of it can end the program."""
+    run.progress.close()
+    if run.record is None:
+        return
+    try:
+        run.record.close()
+    except OSError:  # the disk is full; the row that was lost has been reported
+        pass
+    run.draw()
 
 
 if __name__ == "__main__":

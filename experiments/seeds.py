@@ -7,9 +7,10 @@ interruption meanwhile leaves the checkpoint as it was: the same command line be
 import jax
 import numpy as np
 
+from experiments.host import array, listed
 from experiments.loop import Run, build
 from experiments.measure import Results
-from experiments.resume import Start, array, listed
+from experiments.resume import Start
 from pomcp_jax import config as config_lib
 from pomcp_jax import devices, resume, train
 
@@ -40,7 +41,7 @@ def catch_up(run: Run) -> None:
     works = resume.leading_to(new.functions.program, *counters)
     for i, (phase, work) in enumerate(works, start=1):
         run.signals.check()
-        new.pending = new.chunk(phase, work)
+        new.chunk(phase, work)
         if i < len(works) or run.pending is None:  # or its row is written with the others'
             new.finish_chunk()
     if run.finished:

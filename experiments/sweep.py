@@ -5,11 +5,11 @@ seeds. A row that keeps failing is marked and left behind, the others go on.
 
 A sweep keeps no checkpoints: the same command line again starts anew.
 
-Exit codes: 0 done, 2 bad input, 3 every row broke, 4 the disk is full or cannot be
-written, 130/143 stopped by SIGINT/SIGTERM.
+Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 every row broke, 4 the disk is full
+or cannot be written, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
-from experiments import clock  # isort: skip
+from experiments import clock, early  # isort: skip  # noqa: F401
 
 import json
 import os
@@ -27,12 +27,15 @@ from absl import flags
 from experiments import (
     broken,
     config_files,
+    crash,
     grid,
     loop,
     measure,
     record,
     settings,
+    streams,
     sweep_report,
+    tables,
     xla,
 )
 from experiments.grid import Axis, Cell
@@ -46,6 +49,7 @@ from pomcp_jax import config as config_lib
 from pomcp_jax import devices, diagnostics, effects, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.evaluate import Episodes
+from pomcp_jax.reporting import canvas
 from pomcp_jax.train import TrainState, Work
 
 USAGE = """\
@@ -70,8 +74,6 @@ of the compiled program; run those value by value with experiments.run.
 A sweep cannot be resumed: it keeps no checkpoints. The same command line again moves the earlier
 sweep to previous-N and starts anew; what was written of an interrupted one stays readable.
 """
-FILES = ("sweep.json", "summary.csv", "sweep.png")
-"""What a sweep leaves beside its cells' folders."""
 
 
 class Plan(NamedTuple):
@@ -98,9 +100,11 @@ class Sweep:
         self.diverged: dict[int, broken.Diverged] = {}
         """By row."""
         self.invalid = np.zeros(rows, np.int32)
-        self.records: list[record.Record] = []
+        self.records: list[tables.Record] = []
         self.state: TrainState | None = None
         self.done, self.evaluated_at, self.clipping_told = 0, -1, False
+        self.undrawn = False
+        """Somebody was told that the picture cannot be drawn."""
 
     def go(self) -> None:
         """All phases and the final evaluation."""
@@ -169,9 +173,10 @@ class Sweep:
         )
         return values
 
-    def _record(self, cell: Cell, names: list[str]) -> record.Record:
-        options = self.plan.options
-        return record.Record(grid.folder(options.workdir, cell), names, options.tensorboard)
+    def _record(self, cell: Cell, names: list[str]) -> tables.Record:
+        options, say = self.plan.options, self.progress.say
+        folder = grid.folder(options.workdir, cell)
+        return tables.Record(folder, names, options.tensorboard, say=say)
 
     def _best(self) -> str:
         """The cell that evaluates best so far, for the progress line."""
@@ -251,11 +256,15 @@ class Sweep:
         ]
 
     def draw(self) -> None:
-        """Refresh the picture, if there is something to draw with."""
+        """Refresh the picture, if there is something to draw with; one warning if it fails."""
+        if not canvas.available():
+            return
         try:
             sweep_report.draw(self.outcomes(), self.plan.axes, self.plan.options.workdir)
-        except ImportError:
-            pass
+        except Exception as error:  # whatever: the rows it shows are what counts
+            if not self.undrawn:
+                self.progress.say(f"warning: no picture: {crash.one_line(error)}; training goes on")
+            self.undrawn = True
 
     def finish(self, about: dict[str, Any], code: int, text: str) -> None:
         """Close all files; write what became of every cell, the summary and the picture."""
@@ -338,22 +347,12 @@ def prepare(argv: list[str]) -> Plan:
     return Plan(options, axes, cells, config, functions)
 
 
-def open_workdir(plan: Plan) -> Path | None:
-    """Make all folders; an earlier sweep moves aside. Returns where it went."""
-    workdir = plan.options.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
-    names = dict.fromkeys([*FILES, *grid.held(workdir), *(cell.name for cell in plan.cells)])
-    moved = record.set_aside(workdir, names)
-    for cell in plan.cells:
-        record.open_workdir(grid.folder(workdir, cell), cell.config)
-    names = [cell.name for cell in plan.cells]
-    record.write_text(workdir / "sweep.json", json.dumps({"cells": names}) + "\n")
-    return moved
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    argv = sys.argv if argv is None else argv
+    return streams.guarded(lambda: _main(sys.argv if argv is None else argv))
+
+
+def _main(argv: list[str]) -> int:
     xla.save_memory()
     try:
         plan = prepare(argv)
@@ -371,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         held = record.lock(options.workdir)
-        moved = open_workdir(plan)
+        moved = sweep_report.open_workdir(options.workdir, plan.cells)
     except (ConfigError, OSError) as error:
         workdir = "" if isinstance(error, ConfigError) else f"--workdir = {options.workdir}: "
         print(f"error: {workdir}{error}", file=sys.stderr)
@@ -386,7 +385,7 @@ def main(argv: list[str] | None = None) -> int:
         flush=True,
     )
     sweep = Sweep(plan)
-    code, text = 3, "failed"
+    code, text = 1, "failed"
     try:
         sweep.go()
         code, text = 0, "done"
@@ -394,13 +393,14 @@ def main(argv: list[str] | None = None) -> int:
         code, text = stop.code, str(stop)
     except OSError as error:
         code, text = 4, f"{options.workdir}: {error.strerror or error}; the last row is not written"
-    finally:
-        try:
-            sweep.finish(about, code, text)
-        except OSError as error:
-            code = code or 4
-            print(f"error: {options.workdir}: {error.strerror or error}", file=sys.stderr)
-    if code in (3, 4):
+    except Exception as error:  # nobody expected it
+        code, text = 1, f"failed: {crash.report(error, options.workdir)}"
+    try:
+        sweep.finish(about, code, text)
+    except OSError as error:
+        code = code or 4
+        print(f"error: {options.workdir}: {error.strerror or error}", file=sys.stderr)
+    if code in (1, 3, 4):
         print(f"error: {text}", file=sys.stderr)
     took = f"{duration(time.monotonic() - clock.STARTED)}, peak {record.peak_memory_gb():.2f} GB"
     print(sweep_report.table(sweep.outcomes()))

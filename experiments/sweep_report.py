@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import broken, grid, measure, record
+from experiments import broken, grid, intervals, measure, record
 from experiments.broken import Diverged
 from experiments.grid import Axis, Cell
 from experiments.progress import number
 from pomcp_jax.reporting import canvas
 from pomcp_jax.reporting.curves import mean_curve, read_curves
+
+FILES = ("sweep.json", "summary.csv", "sweep.png")
+"""What a sweep leaves beside its cells' folders."""
 
 
 class Outcome(NamedTuple):
@@ -33,15 +36,21 @@ class Outcome(NamedTuple):
         return np.array([seed not in self.diverged for seed in self.cell.seeds])
 
 
+def open_workdir(workdir: Path, cells: Sequence[Cell]) -> Path | None:
+    """Make all folders; an earlier sweep moves aside. Returns where it went."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    names = [cell.name for cell in cells]
+    moved = record.set_aside(workdir, dict.fromkeys([*FILES, *grid.held(workdir), *names]))
+    for cell in cells:
+        record.open_workdir(grid.folder(workdir, cell), cell.config)
+    record.write_json(workdir / "sweep.json", {"cells": names})
+    return moved
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
     """95 % confidence interval of the mean: Student's t over seeds, NaN below two of them."""
-    from scipy import stats
-
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+    mean, half = intervals.mean_and_half(values)
+    return mean - half, mean + half
 
 
 def summary_row(outcome: Outcome) -> dict[str, Any]:

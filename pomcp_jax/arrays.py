@@ -16,7 +16,7 @@ import numpy as np
 
 from pomcp_jax import manifest as manifest_lib
 from pomcp_jax import replay
-from pomcp_jax.manifest import CheckpointError, DamagedError, Leaf, Manifest
+from pomcp_jax.manifest import CheckpointError, DamagedError, Leaf, Manifest, ShortageError
 from pomcp_jax.types import PyTree
 
 Arrays = dict[str, np.ndarray]
@@ -98,6 +98,7 @@ def read(place: Path, manifest: Manifest, item: str) -> Arrays:
 
     Raises:
       DamagedError: some byte is not what was written.
+      ShortageError: the system could not read it.
       CheckpointError: the manifest asks for what its files cannot hold.
     """
     import orbax.checkpoint as ocp
@@ -126,8 +127,9 @@ def read(place: Path, manifest: Manifest, item: str) -> Arrays:
             arguments = ocp.args.PyTreeRestore(item=full, restore_args=as_numpy)
             arrays = reader.restore(place / item, args=arguments)
     except Exception as error:  # orbax and tensorstore raise many kinds
-        text = " ".join(str(error).split())[:200]
-        raise DamagedError(f"{place}/{item}: unreadable ({text})") from None
+        text = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        kind = ShortageError if _is_shortage(error) else DamagedError
+        raise kind(f"{place}/{item}: unreadable ({text})") from None
     for name, leaf in leaves.items():
         array = np.asarray(arrays[name]) if name in full else np.zeros(leaf.shape, leaf.dtype)
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
@@ -136,6 +138,22 @@ def read(place: Path, manifest: Manifest, item: str) -> Arrays:
             raise DamagedError(f"{place}: {name} does not match its digest; the file is damaged")
         arrays[name] = array
     return arrays
+
+
+_SHORTAGE = re.compile(
+    "EMFILE|ENFILE|ENOMEM|EACCES|EPERM|EIO|Too many open files|Cannot allocate memory"
+    "|Permission denied|Input/output error|RESOURCE_EXHAUSTED|start new thread"
+)
+"""What tensorstore and orbax, which raise ValueError for everything, say of the system."""
+
+
+def _is_shortage(error: BaseException | None) -> bool:
+    """Whether reading failed for want of memory, files or rights, by any link of the chain."""
+    while error is not None:
+        if isinstance(error, MemoryError) or _SHORTAGE.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def assemble(shapes: PyTree, arrays: Arrays) -> PyTree:

@@ -31,7 +31,7 @@ from pomcp_jax.acting import Agent
 from pomcp_jax.agent import AgentState
 from pomcp_jax.arrays import Arrays, MismatchError
 from pomcp_jax.config import Config
-from pomcp_jax.manifest import CheckpointError, DamagedError, Leaf, Manifest
+from pomcp_jax.manifest import CheckpointError, DamagedError, Leaf, Manifest, ShortageError
 from pomcp_jax.train import TrainState
 
 __all__ = [
@@ -39,6 +39,8 @@ __all__ = [
     "DamagedError",
     "Manifest",
     "MismatchError",
+    "ShortageError",
+    "entries",
     "read",
     "recover",
     "restore",
@@ -215,13 +217,29 @@ def recover(folder: Path | str) -> None:
     Only for the one process that writes there.
     """
     folder = Path(folder)
+    undo_replacement(folder)
+    for kind in ("partial", "replaced", "deleted"):
+        for path in folder.glob(f".*.{kind}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def undo_replacement(folder: Path | str) -> None:
+    """Give back its name to a checkpoint whose replacement was killed; deletes nothing."""
+    folder = Path(folder)
     for path in folder.glob(".*.replaced"):
         final = folder / path.name.removesuffix(".replaced").removeprefix(".")
         if not final.exists():
             path.rename(final)
-    for kind in ("partial", "replaced", "deleted"):
-        for path in folder.glob(f".*.{kind}"):
-            shutil.rmtree(path, ignore_errors=True)
+
+
+def entries(folder: Path | str) -> list[str]:
+    """Names that checkpoints have or had in ``folder``: whole, damaged, replaced or deleted."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    pattern = r"\.?[0-9]+(\..*)?"
+    names = (p.name for p in folder.iterdir() if not p.name.endswith(".partial"))
+    return sorted(name for name in names if re.fullmatch(pattern, name, re.DOTALL))
 
 
 def _prune(folder: Path, keep: int) -> None:
@@ -233,6 +251,8 @@ def _prune(folder: Path, keep: int) -> None:
         except CheckpointError:
             continue
         scores[decisions] = -math.inf if score is None else score
+    if not scores:  # none can be read just now
+        return
     best = max(scores, key=lambda step: (scores[step], step))
     for old in sorted(scores)[:-keep]:
         if old != best or scores[best] == -math.inf:

@@ -37,6 +37,20 @@ class DamagedError(CheckpointError):
     """Its bytes are not those that were written: an older checkpoint may serve."""
 
 
+class ShortageError(CheckpointError):
+    """The system could not read it at present; its bytes may be as they were written."""
+
+
+_DAMAGE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO})
+"""What says that a file is gone or is another kind of thing; other errors pass."""
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """``error`` as damage (something is missing) or as a shortage (reading failed)."""
+    kind = DamagedError if error.errno in _DAMAGE else ShortageError
+    return kind(f"{path}: unreadable ({error.strerror or error})")
+
+
 class Leaf(NamedTuple):
     """One array of a pytree."""
 
@@ -134,21 +148,22 @@ def read(folder: Path) -> Manifest:
 
     Raises:
       DamagedError: it is missing or does not match its own digest.
+      ShortageError: the system could not read it.
       CheckpointError: it is whole and cannot be used: another format, or not a manifest.
     """
     path = folder / NAME
-    if not path.exists() and (folder / "checkpoint.json").exists():
-        raise CheckpointError(
-            f"{folder}: is of format 1, this version reads {FORMAT}; it holds an agent only:"
-            " read it with the version that wrote it, or train anew"
-        )
     try:
+        if not path.exists() and (folder / "checkpoint.json").exists():
+            raise CheckpointError(
+                f"{folder}: is of format 1, this version reads {FORMAT}; it holds an agent only:"
+                " read it with the version that wrote it, or train anew"
+            )
         if not path.is_file():  # a pipe would be waited for
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise DamagedError(f"{path}: unreadable ({error.strerror})") from None
+        raise unreadable(path, error) from None
     head = _HEAD.match(data)
     if len(data) > MOST_BYTES:
         raise CheckpointError(f"{path}: is larger than {MOST_BYTES >> 20} MiB; not a manifest")
@@ -240,13 +255,15 @@ def verify_files(folder: Path, manifest: Manifest, items: tuple[str, ...]) -> No
 
     Raises:
       DamagedError: names the first file that is missing or differs.
+      ShortageError: names the first file that the system could not read.
     """
-    root = folder.resolve()
+    root = Path(os.path.realpath(folder))
     for name, wanted in manifest.files.items():
         if name.split("/")[0] not in items:
             continue
         path = folder / name
-        if not path.resolve().is_relative_to(root):
+        # Unlike Path.resolve, which raises RuntimeError, this leaves links that form a loop.
+        if not Path(os.path.realpath(path)).is_relative_to(root):
             raise CheckpointError(f"{path}: leads out of the checkpoint")
         try:
             if not path.is_file():
@@ -258,6 +275,6 @@ def verify_files(folder: Path, manifest: Manifest, items: tuple[str, ...]) -> No
                 )
             found = file_digest(path)
         except OSError as error:
-            raise DamagedError(f"{path}: unreadable ({error.strerror})") from None
+            raise unreadable(path, error) from None
         if found != wanted:
             raise DamagedError(f"{path}: does not match its digest; the file is damaged")

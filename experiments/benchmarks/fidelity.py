@@ -26,6 +26,7 @@ import numpy as np
 
 from experiments import record, xla
 from experiments.benchmarks.originals import controls, flat, original, other_tasks, resets
+from experiments.intervals import mean_and_half
 from pomcp_jax import envs
 from pomcp_jax.envs.dm_control import models
 from pomcp_jax.envs.protocol import Task
@@ -298,12 +299,6 @@ def our_returns(
     return Ours(returns, invalid, batch * steps, random_episodes * steps)
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval (Student's t, 19 or more degrees: 2.09)."""
-    array = np.asarray(values)
-    return float(array.mean()), float(2.09 * array.std(ddof=1) / len(array) ** 0.5)
-
-
 def measure(
     names: Sequence[str], backend: str, steps_only: bool, random_episodes: int
 ) -> dict[str, dict]:
@@ -326,8 +321,8 @@ def measure(
                 "random_control_steps": ours.random_steps,
                 "returns": {
                     policy: {
-                        "ours": interval(ours.returns[name][policy]),
-                        "dm_control": interval(theirs[name][policy]),
+                        "ours": mean_and_half(ours.returns[name][policy]),
+                        "dm_control": mean_and_half(theirs[name][policy]),
                     }
                     for policy in POLICIES
                 },

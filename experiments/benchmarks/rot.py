@@ -118,6 +118,12 @@ def mutate(draw: random.Random, value: Any, depth: int = 0) -> Any:
     return draw.choice(junk)
 
 
+def write_manifest(path: Path, contents: Any) -> None:
+    """Write any contents as a manifest whose digest is right."""
+    body = json.dumps({"manifest": contents})[1:].encode()
+    path.write_bytes(f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",\n'.encode() + body)
+
+
 def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
     """Manifests with a right digest and a random change, read as an agent by anybody.
 
@@ -134,8 +140,7 @@ def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
     slowest = 0.0
     for _ in range(count):
         changed = mutate(draw, json.loads(json.dumps(original)))
-        body = json.dumps({"manifest": changed})[1:].encode()
-        path.write_bytes(f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",\n'.encode() + body)
+        write_manifest(path, changed)
         since = time.monotonic()
         try:
             checkpoint.restore(checkpoints, 200)

@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import record, xla
-from experiments.benchmarks.fidelity import interval
+from experiments import intervals, record, xla
 from experiments.benchmarks.originals import controls, flat, original
 from pomcp_jax import acting, checkpoint, envs, evaluate
 from pomcp_jax.checkpoint import CheckpointError, Restored
@@ -108,7 +107,8 @@ def main() -> int:
     returns = {backend: ours(agent, backend, args.episodes) for backend in ("mjx", "host")}
     returns["dm_control"] = theirs(agent, args.episodes)
     print("| task | " + " | ".join(returns) + " |\n|---|" + "---|" * len(returns))
-    cells = [f"{mean:.1f} ± {half:.1f}" for mean, half in map(interval, returns.values())]
+    found_intervals = map(intervals.mean_and_half, returns.values())
+    cells = [f"{mean:.1f} ± {half:.1f}" for mean, half in found_intervals]
     print(f"| {config.env.task} | " + " | ".join(cells) + " |", flush=True)
     found |= {"returns": returns, "seconds": round(time.perf_counter() - start, 1)}
     if args.out is not None:

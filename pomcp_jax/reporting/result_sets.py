@@ -1,5 +1,6 @@
 """Curves of all runs of a result set: the numbers behind its pictures and tables."""
 
+import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ def load(results: Path, returns: str = "evaluation") -> tuple[list[Runs], list[C
         for cell in members:
             try:
                 held = read_curves(cell.folder / file, column)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, LookupError, TypeError, OSError, csv.Error):
                 raise ConfigError(f"{cell.folder / file}: is unreadable") from None
             if not held:
                 raise ConfigError(f"{cell.folder / file}: holds no {column}")
