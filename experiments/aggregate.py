@@ -17,11 +17,11 @@ import numpy as np
 
 from experiments import arguments, streams
 from experiments.plot import BANDS, PUBLISHED
-from experiments.progress import duration, number
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import canvas, figures, published, result_sets
 from pomcp_jax.reporting.published import Published
 from pomcp_jax.reporting.result_sets import Runs
+from pomcp_jax.running.progress import duration, number
 
 VERSIONS = ("jax", "mujoco", "mujoco-mjx", "brax", "dm_control")
 """Packages named in returns.csv; run.json of every cell has all."""

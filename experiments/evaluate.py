@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import arguments, intervals, record, streams, xla
+from experiments import arguments, intervals, streams, xla
 from experiments.benchmarks.originals import controls, flat, original
-from experiments.progress import duration
-from pomcp_jax import controller, envs, evaluate
+from pomcp_jax import controller, envs, evaluate, files
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.controller import Controller
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import statistics
+from pomcp_jax.running.progress import duration
 
 DM_CONTROL = "dm_control"
 """Backend: dm_control's own Python environments, unmodified."""
@@ -241,7 +241,7 @@ def _main(argv: list[str] | None) -> int:
         episodes = play(agents, request)
     print(table(episodes, config.train.seed))
     if args.csv is not None:
-        record.write_text(args.csv, episodes_csv(episodes, config.train.seed))
+        files.write_text(args.csv, episodes_csv(episodes, config.train.seed))
         print(f"written: {args.csv}")
     print(f"{duration(time.monotonic() - clock.STARTED)} in all")
     return 0

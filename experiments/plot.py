@@ -16,8 +16,9 @@ import csv
 import sys
 from pathlib import Path
 
-from experiments import arguments, crash, streams
+from experiments import arguments, streams
 from pomcp_jax.reporting import diagnostic_figures, figures, published, run_figures
+from pomcp_jax.running import crash
 
 PUBLISHED = Path(__file__).parent / "results" / "published"
 """Learning curves of other repositories."""

@@ -27,12 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from experiments import arguments, record, settings, streams, suites
-from experiments.progress import Progress, duration
+from experiments import arguments, settings, streams, suites
 from experiments.suites import Suite
 from pomcp_jax import validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.reporting import results
+from pomcp_jax.running import workdirs
+from pomcp_jax.running.progress import Progress, duration
 
 STATUS_SECONDS = 60.0
 """Time between two lines on how things stand, in a log file."""
@@ -201,7 +202,7 @@ class Runner:
         log.truncate(0)
         moved = None
         if plan.workdir.is_dir() and not can_go_on(plan):
-            moved = record.set_aside(plan.workdir.parent, [plan.workdir.name])
+            moved = workdirs.set_aside(plan.workdir.parent, [plan.workdir.name])
         self.events.put(
             Event("started", plan, f"an earlier attempt moved to {moved}/" * bool(moved))
         )
@@ -240,8 +241,8 @@ def can_go_on(plan: Plan) -> bool:
     if not (plan.workdir / "config.json").exists():
         return True  # the run itself decides
     try:
-        record.check_workdir(plan.workdir, plan.config)
-        return record.read_json(plan.workdir / "run.json")["exit_code"] != 3
+        workdirs.check_workdir(plan.workdir, plan.config)
+        return workdirs.read_json(plan.workdir / "run.json")["exit_code"] != 3
     except FileNotFoundError:  # killed
         return True
     except (ConfigError, ValueError, KeyError, TypeError):

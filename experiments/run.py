@@ -12,78 +12,71 @@ from experiments import clock, early  # isort: skip  # noqa: F401
 
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from experiments import broken, crash, measure, record, seeds, settings, streams, xla
-from experiments.jobs import Signals, Stop
-from experiments.loop import Functions, Run, build
-from experiments.progress import Progress, duration, number
-from experiments.resume import begin
-from experiments.settings import Settings
+from experiments import settings, signals, streams, xla
 from pomcp_jax import config as config_lib
-from pomcp_jax import devices, effects, train, validation
-from pomcp_jax.config import ConfigError
+from pomcp_jax import effects
+from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.running import crash, metrics, process, workdirs
+from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running.progress import Progress, duration, number
+from pomcp_jax.running.trainer import CRASHED, Outcome, Trainer
 
 
-def summary(run: Run, text: str) -> str:
+def summary(outcome: Outcome, config: Config) -> str:
     """What happened and where everything is."""
-    workdir, config = run.options.workdir, run.config
     seeds = [str(config.train.seed + i) for i in range(config.train.num_seeds)]
 
-    def each(values: np.ndarray | None) -> str:
-        if values is None or not np.isfinite(values).any():
+    def each(values: np.ndarray) -> str:
+        if not np.isfinite(values).any():
             return "-"
-        average = f"{measure.mean(values):.1f}"
+        average = f"{metrics.mean(values):.1f}"
         shown = " ".join(number(v, 1) for v in values)
         return average if len(values) == 1 else f"{average}  (seeds {', '.join(seeds)}: {shown})"
 
+    frames = outcome.decisions * config.env.action_repeat
+    took = f"{duration(outcome.seconds)}, peak memory {process.peak_memory_gb():.2f} GB"
     rows = [
-        ("result", text),
+        ("result", outcome.text),
         (
             "task",
-            f"{config.env.task}, {run.done:,} decisions per seed"
-            f" ({run.done * config.env.action_repeat:,} frames)",
+            f"{config.env.task}, {outcome.decisions:,} decisions per seed ({frames:,} frames)",
         ),
-        ("training return", each(run.returns) + "  (latest 8 episodes)"),
-        ("evaluation", each(run.evaluated.get("eval/return")) + "  (planner)"),
-        ("", each(run.evaluated.get("eval/policy_return")) + "  (bare policy)"),
-        (
-            "time",
-            f"{duration(run.seconds())}, peak memory {record.peak_memory_gb():.2f} GB",
-        ),
+        ("training return", each(outcome.training) + "  (latest 8 episodes)"),
+        ("evaluation", each(outcome.evaluation) + "  (planner)"),
+        ("", each(outcome.policy) + "  (bare policy)"),
+        ("time", took),
     ]
-    kept = [name for name in record.FILES if (workdir / name).exists()]
-    rows.append(("files", f"{workdir}/ ({', '.join(kept)})"))
+    kept = [name for name in workdirs.FILES if (outcome.workdir / name).exists()]
+    rows.append(("files", f"{outcome.workdir}/ ({', '.join(kept)})"))
     return "\n".join(f"{name:>16}  {value}" for name, value in rows)
 
 
-def prepare(argv: list[str]) -> tuple[Settings, Functions]:
+def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
     """Everything that can be wrong is found here; nothing is compiled or written.
 
     Raises:
       ConfigError: one line for the user.
     """
     options = settings.parse(argv)
-    validation.validate_config(options.config)
-    record.check_workdir(options.workdir, options.config, options.resume)
-    if options.tensorboard:
-        try:
-            import tensorboardX  # noqa: F401
-        except ImportError:
-            raise ConfigError("--tensorboard: needs `pip install pomcp_jax[tensorboard]`") from None
     warning = xla.use_cache(options.cache_dir)
     if warning:
         print(warning, file=sys.stderr)
     xla.check_environment()
-    functions = build(options.config)
-    needed = train.replay_bytes(options.config, functions.program.env)
-    validation.validate_memory(options.config, needed)
+    trainer = Trainer(
+        options.config,
+        options.workdir,
+        resume=options.resume,
+        tensorboard=options.tensorboard,
+        control=Control(Progress()),
+        command=process.command("experiments.run", argv),
+        began=clock.STARTED,
+    )
     for line in effects.without_effect(options.config):
         print(f"warning: {line}", file=sys.stderr)
-    return options, functions
+    return options, trainer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,26 +87,23 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     xla.save_memory()
     try:
-        options, functions = prepare(argv)
+        options, trainer = prepare(argv)
     except settings.HelpWanted:
         print(settings.help_text())
         return 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    config = options.config
-    for name, value in config_lib.flatten(config).items():
+    for name, value in config_lib.flatten(options.config).items():
         print(f"{name} = {value}")
     if options.print_only:
         return 0
-    signals = Signals(Progress())
-    held = None
+    signals.install(trainer.control)
+    device = process.describe("")["device"]
+    print(f"{device}; replay {trainer.replay_bytes / 1e6:,.1f} MB; writing to {options.workdir}/")
+    sys.stdout.flush()
     try:
-        held = record.lock(options.workdir)
-        start = begin(options, functions.program)
-        run = Run(options, functions, start, signals)
-        over = start.host is not None and start.state is None
-        return idle(run, argv) if over else finish(run, argv)
+        return report(trainer.attempt(), options.config)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -122,138 +112,25 @@ def _main(argv: list[str]) -> int:
         return stop.code
     except Exception as error:
         print(f"error: {crash.report(error, options.workdir)}", file=sys.stderr)
-        return 1
-    finally:
-        if held is not None:
-            os.close(held)
+        return CRASHED
 
 
-def idle(run: Run, argv: list[str]) -> int:
-    """Say that nothing is left to do.
-
-    Also writes run.json and the picture if the process was killed after its last save.
-    """
-    code = 0
-    if not _says_done(run.options.workdir / "run.json"):
-        status = f"diverged: {broken.describe(run.lost())}" if run.left else "done"
-        code = write_about(
-            run, record.describe(argv) | {"status": status, "exit_code": 0}, run.done
+def report(outcome: Outcome, config: Config) -> int:
+    """Tell the user how a run ended; the exit code."""
+    if outcome.nothing_to_do:
+        total = config.train.total_decisions
+        print(
+            f"this run is complete: {outcome.decisions:,} decisions; nothing to do"
+            f" (a larger train.total_decisions than {total:,} extends it,"
+            " --resume=never starts over)"
         )
-        run.draw()
-    total = run.config.train.total_decisions
-    print(
-        f"this run is complete: {run.done:,} decisions; nothing to do"
-        f" (a larger train.total_decisions than {total:,} extends it,"
-        " --resume=never starts anew)"
-    )
-    print(summary(run, "done before"))
-    return code
-
-
-def _says_done(path: Path) -> bool:
-    try:
-        return record.read_json(path)["exit_code"] == 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> int:
-    """Write run.json: ``about`` and what the run knows of itself; 4 if that is impossible."""
-    saves = run.checkpoints.seconds
-    about = about | {
-        "seconds": run.seconds(),
-        "peak_memory_gb": round(record.peak_memory_gb(), 3),
-        "decisions_per_seed": run.done,
-        "updates_per_seed": run.updates,
-        "num_devices": devices.size(run.functions.program.mesh),
-        "resumed_at": resumed_at,
-        "diverged": {str(seed): what._asdict() for seed, what in run.lost().items()},
-        "resets": int(run.resets.sum()),
-        "saves": len(saves),
-        "longest_save_seconds": round(max(saves, default=0.0), 4),
-        "last_checkpoint": run.checkpoints.committed,
-    }
-    run.checkpoints.about = about
-    try:
-        record.write_json(run.options.workdir / "run.json", about)
-    except OSError as error:
-        text = f"{run.options.workdir}/run.json: {error.strerror or error}"
-        print(f"error: {text}", file=sys.stderr)
-        return 4
-    return 0
-
-
-def finish(run: Run, argv: list[str]) -> int:
-    """Train to the end or to the first reason to stop; returns the exit code."""
-    options = run.options
-    for line in run.start.notes:
-        print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
-    about, resumed_at = record.describe(argv), run.done
-    # What a process that is killed leaves: neither the end of an earlier sitting, nor none.
-    running = {"status": "running", "exit_code": None, "pid": os.getpid()}
-    if code := write_about(run, about | running, resumed_at):
-        return code
-    needed = train.replay_bytes(run.config, run.functions.program.env)
-    print(
-        f"{about['device']}; replay {needed / 1e6:,.1f} MB; writing to {options.workdir}/",
-        flush=True,
-    )
-    text, said = "done", ""
-    try:
-        seeds.catch_up(run)
-        run.go()
-        status = text
-    except Stop as stop:
-        code, text = stop.code, str(stop)
-        status = text
-        said = f"error: {text}" if code in (3, 4) else ""
-    except Exception as error:  # nobody expected it: save what there is
-        code, text = 1, crash.report(error, options.workdir)
-        status = f"failed: {crash.one_line(error)}"
-        said = f"error: {text}"
-    if code:
-        said += wind_up(run, text, code)
-    if run.left and not code:
-        status = text = f"diverged: {broken.describe(run.lost())}"
-    close(run)
-    code = write_about(run, about | {"status": status, "exit_code": code}, resumed_at) or code
-    if said:
-        print(said, file=sys.stderr)
-    print(summary(run, text), flush=True)
+    if outcome.errors:
+        print(f"error: {outcome.errors}", file=sys.stderr)
+    print(summary(outcome, config), flush=True)
     sys.stderr.flush()
-    if run.work.abandoned:  # a chunk that took too long is still running
-        os._exit(code)
-    return code
-
-
-def wind_up(run: Run, text: str, code: int) -> str:
-    """Save what there is of a run that ends early; what else to tell the user."""
-    try:
-        run.save()
-        failed = run.collect_save()
-    except Exception as error:
-        failed = f"not saved ({crash.one_line(error)})"
-    if failed:
-        return "" if failed == text else f"{'; ' if code in (1, 3, 4) else 'error: '}{failed}"
-    if code != 1:
-        return ""
-    newest = run.checkpoints.committed
-    if newest is None:
-        return "; nothing is saved"
-    lost = "" if run.state is not None else "; the chunk under way is lost"
-    return f"{lost}; saved at {newest:,} decisions"
-
-
-def close(run: Run) -> None:
-    """Close all files and draw for the last time; nothing of it can end the program."""
-    run.progress.close()
-    if run.record is None:
-        return
-    try:
-        run.record.close()
-    except OSError:  # the disk is full; the row that was lost has been reported
-        pass
-    run.draw()
+    if outcome.abandoned:  # a chunk that took too long is still running
+        os._exit(outcome.code)
+    return outcome.code
 
 
 if __name__ == "__main__":

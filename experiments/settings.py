@@ -10,6 +10,7 @@ from experiments import arguments, config_files
 from pomcp_jax import config as config_lib
 from pomcp_jax import nearest
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.running.options import RESUME
 
 USAGE = """\
 usage: python -m experiments.run --config=experiments/configs/NAME.py[:task,preset]
@@ -30,7 +31,6 @@ usage: python -m experiments.run --config=experiments/configs/NAME.py[:task,pres
   --print_config print the resolved configuration and stop
   --help         this text and the names of tasks, presets and fields
 """
-RESUME = ("auto", "never", "reset_envs", "change_seeds")
 
 
 class Settings(NamedTuple):

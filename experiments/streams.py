@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from experiments import crash
+from pomcp_jax.running import crash
 
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Nobody will ever read it: a pipe without a reader, a terminal that was closed."""

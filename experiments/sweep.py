@@ -24,32 +24,21 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import (
-    broken,
-    config_files,
-    crash,
-    grid,
-    loop,
-    measure,
-    record,
-    settings,
-    streams,
-    sweep_report,
-    tables,
-    xla,
-)
+from experiments import config_files, grid, settings, signals, streams, sweep_report, xla
 from experiments.grid import Axis, Cell
-from experiments.jobs import Signals, Stop, Worker
-from experiments.loop import Functions
-from experiments.measure import Results
-from experiments.progress import Progress, duration, number
 from experiments.settings import Settings
 from experiments.sweep_report import Outcome
 from pomcp_jax import config as config_lib
-from pomcp_jax import devices, diagnostics, effects, train, validation
+from pomcp_jax import devices, diagnostics, effects, files, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas
+from pomcp_jax.running import crash, health, metrics, process, tables, workdirs
+from pomcp_jax.running import run as run_lib
+from pomcp_jax.running.background import Control, Stop, Worker
+from pomcp_jax.running.metrics import Results
+from pomcp_jax.running.progress import Progress, duration, number
+from pomcp_jax.running.run import Functions
 from pomcp_jax.train import TrainState, Work
 
 USAGE = """\
@@ -93,11 +82,12 @@ class Sweep:
     def __init__(self, plan: Plan):
         self.plan, self.config = plan, plan.config
         self.progress = Progress()
-        self.signals = Signals(self.progress)
-        self.work = Worker(self.progress, self.signals)
+        self.control = Control(self.progress)
+        signals.install(self.control)
+        self.work = Worker(self.control)
         rows = self.config.train.num_seeds
         self.planner, self.policy, self.training = (np.full(rows, np.nan) for _ in range(3))
-        self.diverged: dict[int, broken.Diverged] = {}
+        self.diverged: dict[int, health.Diverged] = {}
         """By row."""
         self.invalid = np.zeros(rows, np.int32)
         self.records: list[tables.Record] = []
@@ -122,7 +112,7 @@ class Sweep:
         }
         for phase, works in phases.items():
             for work in works:
-                self.signals.check()
+                self.control.check()
                 values = self.chunk(phase, work)
                 if every and self.done >= next_evaluation and phase == "training":
                     next_evaluation = self.done + every
@@ -132,7 +122,7 @@ class Sweep:
         if self.evaluated_at != self.done:
             self.evaluate()
         episodes = self._played(self.plan.functions.evaluate_policy, "evaluating bare policies")
-        self.policy = measure.valid_mean(episodes.returns, episodes.valid)
+        self.policy = metrics.valid_mean(episodes.returns, episodes.valid)
         self._write_episodes("policy", episodes)
 
     def chunk(self, phase: str, work: Work) -> Results:
@@ -140,12 +130,12 @@ class Sweep:
         begin, before = time.monotonic(), self.done
         busy = "" if self.records else "compiling: the training step"
         state, self.state = self.state, None  # donated: if this is cut short, there is none
-        self.state, metrics = self.work(
+        self.state, means = self.work(
             self.plan.functions.program.chunk, state, self.config, work, busy=busy
         )
-        held = metrics, self.state.stats, self.state.agent.faults
-        metrics, self.stats, self.faults = jax.device_get(held)
-        text = "" if self.clipping_told else measure.clipping(self.config, metrics)
+        held = means, self.state.stats, self.state.agent.faults
+        means, self.stats, self.faults = jax.device_get(held)
+        text = "" if self.clipping_told else metrics.clipping(self.config, means)
         if text:
             self.clipping_told = True
             self.progress.say(f"warning: {text}")
@@ -154,9 +144,7 @@ class Sweep:
         rate = self.chunk_decisions / (time.monotonic() - begin)
         updates = int(self.state.updates)
         told = self.config, self.stats, self.faults, updates, rate
-        values = metrics | measure.chunk_values(
-            *told, devices.size(self.plan.functions.program.mesh)
-        )
+        values = means | metrics.chunk_values(*told, devices.size(self.plan.functions.program.mesh))
         self.training = values["train/return"]
         if not self.records:
             names = [*values, "eval/return", "eval/policy_return", "eval/length", "eval/broken"]
@@ -180,7 +168,7 @@ class Sweep:
 
     def _best(self) -> str:
         """The cell that evaluates best so far, for the progress line."""
-        means = [measure.mean(o.planner[o.healthy]) for o in self.outcomes()]
+        means = [metrics.mean(o.planner[o.healthy]) for o in self.outcomes()]
         if not np.isfinite(means).any():
             return ""
         best = int(np.nanargmax(means))
@@ -188,7 +176,7 @@ class Sweep:
 
     def leave_behind(self, phase: str) -> None:
         """Mark the rows that keep failing; end when none is left."""
-        faults = measure.faults(
+        faults = metrics.faults(
             self.config, self.faults, self.stats, self.invalid, self.chunk_decisions, phase
         )
         self.invalid = self.stats.invalid
@@ -198,7 +186,7 @@ class Sweep:
             return f"{cell.name}, seed {cell.seeds[i - cell.rows.start]}"
 
         never = np.zeros(self.config.train.num_seeds, int)
-        verdict = broken.judge(faults, self.diverged, never, self.done, name, on_broken="leave")
+        verdict = health.judge(faults, self.diverged, never, self.done, name, on_broken="leave")
         self.diverged = verdict.left
         for line in verdict.lines:
             self.progress.say(line)
@@ -218,7 +206,7 @@ class Sweep:
         """Play evaluation episodes with the planner and refresh the picture."""
         function = self.plan.functions.evaluate_planner
         episodes, diagnosis = self._played(function, "evaluating planners")
-        values = measure.episode_values(episodes)
+        values = metrics.episode_values(episodes)
         self.planner = values["eval/return"]
         self.evaluated_at = self.done
         self._write_episodes("planner", episodes)
@@ -233,7 +221,7 @@ class Sweep:
         for cell, file in zip(self.plan.cells, self.records, strict=True):
             mine = jax.tree.map(lambda x, rows=cell.rows: x[rows], episodes)
             decisions = self.stats.decisions[cell.rows]
-            rows = measure.episode_rows(cell.config, decisions, actor, mine, seconds)
+            rows = metrics.episode_rows(cell.config, decisions, actor, mine, seconds)
             for i, row in enumerate(rows, start=cell.rows.start):
                 if i not in self.diverged:
                     file.evaluation(row)
@@ -276,20 +264,20 @@ class Sweep:
             "num_devices": devices.size(self.plan.functions.program.mesh),
             "rows_in_program": self.config.train.num_seeds,
             "seconds": round(time.monotonic() - clock.STARTED, 1),
-            "peak_memory_gb": round(record.peak_memory_gb(), 3),
+            "peak_memory_gb": round(process.peak_memory_gb(), 3),
             "decisions_per_seed": self.done,
             "updates_per_seed": 0 if self.state is None else int(self.state.updates),
         }
         for outcome in outcomes:
             lost = {str(k): what._asdict() for k, what in outcome.diverged.items()}
-            status = f"diverged: {broken.describe(outcome.diverged)}" if lost else text
+            status = f"diverged: {health.describe(outcome.diverged)}" if lost else text
             all_lost = len(lost) == len(outcome.cell.seeds)
             own = {"status": status, "exit_code": 3 if all_lost else code, "diverged": lost}
             file = grid.folder(workdir, outcome.cell) / "run.json"
-            record.write_text(file, json.dumps(about | own, indent=1) + "\n")
+            files.write_text(file, json.dumps(about | own, indent=1) + "\n")
         own = {"status": text, "exit_code": code, "cells": [cell.name for cell in self.plan.cells]}
         own["grid"] = {axis.field: list(axis.values) for axis in self.plan.axes}
-        record.write_text(workdir / "sweep.json", json.dumps(about | own, indent=1) + "\n")
+        files.write_text(workdir / "sweep.json", json.dumps(about | own, indent=1) + "\n")
         sweep_report.write_summary(outcomes, workdir / "summary.csv")
         if self.records:
             self.draw()
@@ -325,7 +313,7 @@ def prepare(argv: list[str]) -> Plan:
         if axis.field in config_files.overrides(argv)[0]:
             raise ConfigError(f"--config.{axis.field}: is swept by --grid; must be in one of them")
     cells = grid.cells(options.config, axes)
-    record.check_workdir(options.workdir, options.config)
+    workdirs.check_workdir(options.workdir, options.config)
     if (options.workdir / "config.json").exists():
         raise ConfigError(f"--workdir = {str(options.workdir)!r}: holds a run; choose another")
     grid.held(options.workdir)
@@ -334,7 +322,7 @@ def prepare(argv: list[str]) -> Plan:
         print(warning, file=sys.stderr)
     xla.check_environment()
     config = grid.joined(cells)
-    functions = loop.build(config)
+    functions = run_lib.build(config)
     try:
         needed = train.replay_bytes(config, functions.program.env)
         validation.validate_memory(config, needed)
@@ -369,7 +357,7 @@ def _main(argv: list[str]) -> int:
     if options.print_only:
         return 0
     try:
-        held = record.lock(options.workdir)
+        held = workdirs.lock(options.workdir)
         moved = sweep_report.open_workdir(options.workdir, plan.cells)
     except (ConfigError, OSError) as error:
         workdir = "" if isinstance(error, ConfigError) else f"--workdir = {options.workdir}: "
@@ -377,7 +365,7 @@ def _main(argv: list[str]) -> int:
         return 2
     if moved:
         print(f"the earlier sweep moved to {moved}/")
-    about = record.describe(argv, "experiments.sweep")
+    about = process.describe(process.command("experiments.sweep", argv))
     needed = train.replay_bytes(plan.config, plan.functions.program.env)
     print(
         f"{about['device']}; {len(plan.cells)} cells x {options.config.train.num_seeds} seeds;"
@@ -402,7 +390,7 @@ def _main(argv: list[str]) -> int:
         print(f"error: {options.workdir}: {error.strerror or error}", file=sys.stderr)
     if code in (1, 3, 4):
         print(f"error: {text}", file=sys.stderr)
-    took = f"{duration(time.monotonic() - clock.STARTED)}, peak {record.peak_memory_gb():.2f} GB"
+    took = f"{duration(time.monotonic() - clock.STARTED)}, peak {process.peak_memory_gb():.2f} GB"
     print(sweep_report.table(sweep.outcomes()))
     print(f"{text}: {sweep.done:,} decisions per seed, {took}; {options.workdir}/summary.csv")
     os.close(held)

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import broken, grid, intervals, measure, record
-from experiments.broken import Diverged
+from experiments import grid, intervals
 from experiments.grid import Axis, Cell
-from experiments.progress import number
+from pomcp_jax import files
 from pomcp_jax.reporting import canvas
 from pomcp_jax.reporting.curves import mean_curve, read_curves
+from pomcp_jax.running import health, metrics, workdirs
+from pomcp_jax.running.health import Diverged
+from pomcp_jax.running.progress import number
 
 FILES = ("sweep.json", "summary.csv", "sweep.png")
 """What a sweep leaves beside its cells' folders."""
@@ -40,10 +42,10 @@ def open_workdir(workdir: Path, cells: Sequence[Cell]) -> Path | None:
     """Make all folders; an earlier sweep moves aside. Returns where it went."""
     workdir.mkdir(parents=True, exist_ok=True)
     names = [cell.name for cell in cells]
-    moved = record.set_aside(workdir, dict.fromkeys([*FILES, *grid.held(workdir), *names]))
+    moved = workdirs.set_aside(workdir, dict.fromkeys([*FILES, *grid.held(workdir), *names]))
     for cell in cells:
-        record.open_workdir(grid.folder(workdir, cell), cell.config)
-    record.write_json(workdir / "sweep.json", {"cells": names})
+        workdirs.open_workdir(grid.folder(workdir, cell), cell.config)
+    files.write_json(workdir / "sweep.json", {"cells": names})
     return moved
 
 
@@ -58,11 +60,11 @@ def summary_row(outcome: Outcome) -> dict[str, Any]:
     healthy = outcome.healthy
     low, high = interval(outcome.planner[healthy])
     numbers = {
-        "eval/return": measure.mean(outcome.planner[healthy]),
+        "eval/return": metrics.mean(outcome.planner[healthy]),
         "eval/low": low,
         "eval/high": high,
-        "eval/policy_return": measure.mean(outcome.policy[healthy]),
-        "train/return": measure.mean(outcome.training[healthy]),
+        "eval/policy_return": metrics.mean(outcome.policy[healthy]),
+        "train/return": metrics.mean(outcome.training[healthy]),
     }
     return {
         "cell": outcome.cell.name,
@@ -70,7 +72,7 @@ def summary_row(outcome: Outcome) -> dict[str, Any]:
         "seeds": len(outcome.cell.seeds),
         **{name: value if np.isfinite(value) else "" for name, value in numbers.items()},
         "diverged_seeds": len(outcome.diverged),
-        "diverged": broken.describe(outcome.diverged),
+        "diverged": health.describe(outcome.diverged),
     }
 
 
@@ -81,7 +83,7 @@ def write_summary(outcomes: Sequence[Outcome], path: Path) -> None:
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    record.write_text(path, out.getvalue())
+    files.write_text(path, out.getvalue())
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -159,7 +161,7 @@ def _draw_final(panel: Any, outcomes: Sequence[Outcome], axes: Sequence[Axis]) -
     for i, (label, members) in enumerate(lines.items()):
         members = sorted(members, key=lambda outcome: outcome.cell.values[across.short])
         x = np.array([outcome.cell.values[across.short] for outcome in members])
-        mean = np.array([measure.mean(o.planner[o.healthy]) for o in members])
+        mean = np.array([metrics.mean(o.planner[o.healthy]) for o in members])
         bounds = np.array([interval(o.planner[o.healthy]) for o in members])
         # Of two seeds it would be ten times their distance and hide everything else.
         few = np.array([np.sum(o.healthy) < 3 for o in members])

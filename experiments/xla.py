@@ -1,6 +1,5 @@
 """What JAX and XLA need of this machine and its environment variables."""
 
-import ctypes
 import functools
 import os
 import re
@@ -114,11 +113,3 @@ def _unusable(folder: Path) -> str:
             return ""
     except OSError as error:
         return f"nothing can be written in {existing} ({error.strerror or error})"
-
-
-def return_memory() -> None:
-    """Give the allocator's free memory back to the system; does nothing where that is unknown."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        pass

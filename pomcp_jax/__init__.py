@@ -36,6 +36,7 @@ _NAMES = {
     "PlanOutput": "mppi",
     "PlanState": "mppi",
     "Task": "envs",
+    "Trainer": "running.trainer",
     "load_controller": "controller",
     "make_env": "envs",
 }
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from pomcp_jax.controller import Controller, load_controller  # noqa: F401
     from pomcp_jax.envs import Task, make_env  # noqa: F401
     from pomcp_jax.mppi import ModelFns, PlanOutput, PlanState  # noqa: F401
+    from pomcp_jax.running.trainer import Trainer  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from test_resume import Interruption, Tiny, assert_same_end, table
 
-from experiments import record, resume
 from pomcp_jax import arrays, checkpoint, devices
+from pomcp_jax.running import process, starting
 
 LOOSE = {"seed", "num_devices"}
 """Columns that are compared as they are, or not at all."""
@@ -23,7 +23,7 @@ def leaves(state):
 
 def check_restored(tiny_run, workdir, saved):
     """Whatever the number of devices, what is read is what was saved, and where it belongs."""
-    state = resume.begin(tiny_run.options(workdir), tiny_run.functions.program).state
+    state = starting.begin(tiny_run.options(workdir), tiny_run.functions.program).state
     jax.tree.map(np.testing.assert_array_equal, leaves(state), saved)
     used = devices.size(tiny_run.functions.program.mesh)
     for name, leaf in arrays.named(state).items():
@@ -36,7 +36,7 @@ def numbers(rows, name):
 
 def main(folder):
     warnings.simplefilter("error")
-    record.commit = lambda: "0123456789ab"
+    process.commit = lambda: "0123456789ab"
     assert jax.device_count() == 8
     on = {k: Tiny(train__num_seeds=8, train__num_devices=k) for k in (1, 2, 8)}
     assert [devices.size(on[k].functions.program.mesh) for k in on] == [1, 2, 8]

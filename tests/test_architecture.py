@@ -162,11 +162,11 @@ def test_public_names_are_frozen():
         " train world_model"
     )
     names = (
-        "Config ConfigError Controller ModelFns MppiConfig PlanOutput PlanState Task"
+        "Config ConfigError Controller ModelFns MppiConfig PlanOutput PlanState Task Trainer"
         " load_controller make_env"
     )
     assert pomcp_jax.__all__ == [*modules.split(), *names.split(), "__version__"]
-    assert len(pomcp_jax.__all__) <= 25
+    assert len(pomcp_jax.__all__) <= 30
     for name in pomcp_jax.__all__:
         assert getattr(pomcp_jax, name) is not None
 

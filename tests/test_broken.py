@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from test_resume import Interruption, Tiny, assert_same_end, one_commit, table  # noqa: F401
 
-from experiments import broken
-from experiments.broken import Diverged
-from experiments.measure import Fault
 from pomcp_jax import agent, arrays, checkpoint, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import ConfigError
+from pomcp_jax.running import health
+from pomcp_jax.running.health import Diverged
+from pomcp_jax.running.metrics import Fault
 
 SICK = 1
 """The seed that is struck."""
@@ -164,7 +164,7 @@ def judge(faults, left=(), resets=(0, 0, 0), **changes):
     changes = {"on_broken": "reset", "most_resets": 2} | changes
     faults = {i: Fault("policy", "why") for i in faults}
     left = {i: Diverged(5, "model") for i in left}
-    return broken.judge(faults, left, np.array(resets), 9, lambda i: f"seed {i + 7}", **changes)
+    return health.judge(faults, left, np.array(resets), 9, lambda i: f"seed {i + 7}", **changes)
 
 
 def test_verdicts():
@@ -177,8 +177,8 @@ def test_verdicts():
     assert "(2 of 2)" in mixed.lines[1] and "left behind" in mixed.lines[0]
     assert judge([2], left=[0, 1], on_broken="leave").stop == "training broke: no seed is left"
     values = {"a": np.array([1, 2, 3])}
-    assert broken.without(values, {}) is values
-    np.testing.assert_array_equal(broken.without(values, mixed.left)["a"], [np.nan, np.nan, 3.0])
+    assert health.without(values, {}) is values
+    np.testing.assert_array_equal(health.without(values, mixed.left)["a"], [np.nan, np.nan, 3.0])
 
 
 @pytest.mark.parametrize("name, value", [("on_broken_seed", "go_on"), ("max_seed_resets", 0)])

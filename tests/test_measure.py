@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import loop, measure
 from experiments.configs import quickstart, small
 from pomcp_jax import acting, counters, envs, evaluate, maths, model_update, train
 from pomcp_jax.agent import Faults
 from pomcp_jax.config import Config, from_dict
 from pomcp_jax.counters import Stats
 from pomcp_jax.evaluate import Episodes
+from pomcp_jax.running import metrics
+from pomcp_jax.running import run as run_lib
 
 
 def episodes(valid, returns=((1.0, 2.0, 3.0), (4.0, 5.0, 9.0))):
@@ -26,17 +27,17 @@ ALL, SOME = [[True] * 3] * 2, [[True, False, True], [False] * 3]
 
 
 def test_broken_episodes_are_counted_apart():
-    values = measure.episode_values(episodes(SOME))
+    values = metrics.episode_values(episodes(SOME))
     np.testing.assert_array_equal(values["eval/return"], [2.0, np.nan])
     np.testing.assert_array_equal(values["eval/length"], [7.0, np.nan])
     np.testing.assert_array_equal(values["eval/broken"], [1, 3])
-    whole = measure.episode_values(episodes(ALL))
+    whole = metrics.episode_values(episodes(ALL))
     np.testing.assert_array_equal(whole["eval/return"], [2.0, 6.0])
     assert whole["eval/return"].dtype == np.float32 and not whole["eval/broken"].any()
 
 
 def test_rows_of_evaluations_leave_broken_episodes_out_of_their_means():
-    rows = measure.episode_rows(tiny.run(), np.array([5, 6]), "planner", episodes(SOME), 1.0)
+    rows = metrics.episode_rows(tiny.run(), np.array([5, 6]), "planner", episodes(SOME), 1.0)
     first, second = rows
     assert (first["eval/return"], first["std"], first["valid"]) == (2.0, 1.0, 2)
     assert (second["eval/return"], second["std"], second["valid"]) == (None, None, 0)
@@ -45,13 +46,13 @@ def test_rows_of_evaluations_leave_broken_episodes_out_of_their_means():
 
 @pytest.mark.parametrize("valid,score", [(ALL, 4.0), (SOME, None), ([[False] * 3] * 2, None)])
 def test_an_evaluation_with_broken_episodes_is_never_the_best(valid, score):
-    assert measure.score(measure.episode_values(episodes(valid))) == score
+    assert metrics.score(metrics.episode_values(episodes(valid))) == score
 
 
 def test_seeds_that_are_left_behind_do_not_count_for_the_best():
-    values = measure.episode_values(episodes([[True] * 3, [False] * 3]))
+    values = metrics.episode_values(episodes([[True] * 3, [False] * 3]))
     values = {name: np.where([False, True], np.nan, value) for name, value in values.items()}
-    assert measure.score(values) == 2.0
+    assert metrics.score(values) == 2.0
 
 
 def stats(decisions, finished=0, returns=0.0):
@@ -62,10 +63,10 @@ def stats(decisions, finished=0, returns=0.0):
 def test_frames_pass_what_the_device_counts():
     config = tiny.run(env__action_repeat=4)
     faults = Faults(*np.zeros((3, 1), np.int32))
-    values = measure.chunk_values(config, stats(600_000_000), faults, 2**31 - 1, 1.0, 1)
+    values = metrics.chunk_values(config, stats(600_000_000), faults, 2**31 - 1, 1.0, 1)
     assert values["frames"].tolist() == [2_400_000_000]
     assert values["updates"].tolist() == [2**31 - 1]
-    rows = measure.episode_rows(config, np.full(2, 2**31 - 1), "policy", episodes(ALL), 1.0)
+    rows = metrics.episode_rows(config, np.full(2, 2**31 - 1), "policy", episodes(ALL), 1.0)
     assert rows[0]["frames"] == 4 * (2**31 - 1)
 
 
@@ -73,7 +74,7 @@ def test_frames_pass_what_the_device_counts():
 def test_returns_of_episodes_that_are_not_there_yet_count_for_nothing(finished, expected):
     found = stats(0, finished)
     found.returns[0, -3:] = 1.0
-    np.testing.assert_array_equal(measure.recent_returns(found), [expected])
+    np.testing.assert_array_equal(metrics.recent_returns(found), [expected])
     assert counters.held(found).sum() == min(finished, counters.RECENT)
 
 
@@ -129,9 +130,9 @@ def test_the_share_beyond_the_bins():
 def test_one_line_names_the_share_and_the_setting(kind):
     values = {"value/clipped": np.zeros(2), "reward/clipped": np.array([np.nan, 0.0])}
     config = from_dict(Config, quickstart.get_config().to_dict())
-    assert measure.clipping(config, values) == ""
+    assert metrics.clipping(config, values) == ""
     values[f"{kind}/clipped"] = np.array([0.25, 0.125])
-    text = measure.clipping(config, values)
+    text = metrics.clipping(config, values)
     assert text.startswith(f"25% of the {kind} targets lie beyond the bins, -147.4 to 147.4,")
     assert "agent.world_model.bin_low and bin_high" in text
 
@@ -161,7 +162,7 @@ def test_a_task_that_terminates_without_a_model_of_it_is_a_warning():
     known = tiny.run(env__task="probe/constant", agent_changes={"world_model__termination": True})
     train.build(known, env)
     train.build(tiny.run(), envs.make("probe/truncated"))
-    loop.build(config)  # says it when it runs
+    run_lib.build(config)  # says it when it runs
 
 
 @pytest.mark.parametrize("repeat", [1, 4])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import loop, measure
 from pomcp_jax import envs, train
+from pomcp_jax.running import run as run_lib
 
 CHANGES = {"env__task": "probe/lqr", "train__total_decisions": 30, "train__capacity": 128}
 
@@ -24,17 +24,17 @@ def play(config, functions, until=None):
 def columns(config, functions, state, metrics):
     """What goes into the files."""
     stats, faults = jax.device_get((state.stats, state.agent.faults))
-    values = metrics | measure.chunk_values(config, stats, faults, int(state.updates), 1.0, 1)
+    values = metrics | metrics.chunk_values(config, stats, faults, int(state.updates), 1.0, 1)
     episodes, diagnosis = jax.device_get(functions.evaluate_planner(state, config))
     policy = jax.device_get(functions.evaluate_policy(state, config))
-    return values | measure.episode_values(episodes) | diagnosis | {"policy": policy.returns}
+    return values | metrics.episode_values(episodes) | diagnosis | {"policy": policy.returns}
 
 
 @pytest.mark.parametrize("preset", ["po_mpc", "bmpc"])
 def test_a_hunt_for_nan_finds_none_and_changes_nothing(preset):
     """bmpc has no learned prior: half of its diagnostics mean nothing, and are empty."""
     config = tiny.run(preset, **CHANGES)
-    functions = loop.build(config)
+    functions = run_lib.build(config)
     with jax.debug_nans(True):
         hunted, seen = play(config, functions)
         found = columns(config, functions, hunted, seen[-1])
@@ -49,7 +49,7 @@ def test_a_hunt_for_nan_finds_none_and_changes_nothing(preset):
 
 def test_the_hunt_does_find_a_nan_of_the_users_own():
     config = tiny.run(**CHANGES)
-    functions = loop.build(config)
+    functions = run_lib.build(config)
     state, _ = play(config, functions, until=0)
     broken = jax.tree.map(lambda x: x * jnp.nan, state.agent.params.policy)
     params = state.agent.params._replace(policy=broken)
@@ -63,7 +63,7 @@ def test_training_and_evaluation_run_in_double_precision_mode():
     config = tiny.run(**CHANGES)
     shapes = jax.eval_shape(train.build(config, envs.make("probe/lqr")).init, config)
     with jax.enable_x64(True):
-        functions = loop.build(config)
+        functions = run_lib.build(config)
         state, metrics = play(config, functions)
         found = columns(config, functions, state, metrics[-1])
 

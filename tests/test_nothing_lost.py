@@ -12,18 +12,21 @@ import test_checkpoint
 import tiny
 from test_resume import Interruption, Tiny, assert_same_end, table
 
-from experiments import loop, plot, record, resume, tables
+from experiments import plot
 from experiments import run as run_module
-from experiments.host import array, host_of, listed
-from experiments.jobs import Stop
 from pomcp_jax import arrays, checkpoint
 from pomcp_jax.config import ConfigError
+from pomcp_jax.reporting import run_figures
+from pomcp_jax.running import process, starting, tables, trainer, workdirs
+from pomcp_jax.running import run as run_lib
+from pomcp_jax.running.background import Stop
+from pomcp_jax.running.bookkeeping import array, host_of, listed
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_commit():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "commit", lambda: "0123456789ab")
+        patch.setattr(process, "commit", lambda: "0123456789ab")
         yield
 
 
@@ -57,7 +60,7 @@ def contents(folder):
 
 
 def begin(tiny_run, workdir, **changes):
-    return resume.begin(tiny_run.options(workdir, **changes), tiny_run.functions.program)
+    return starting.begin(tiny_run.options(workdir, **changes), tiny_run.functions.program)
 
 
 def refused(tiny_run, workdir, words, kind=ConfigError, **changes):
@@ -191,8 +194,8 @@ def test_the_configuration_inside_the_checkpoint_counts(how, tiny_run, copy):
     if how == "missing":
         (copy / "config.json").unlink()
     else:
-        (copy / "config.json").write_text(record.config_text(other))
-    record.check_workdir(copy, other)
+        (copy / "config.json").write_text(workdirs.config_text(other))
+    workdirs.check_workdir(copy, other)
     words = "was made with agent.optimizer.discount = 0.99, this one has 0.5; agent.policy.kl_coef"
     refused(tiny_run, copy, words + ".* train.seed = 0, this one has 5", config=other)
 
@@ -250,12 +253,12 @@ def test_infinite_returns_do_not_stop_saving(tiny_run, tmp_path, monkeypatch):
     told = []
     stop = Interruption(10)
     monkeypatch.setattr(stop.progress, "say", told.append)
-    values = loop.measure.chunk_values
+    values = run_lib.measure.chunk_values
 
     def infinite(*args):
         return values(*args) | {"train/return": np.array([np.inf, -np.inf])}
 
-    monkeypatch.setattr(loop.measure, "chunk_values", infinite)
+    monkeypatch.setattr(run_lib.metrics, "chunk_values", infinite)
     tiny_run.sit(tmp_path / "run", stop)
     assert not [text for text in told if "not saved" in text]
     assert begin(tiny_run, tmp_path / "run").host.returns == ["inf", "-inf"]
@@ -275,7 +278,7 @@ def test_an_evaluation_whose_row_was_not_written_is_made_again(
     monkeypatch.setattr(tables.Record, "row", full)
     assert tiny_run.sit(workdir).stopped.code == 4
     monkeypatch.undo()
-    monkeypatch.setattr(record, "commit", lambda: "0123456789ab")
+    monkeypatch.setattr(process, "commit", lambda: "0123456789ab")
     tiny_run.sit(workdir)
     assert_same_end(workdir, whole)
 
@@ -352,7 +355,7 @@ def test_a_table_that_vanishes_in_mid_run(how, tmp_path):
 def resumed(tiny_run, copy):
     """A run that was begun and does nothing."""
     start = begin(tiny_run, copy)
-    run = loop.Run(tiny_run.options(copy), tiny_run.functions, start, Interruption())
+    run = run_lib.Run(tiny_run.options(copy), tiny_run.functions, start, Interruption())
     yield run
     run.record.close()
 
@@ -383,7 +386,7 @@ def test_no_exception_while_drawing_ends_a_training(error, resumed, monkeypatch)
     def fails(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(plot, "draw", fails)
+    monkeypatch.setattr(run_figures, "draw", fails)
     said = []
     monkeypatch.setattr(run.progress, "say", said.append)
     run.draw()
@@ -393,12 +396,13 @@ def test_no_exception_while_drawing_ends_a_training(error, resumed, monkeypatch)
 
 def finish(tiny_run, workdir, start=None, interruption=None):
     """As ``experiments.run`` does, in this process."""
-    record.check_workdir(workdir, tiny_run.config)
+    workdirs.check_workdir(workdir, tiny_run.config)
     workdir.mkdir(exist_ok=True)
     start = start or begin(tiny_run, workdir)
     signals = interruption or Interruption()
-    run = loop.Run(tiny_run.options(workdir), tiny_run.functions, start, signals)
-    return run_module.finish(run, ["run"]), json.loads((workdir / "run.json").read_text())
+    run = run_lib.Run(tiny_run.options(workdir), tiny_run.functions, start, signals)
+    code = run_module.report(trainer.finish(run, "run"), tiny_run.config)
+    return code, json.loads((workdir / "run.json").read_text())
 
 
 @pytest.mark.parametrize("where", ["write", "evaluate", "judge"])
@@ -410,7 +414,7 @@ def test_an_unexpected_exception_saves_and_is_one_line(
     def fails(*args, **kwargs):
         raise TypeError("a mistake\nof two lines")
 
-    monkeypatch.setattr(loop.Run, where, fails)
+    monkeypatch.setattr(run_lib.Run, where, fails)
     code, about = finish(tiny_run, copy)
     captured = capsys.readouterr()
     lines = [line for line in captured.err.splitlines() if line.startswith("error")]
@@ -422,7 +426,7 @@ def test_an_unexpected_exception_saves_and_is_one_line(
     newest = checkpoint.steps(copy / "checkpoints")[-1]
     assert newest == about["last_checkpoint"] and f"saved at {newest} decisions" in lines[0]
     monkeypatch.undo()
-    monkeypatch.setattr(record, "commit", lambda: "0123456789ab")
+    monkeypatch.setattr(process, "commit", lambda: "0123456789ab")
     code, about = finish(tiny_run, copy)
     assert code == 0 and about["status"] == "done"
     assert_same_end(copy, whole)
@@ -432,7 +436,7 @@ def test_run_json_says_that_a_run_is_under_way(tiny_run, copy, monkeypatch):
     (copy / "run.json").write_text('{"status": "done", "exit_code": 0}')
     seen = []
     monkeypatch.setattr(
-        loop.Run, "go", lambda run: seen.append(json.loads((copy / "run.json").read_text()))
+        run_lib.Run, "go", lambda run: seen.append(json.loads((copy / "run.json").read_text()))
     )
     code, about = finish(tiny_run, copy)
     assert seen[0]["status"] == "running" and seen[0]["exit_code"] is None
@@ -485,7 +489,7 @@ LONG = "x" * 300
 def test_workdirs_that_cannot_be(name, words, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=words) as error:
-        record.check_workdir(tmp_path / name, tiny.run())
+        workdirs.check_workdir(tmp_path / name, tiny.run())
     text = str(error.value)
     assert "\n" not in text and text.startswith("--workdir = ") and len(text) < 1000
     assert text.isascii()
@@ -497,29 +501,29 @@ def test_a_workdir_below_what_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "exists", forbidden)
     with pytest.raises(ConfigError, match="Permission denied"):
-        record.check_workdir(tmp_path / "x", tiny.run())
+        workdirs.check_workdir(tmp_path / "x", tiny.run())
 
 
-@pytest.mark.parametrize("name", record.FILES)
+@pytest.mark.parametrize("name", workdirs.FILES)
 def test_folders_instead_of_files_and_the_reverse(name, tmp_path):
     path = tmp_path / name
-    path.touch() if name in record.FOLDERS else path.mkdir()
+    path.touch() if name in workdirs.FOLDERS else path.mkdir()
     if name == "learning_curve.png":
-        return record.check_workdir(tmp_path, tiny.run())
+        return workdirs.check_workdir(tmp_path, tiny.run())
     with pytest.raises(ConfigError, match=f"its {name} is no (file|folder)"):
-        record.check_workdir(tmp_path, tiny.run())
-    record.check_workdir(tmp_path, tiny.run(), resume="never")
+        workdirs.check_workdir(tmp_path, tiny.run())
+    workdirs.check_workdir(tmp_path, tiny.run(), resume="never")
 
 
 @pytest.mark.parametrize("data", [b"\xff\x00", b"[" * 100_000, b" " * (5 << 20), b"[]", b"3", b""])
 def test_configurations_that_cannot_be_read(data, tmp_path):
     (tmp_path / "config.json").write_bytes(data)
     with pytest.raises(ConfigError, match="config.json is unreadable") as error:
-        record.check_workdir(tmp_path, tiny.run())
+        workdirs.check_workdir(tmp_path, tiny.run())
     assert "\n" not in str(error.value)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(ConfigError, match="is no file"):
-        record.check_workdir(tmp_path, tiny.run())
+        workdirs.check_workdir(tmp_path, tiny.run())

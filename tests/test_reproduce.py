@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from experiments import record, reproduce, suites
-from experiments.progress import Progress
+from experiments import reproduce, suites
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import results
+from pomcp_jax.running import workdirs
+from pomcp_jax.running.progress import Progress
 
 TRAINING = """
 import json, pathlib, sys
@@ -53,7 +54,7 @@ def plans_of(tmp_path, **kwargs):
 
 def pretend(plan, code=0):
     """The plan with a training that takes no time."""
-    arguments = [str(plan.workdir), str(code), record.config_text(plan.config)]
+    arguments = [str(plan.workdir), str(code), workdirs.config_text(plan.config)]
     return plan._replace(command=[sys.executable, "-c", TRAINING, *arguments])
 
 
@@ -96,7 +97,7 @@ def test_methods_of_a_suite_differ_by_their_fields(tmp_path):
         (["--suite=debug", "--jobs=999"], "--jobs = 999"),
         (["--suite=debug", "--config.train.num_seed=1"], "config.train.num_seeds"),
         (["--suite=debug", "--config.agent.mppi.num_elites=99"], "agent.mppi.num_elites = 99"),
-        (["--suite=debug", "--dry-run"], "'--dry-run'"),
+        (["--suite=debug", "--dry-rum"], "did you mean --dry_run?"),
     ],
 )
 def test_bad_input_is_one_line_and_runs_nothing(arguments, words, tmp_path, capsys, monkeypatch):
@@ -151,7 +152,7 @@ def test_a_cell_under_way_goes_on_and_others_start_anew(tmp_path):
     plan, other, broken, unreadable = (pretend(plan) for plan in plans_of(tmp_path))
     for one, config in ((plan, plan.config), (other, plan.config), (broken, broken.config)):
         one.workdir.mkdir(parents=True)
-        (one.workdir / "config.json").write_text(record.config_text(config))
+        (one.workdir / "config.json").write_text(workdirs.config_text(config))
         (one.workdir / "earlier").touch()
     (broken.workdir / "run.json").write_text('{"exit_code": 3}')
     (plan.workdir / "run.json").write_text('{"exit_code": 143}')

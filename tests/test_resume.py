@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import loop, record, resume, seeds
-from experiments.jobs import Stop
-from experiments.progress import Progress
 from experiments.settings import Settings
 from pomcp_jax import checkpoint
 from pomcp_jax.config import ConfigError
+from pomcp_jax.running import add_seeds, process, starting, workdirs
+from pomcp_jax.running import run as run_lib
+from pomcp_jax.running.background import Stop
+from pomcp_jax.running.progress import Progress
 
 CLOCKS = {"seconds", "decisions_per_second", "frames_per_second"}
 """Columns that say how long something took."""
@@ -26,7 +27,7 @@ class Killed(BaseException):
 
 
 class Interruption:
-    """Stands for :class:`experiments.jobs.Signals`; strikes at a numbered event of a run.
+    """Stands for ``running.background.Control``; strikes at a numbered event of a run.
 
     Events are the points between chunks and every piece of device work, in their order.
     """
@@ -54,7 +55,7 @@ class Tiny:
         usual = {"num_seeds": 2, "eval_decisions": 20, "checkpoint_decisions": 20}
         usual = {f"train__{name}": value for name, value in usual.items()}
         self.config = tiny.run(**(usual | changes))
-        self.functions = loop.build(self.config)
+        self.functions = run_lib.build(self.config)
 
     def options(self, workdir, **changes):
         return Settings(self.config, Path(workdir), False, None, False)._replace(**changes)
@@ -63,10 +64,10 @@ class Tiny:
         """One process: start or go on, until the end or the interruption; returns the run."""
         interruption = interruption or Interruption()
         options = self.options(workdir, **changes)
-        record.check_workdir(options.workdir, options.config, options.resume)
+        workdirs.check_workdir(options.workdir, options.config, options.resume)
         options.workdir.mkdir(exist_ok=True)
-        start = resume.begin(options, self.functions.program)
-        run = loop.Run(options, self.functions, start, interruption)
+        start = starting.begin(options, self.functions.program)
+        run = run_lib.Run(options, self.functions, start, interruption)
         run.notes, run.stopped = start.notes, None
         if start.host is not None and start.state is None:
             return run
@@ -78,7 +79,7 @@ class Tiny:
 
         run.work = interrupted
         try:
-            seeds.catch_up(run)
+            add_seeds.catch_up(run)
             run.go()
         except Stop as stop:
             run.stopped = stop
@@ -95,7 +96,7 @@ class Tiny:
 def one_commit():
     """Nobody's commit during the tests makes a difference."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "commit", lambda: "0123456789ab")
+        patch.setattr(process, "commit", lambda: "0123456789ab")
         yield
 
 
@@ -235,7 +236,7 @@ def test_fresh_environments_on_request_only(tiny_run, whole, tmp_path, monkeypat
 def test_a_changed_source_is_told(tiny_run, whole, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     tiny_run.sit(workdir, Interruption(at=whole[1] // 2))
-    monkeypatch.setattr(record, "commit", lambda: "ba9876543210")
+    monkeypatch.setattr(process, "commit", lambda: "ba9876543210")
     notes = tiny_run.sit(workdir, Interruption(at=0)).notes
     assert "warning: the source changed (0123456789ab -> ba9876543210)" in notes
 
@@ -255,11 +256,11 @@ def test_a_shorter_run_than_was_done_is_refused(tiny_run, whole, tmp_path):
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path):
-    held = record.lock(tmp_path)
+    held = workdirs.lock(tmp_path)
     with pytest.raises(ConfigError, match="another process is writing"):
-        record.lock(tmp_path)
+        workdirs.lock(tmp_path)
     os.close(held)
-    os.close(record.lock(tmp_path))
+    os.close(workdirs.lock(tmp_path))
 
 
 def test_lost_lines_of_a_table_are_told(tiny_run, whole, tmp_path):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from test_resume import Interruption, Tiny, assert_same_end, table
 
-from experiments import loop, record, resume, seeds
 from pomcp_jax import checkpoint
 from pomcp_jax import resume as resume_lib
 from pomcp_jax.config import ConfigError
+from pomcp_jax.running import add_seeds, process, starting
+from pomcp_jax.running import run as run_lib
 
 EXACT = ("decisions", "frames", "seed", "updates", "train/episodes", "refused_updates", "broken")
 """Columns that do not depend on rounding."""
@@ -25,8 +26,8 @@ def tiny_run(num_seeds, seed=0):
 @pytest.fixture(scope="module", autouse=True)
 def one_commit_and_one_compilation():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "commit", lambda: "0123456789ab")
-        patch.setattr(seeds, "build", functools.cache(loop.build))
+        patch.setattr(process, "commit", lambda: "0123456789ab")
+        patch.setattr(add_seeds, "build", functools.cache(run_lib.build))
         yield
 
 
@@ -54,7 +55,7 @@ def leaves(state):
 
 def start(num_seeds, workdir):
     tiny = tiny_run(num_seeds)
-    return resume.begin(tiny.options(workdir, resume="change_seeds"), tiny.functions.program)
+    return starting.begin(tiny.options(workdir, resume="change_seeds"), tiny.functions.program)
 
 
 def part(leaf, index, num_seeds):
@@ -85,7 +86,7 @@ def test_without_the_flag_it_is_refused_by_its_name(halfway, tmp_path):
         # As after a death behind the decision: the checkpoint itself says it.
         with pytest.raises(ConfigError, match=rf"has 2 seeds, train.num_seeds is {k}; --resume=ch"):
             tiny = tiny_run(k)
-            resume.begin(tiny.options(workdir), tiny.functions.program)
+            starting.begin(tiny.options(workdir), tiny.functions.program)
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 

@@ -36,10 +36,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from experiments import record, run, streams
+from experiments import run, streams
 from experiments.benchmarks import abuse_inputs
 from experiments.benchmarks.abuse_inputs import Input
-from pomcp_jax import checkpoint, manifest
+from pomcp_jax import checkpoint, files, manifest
+from pomcp_jax.running import process
 
 DEBUG = "--config=experiments/configs/debug.py"
 LONG = ("--config.train.total_decisions=100000", "--config.train.checkpoint_decisions=100")
@@ -367,8 +368,8 @@ def _main(args: argparse.Namespace) -> int:
             wrong = sum(outcome.verdict == "wrong" for outcome in outcomes)
             found = {"inputs": [outcome._asdict() for outcome in outcomes]}
     if args.out is not None:
-        about = record.describe(sys.argv, "experiments.benchmarks.abuse")
-        record.write_json(args.out, found | about)
+        about = process.describe(process.command("experiments.benchmarks.abuse", sys.argv))
+        files.write_json(args.out, found | about)
     return int(wrong > 0)
 
 

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import record, xla
+from experiments import xla
 from experiments.benchmarks.turns import turn
 from pomcp_jax import envs
+from pomcp_jax.running import process
 
 OUT = pathlib.Path("experiments/results/env_speed")
 ONE_EACH = (
@@ -109,12 +110,15 @@ def speed(name: str, batch: int, backend: str, seconds: float = 2.0, runs: int =
 
 def measure(name: str, backend: str, batches: list[int]) -> dict[str, Any]:
     """All batches of a task, as JSON."""
-    found: dict[str, Any] = {"task": name, "backend": backend, **record.describe(sys.argv)}
-    found["command"] = " ".join(["python -m experiments.benchmarks.envs", *sys.argv[1:]])
+    found: dict[str, Any] = {
+        "task": name,
+        "backend": backend,
+        **process.describe(process.command("experiments.benchmarks.envs", sys.argv)),
+    }
     speeds = {str(batch): speed(name, batch, backend) for batch in batches}
     found["step_ms"] = {b: [1e3 * x for x in one.step] for b, one in speeds.items()}
     found["compile_s"] = {b: list(one.compiling) for b, one in speeds.items()}
-    return found | {"peak_memory_gb": record.peak_memory_gb()}
+    return found | {"peak_memory_gb": process.peak_memory_gb()}
 
 
 def keep_faster(new: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:

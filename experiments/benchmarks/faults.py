@@ -34,10 +34,11 @@ from typing import Any
 
 import jax
 
-from experiments import record, xla
+from experiments import xla
 from experiments.benchmarks import rot
-from pomcp_jax import checkpoint, manifest
+from pomcp_jax import checkpoint, files, manifest
 from pomcp_jax.checkpoint import CheckpointError
+from pomcp_jax.running import process
 
 CONFIG = "experiments/configs/debug.py"
 CLOCKS = {"seconds", "decisions_per_second", "frames_per_second"}
@@ -226,7 +227,7 @@ def keep(found: dict[str, Any], out: Path | None) -> None:
     """Write what was found, if somebody wants it."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(out, json.dumps(found, indent=1) + "\n")
+        files.write_text(out, json.dumps(found, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -261,7 +262,10 @@ def main(argv: list[str] | None = None) -> int:
             if wanted:
                 found[part] = measure()
                 print(json.dumps({part: found[part]}), flush=True)
-    keep(found | record.describe(sys.argv, "experiments.benchmarks.faults"), args.out)
+    keep(
+        found | process.describe(process.command("experiments.benchmarks.faults", sys.argv)),
+        args.out,
+    )
     return 0
 
 

@@ -24,12 +24,13 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from experiments import record, xla
+from experiments import xla
 from experiments.benchmarks.originals import controls, flat, original, other_tasks, resets
 from experiments.intervals import mean_and_half
 from pomcp_jax import envs
 from pomcp_jax.envs.dm_control import models
 from pomcp_jax.envs.protocol import Task
+from pomcp_jax.running import process
 
 OUT = pathlib.Path("experiments/results/fidelity")
 POLICIES = ("zero", "random", "wave")
@@ -304,8 +305,10 @@ def measure(
 ) -> dict[str, dict]:
     """All comparisons of tasks that can be measured together, as JSON."""
     start = time.perf_counter()
-    about = {"backend": backend, **record.describe(sys.argv)}
-    about["command"] = " ".join(["python -m experiments.benchmarks.fidelity", *sys.argv[1:]])
+    about = {
+        "backend": backend,
+        **process.describe(process.command("experiments.benchmarks.fidelity", sys.argv)),
+    }
     about["x64"] = bool(jax.config.jax_enable_x64)
     apart = deviations(names, backend=backend)
     found = {name: {"task": name, **about, "deviation": apart[name]._asdict()} for name in names}

@@ -11,18 +11,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import loop, record, resume, settings
+from experiments import settings
 from pomcp_jax import checkpoint, manifest, train
 from pomcp_jax.checkpoint import CheckpointError, DamagedError
+from pomcp_jax.running import bookkeeping, process, starting, tables
+from pomcp_jax.running import run as run_lib
 
 CONFIG = "--config=experiments/configs/debug.py"
 
 
-def small_state(folder: Path) -> tuple[settings.Settings, loop.Functions, train.TrainState]:
+def small_state(folder: Path) -> tuple[settings.Settings, run_lib.Functions, train.TrainState]:
     """A debug run's state with a ring that is partly full; two checkpoints in ``folder``."""
     arguments = ["faults", CONFIG, "--config.train.num_seeds=2", f"--workdir={folder}"]
     options = settings.parse(arguments)
-    functions = loop.build(options.config)
+    functions = run_lib.build(options.config)
     state = filled(jax.jit(functions.program.init)(options.config), 100)
     for decisions in (100, 200):
         save(options, functions, state, decisions)
@@ -35,13 +37,16 @@ def filled(state: train.TrainState, rows: int) -> train.TrainState:
 
 
 def save(
-    options: settings.Settings, functions: loop.Functions, state: train.TrainState, decisions: int
+    options: settings.Settings,
+    functions: run_lib.Functions,
+    state: train.TrainState,
+    decisions: int,
 ) -> None:
     """A checkpoint as a run makes it."""
-    host = resume.Host(
+    host = bookkeeping.Host(
         finished=False, updates=0, seconds=0.0, last_evaluation=0, last_checkpoint=0,
         evaluated_at=-1, evaluated={}, returns=[None, None], invalid=[0, 0], pending=None,
-        written=record.Written([], [], dict.fromkeys(record.TABLES, 0), 0), commit=record.commit(),
+        written=tables.Written([], [], dict.fromkeys(tables.TABLES, 0), 0), commit=process.commit(),
     )  # fmt: skip
     static = functions.program.static
     folder = options.workdir / "checkpoints"
@@ -84,7 +89,7 @@ def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
                 path.write_bytes(
                     data[: draw.randrange(1, len(data))] if how == "cut short" else b""
                 )
-            start = resume.begin(options._replace(workdir=copy), functions.program)
+            start = starting.begin(options._replace(workdir=copy), functions.program)
             named = any(str(path.relative_to(copy)) in note for note in start.notes)
             damaged += 1
             if start.decisions != 100 or not named:
@@ -134,7 +139,7 @@ def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
     path = checkpoints / "200" / manifest.NAME
     original = json.loads(path.read_bytes())["manifest"]
     before = sorted(str(p) for p in folder.rglob("*"))
-    peak, begin = record.peak_memory_gb(), time.monotonic()
+    peak, begin = process.peak_memory_gb(), time.monotonic()
     refused = loaded = 0
     crashes: dict[str, int] = {}
     slowest = 0.0
@@ -156,7 +161,7 @@ def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
     return {
         "mutations": count, "refused": refused, "loaded": loaded, "crashes": crashes,
         "files_written": len(set(map(str, folder.rglob("*"))) - set(before)),
-        "peak_memory_grew_mb": round(1e3 * (record.peak_memory_gb() - peak), 1),
+        "peak_memory_grew_mb": round(1e3 * (process.peak_memory_gb() - peak), 1),
         "slowest_seconds": round(slowest, 2), "seconds": round(time.monotonic() - begin, 1),
     }  # fmt: skip
 
@@ -170,7 +175,7 @@ def saves(count: int, folder: Path) -> dict[str, Any]:
     options = settings.parse(
         ["faults", "--config=experiments/configs/quickstart.py", f"--workdir={folder / 'saves'}"]
     )
-    functions = loop.build(options.config)
+    functions = run_lib.build(options.config)
     state = jax.jit(functions.program.init)(options.config)
     state = jax.block_until_ready(filled(state, options.config.train.capacity))
     stalls, writes, cpu = [], [], []

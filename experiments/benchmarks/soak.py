@@ -25,9 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import record
 from experiments.benchmarks import faults
 from pomcp_jax import checkpoint
+from pomcp_jax.running import process
 
 PERIOD = 1.0
 """Seconds from one pause to the next."""
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         found["resident_mb"] = [round(size / 1e6, 1) for size in sizes[:: max(1, len(sizes) // 20)]]
         found["memory_growth"] = round(growth(sizes), 4)
         found["differences"] = faults.differences(killed, straight)
-    found |= record.describe(sys.argv, "experiments.benchmarks.soak")
+    found |= process.describe(process.command("experiments.benchmarks.soak", sys.argv))
     print(json.dumps(found), flush=True)
     faults.keep(found, args.out)
     return 0

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import intervals, record, xla
+from experiments import intervals, xla
 from experiments.benchmarks.originals import controls, flat, original
 from pomcp_jax import acting, checkpoint, envs, evaluate
 from pomcp_jax.checkpoint import CheckpointError, Restored
+from pomcp_jax.running import process
 
 SEED = 1000
 """Of episodes and plans; far from those of training."""
@@ -96,8 +97,7 @@ def main() -> int:
         print(f"error: {config.env.task}: must be a task of dm_control", file=sys.stderr)
         return 2
     start = time.perf_counter()
-    found = record.describe(sys.argv) | {
-        "command": " ".join(["python -m experiments.benchmarks.transfer", *sys.argv[1:]]),
+    found = process.describe(process.command("experiments.benchmarks.transfer", sys.argv)) | {
         "task": config.env.task,
         "trained_on": config.env.backend,
         "decisions": agent.decisions,

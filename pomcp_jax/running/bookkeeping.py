@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.tables import TABLES, Written
+from pomcp_jax.running.tables import TABLES, Written
 
 
 class Pending(NamedTuple):
@@ -38,7 +38,7 @@ class Host(NamedTuple):
     written: Written
     commit: str | None
     left: Sequence[tuple[int, int, str]] = ()
-    """Seeds that are left behind: index, and :class:`experiments.broken.Diverged`."""
+    """Seeds that are left behind: index, and :class:`pomcp_jax.running.health.Diverged`."""
     resets: Sequence[int] = ()
     """How often each seed's agent started anew; empty stands for never."""
 

@@ -2,7 +2,7 @@
 
 ``--resume=auto`` goes on exactly where the checkpoint was made; ``never`` moves the earlier
 run aside; ``reset_envs`` goes on with fresh episodes, for environments that changed meanwhile;
-``change_seeds`` allows another number of seeds (:mod:`experiments.seeds`).
+``change_seeds`` allows another number of seeds (:mod:`pomcp_jax.running.add_seeds`).
 """
 
 import errno
@@ -12,11 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import record, tables
-from experiments.host import Host, host_of
-from experiments.jobs import Stop
-from experiments.settings import Settings
-from pomcp_jax import checkpoint, devices, manifest, resume, train
+from pomcp_jax import checkpoint, devices, files, manifest, resume, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.checkpoint import (
     CheckpointError,
@@ -26,6 +22,10 @@ from pomcp_jax.checkpoint import (
     ShortageError,
 )
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.running import process, tables, workdirs
+from pomcp_jax.running.background import Stop
+from pomcp_jax.running.bookkeeping import Host, host_of
+from pomcp_jax.running.options import Options
 from pomcp_jax.train import Program, TrainState
 
 ENVIRONMENT_PACKAGES = ("mujoco", "mujoco-mjx", "brax")
@@ -82,7 +82,7 @@ SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, 
 """What a machine lacks for the moment: exit code 4."""
 
 
-def begin(options: Settings, program: Program) -> Start:
+def begin(options: Options, program: Program) -> Start:
     """Find the start and prepare the workdir, which this process must have locked.
 
     Nothing is written, renamed or deleted before it is clear where the run starts.
@@ -94,14 +94,14 @@ def begin(options: Settings, program: Program) -> Start:
     folder = options.workdir / "checkpoints"
     try:
         if options.resume == "never":
-            moved = record.set_aside(options.workdir, record.FILES)
+            moved = workdirs.set_aside(options.workdir, workdirs.FILES)
             notes = [f"the earlier run of this configuration moved to {moved}/"] if moved else []
             start = Start(None, None, 0, tuple(notes))
         else:
             checkpoint.undo_replacement(folder)
             start = _newest(options, program, folder) or _afresh(options.workdir, folder)
         checkpoint.recover(folder)
-        record.write_text(options.workdir / "config.json", record.config_text(options.config))
+        files.write_text(options.workdir / "config.json", workdirs.config_text(options.config))
         return start
     except ShortageError as error:
         raise Stop(4, f"{error}; nothing was changed") from None
@@ -114,7 +114,7 @@ def begin(options: Settings, program: Program) -> Start:
         raise (Stop(4, text) if error.errno in SHORTAGES else ConfigError(text)) from None
 
 
-def _newest(options: Settings, program: Program, folder: Path) -> Start | None:
+def _newest(options: Options, program: Program, folder: Path) -> Start | None:
     """The newest checkpoint that is whole, None where there is no checkpoint at all.
 
     Newer ones that are damaged are moved aside when a whole one was found, and only then.
@@ -150,7 +150,7 @@ def _afresh(workdir: Path, folder: Path) -> Start:
     anew = "--resume=never moves everything aside and starts anew"
     rows = [name for name in tables.TABLES if _size(workdir / name)]
     try:
-        latest = record.saved_at(workdir)
+        latest = workdirs.saved_at(workdir)
     except ValueError as error:
         if rows:
             raise ConfigError(
@@ -164,7 +164,7 @@ def _afresh(workdir: Path, folder: Path) -> Start:
             f" checkpoints back, or {anew}"
         )
     moved = (
-        record.set_aside(workdir, [*rows, "learning_curve.png", "tensorboard"]) if rows else None
+        workdirs.set_aside(workdir, [*rows, "learning_curve.png", "tensorboard"]) if rows else None
     )
     note = f"an earlier start saved no checkpoint; its tables moved to {moved}/"
     return Start(None, None, 0, (note,) if moved else ())
@@ -175,7 +175,7 @@ def _size(path: Path) -> int:
 
 
 def _load(
-    options: Settings, program: Program, folder: Path, found: Manifest, notes: list[str]
+    options: Options, program: Program, folder: Path, found: Manifest, notes: list[str]
 ) -> Start:
     host, config = _host(found), options.config
     place = folder / str(found.decisions)
@@ -189,7 +189,7 @@ def _load(
         made = config_lib.from_dict(Config, found.config)
     except ConfigError as error:
         raise CheckpointError(f"{place}: is of another version ({error})") from None
-    if differ := record.differences(made, config, options.resume):
+    if differ := workdirs.differences(made, config, options.resume):
         raise CheckpointError(f"{place}: was made with {differ}; choose another folder")
     total = config.train.total_decisions
     if total != made.train.total_decisions and total < found.decisions:
@@ -228,7 +228,7 @@ def _load(
             f"warning: versions changed ({', '.join(changed)}): the run goes on, but not bit for"
             " bit as it would have"
         )
-    now = record.commit()
+    now = process.commit()
     if host.commit != now:
         notes.append(f"warning: the source changed ({host.commit} -> {now})")
     if reset:

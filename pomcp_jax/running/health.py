@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.measure import Fault, Results
+from pomcp_jax.running.metrics import Fault, Results
 
 
 class Diverged(NamedTuple):
@@ -44,7 +44,7 @@ def judge(
     """What becomes of rows that broke in a chunk.
 
     Args:
-      faults: by row, from :func:`experiments.measure.faults`.
+      faults: by row, from :func:`pomcp_jax.running.metrics.faults`.
       left: rows that were left behind before; their faults mean nothing.
       resets: ``[rows]``, how often each has started anew.
       decisions: done so far, of every row.

@@ -7,12 +7,12 @@ interruption meanwhile leaves the checkpoint as it was: the same command line be
 import jax
 import numpy as np
 
-from experiments.host import array, listed
-from experiments.loop import Run, build
-from experiments.measure import Results
-from experiments.resume import Start
 from pomcp_jax import config as config_lib
 from pomcp_jax import devices, resume, train
+from pomcp_jax.running.bookkeeping import array, listed
+from pomcp_jax.running.metrics import Results
+from pomcp_jax.running.run import Run, build
+from pomcp_jax.running.starting import Start
 
 
 def catch_up(run: Run) -> None:
@@ -32,7 +32,8 @@ def catch_up(run: Run) -> None:
         run.options._replace(config=config_lib.replace(run.config, own)),
         build(config_lib.replace(run.config, own)),
         Start(None, None, 0, ()),
-        run.signals,
+        run.control,
+        run.began,
     )
     new.record, new.work, new.seconds_before = run.record, run.work, run.seconds_before
     run.progress.say(f"seeds {seed} to {seed + missing - 1} catch up to {run.done:,} decisions")
@@ -40,7 +41,7 @@ def catch_up(run: Run) -> None:
     counters = int(old.iteration), int(old.updates)
     works = resume.leading_to(new.functions.program, *counters)
     for i, (phase, work) in enumerate(works, start=1):
-        run.signals.check()
+        run.control.check()
         new.chunk(phase, work)
         if i < len(works) or run.pending is None:  # or its row is written with the others'
             new.finish_chunk()

@@ -1,30 +1,31 @@
 """One training from its first chunk to its last checkpoint, at whatever point it starts.
 
 Everything that runs often is compiled (:mod:`pomcp_jax.train`); this file is what happens
-between chunks: records, evaluations, checkpoints, signals.
+between chunks: records, evaluations, checkpoints, requests to stop.
 """
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import broken, clock, crash, measure, record, tables
-from experiments.host import Host, Pending, array, listed
-from experiments.jobs import Signals, Stop, Worker
-from experiments.measure import Fault, Results
-from experiments.progress import duration, number
-from experiments.resume import Start
-from experiments.saving import Checkpoints
-from experiments.settings import Settings
 from pomcp_jax import compiled, devices, diagnostics, envs, evaluate, resume, train
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config
+from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas, run_figures
+from pomcp_jax.running import crash, health, metrics, process, tables
+from pomcp_jax.running.background import Control, Stop, Worker
+from pomcp_jax.running.bookkeeping import Host, Pending, array, listed
+from pomcp_jax.running.metrics import Fault, Results
+from pomcp_jax.running.options import Options
+from pomcp_jax.running.progress import duration, number
+from pomcp_jax.running.saving import Checkpoints
+from pomcp_jax.running.starting import Start
 from pomcp_jax.train import Program, TrainState, Work
 
 
@@ -39,9 +40,10 @@ class Functions(NamedTuple):
     """Donates its state."""
 
 
-def build(config: Config) -> Functions:
-    """Prepare everything; compiles nothing."""
-    env = envs.make(config.env.task, config.env.action_repeat, config.env.backend)
+def build(config: Config, env: Env | None = None) -> Functions:
+    """Prepare everything; compiles nothing. Without ``env`` the configuration names it."""
+    if env is None:
+        env = envs.make(config.env.task, config.env.action_repeat, config.env.backend)
     with warnings.catch_warnings():  # a run says them in its own way
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
@@ -85,14 +87,22 @@ class Run:
 
     def __init__(
         self,
-        options: Settings,
+        options: Options,
         functions: Functions,
         start: Start,
-        signals: Signals,
+        control: Control,
+        began: float | None = None,
+        on_row: Sequence[Callable[[dict[str, Any]], None]] = (),
     ):
+        """``began``: when this sitting did, by ``time.monotonic``; now by default.
+
+        ``on_row``: called with every row of metrics.csv.
+        """
+        self.on_row = on_row
+        self.began = time.monotonic() if began is None else began
         self.options, self.functions, self.config = options, functions, options.config
-        self.signals, self.progress = signals, signals.progress
-        self.work = Worker(self.progress, self.signals)
+        self.control, self.progress = control, control.progress
+        self.work = Worker(control)
         self.checkpoints = Checkpoints(
             options.workdir,
             options.config,
@@ -109,12 +119,12 @@ class Run:
         self.record: tables.Record | None = None
         self.written: tables.Written | None = None
         self.pending: Pending | None = None
-        self.commit = record.commit()
+        self.commit = process.commit()
         self.compiled = self.finished = self.clipping_told = False
         num_seeds = self.config.train.num_seeds
         self.returns = np.full(num_seeds, np.nan)
         self.invalid = np.zeros(num_seeds, np.int64)
-        self.left: dict[int, broken.Diverged] = {}
+        self.left: dict[int, health.Diverged] = {}
         """Seeds that are left behind, by index."""
         self.resets = np.zeros(num_seeds, np.int64)
         self.evaluated: Results = {}
@@ -131,7 +141,7 @@ class Run:
         self.last_evaluation, self.last_checkpoint = host.last_evaluation, host.last_checkpoint
         self.pending, self.written, self.updates = host.pending, host.written, host.updates
         self.finished = host.finished
-        self.left = {i: broken.Diverged(*what) for i, *what in host.left}
+        self.left = {i: health.Diverged(*what) for i, *what in host.left}
         self.resets = np.array(host.resets or self.resets, np.int64)
         if self.state is not None:
             self.open_record(host.written.columns)
@@ -168,13 +178,13 @@ class Run:
             resets=self.resets.tolist(),
         )
 
-    def lost(self) -> dict[int, broken.Diverged]:
+    def lost(self) -> dict[int, health.Diverged]:
         """Seeds that are left behind, by number."""
         return {self.config.train.seed + i: what for i, what in sorted(self.left.items())}
 
     def seconds(self) -> float:
         """Wall-clock of all sittings."""
-        return round(self.seconds_before + time.monotonic() - clock.STARTED, 3)
+        return round(self.seconds_before + time.monotonic() - self.began, 3)
 
     def go(self) -> None:
         """What is left of all phases, the final evaluation and the final checkpoint."""
@@ -190,7 +200,7 @@ class Run:
         left = resume.remaining(program, *done)
         over = self.finished and not left  # with seeds that are new or dropped
         for phase, work in left:
-            self.signals.check()
+            self.control.check()
             self.checkpoints.warn()
             self.chunk(phase, work)
             self.finish_chunk()
@@ -199,7 +209,7 @@ class Run:
             if due and not self.checkpoints.busy:  # or after the next chunk: training does not wait
                 self.last_checkpoint = self.done
                 self.save()
-        self.signals.check()
+        self.control.check()
         if not over:
             self.evaluate_at_the_end()
         self.save(finished=True)
@@ -221,18 +231,16 @@ class Run:
         busy = "" if self.compiled else "compiling: the training step"
         # Donated: if this is cut short, or what follows fails, there is no state to save.
         state, self.state = self.state, None
-        state, metrics = self.work(
-            self.functions.program.chunk, state, self.config, work, busy=busy
-        )
+        state, means = self.work(self.functions.program.chunk, state, self.config, work, busy=busy)
         self.compiled = True
-        values: Results = dict(jax.device_get(metrics))
+        values: Results = dict(jax.device_get(means))
         self.warn_of_clipping(values)
         stats, faults = jax.device_get((state.stats, state.agent.faults))
         seconds = time.monotonic() - begin
         self.done = int(state.iteration) * self.config.env.num_envs
         self.updates = int(state.updates)
         rate, repeat = (self.done - start) / seconds, self.config.env.action_repeat
-        values |= measure.chunk_values(
+        values |= metrics.chunk_values(
             self.config,
             stats,
             faults,
@@ -242,9 +250,9 @@ class Run:
         )
         before, self.invalid = self.invalid, stats.invalid
         done = self.done - start
-        found = measure.faults(self.config, faults, stats, before, done, phase)
+        found = metrics.faults(self.config, faults, stats, before, done, phase)
         state, stop = self.judge(found, state)
-        values |= broken.without({"train/return": values["train/return"]}, self.left)
+        values |= health.without({"train/return": values["train/return"]}, self.left)
         values["broken"] = np.isin(np.arange(len(self.resets)), list(self.left)).astype(int)
         values["resets"] = self.resets
         self.returns = values["train/return"]
@@ -257,8 +265,8 @@ class Run:
         self.progress.line(
             f"{phase} {self.done:,}/{self.config.train.total_decisions:,} decisions"
             f" | {number(rate)} decisions/s, {number(rate * repeat)} frames/s"
-            f" | return {number(measure.mean(self.returns), 1)}"
-            f" | eval {number(measure.mean(evaluated), 1)}"
+            f" | return {number(metrics.mean(self.returns), 1)}"
+            f" | eval {number(metrics.mean(evaluated), 1)}"
             f" | {duration(left) if self.done > start else '?'} left",
             force=self.done >= self.config.train.total_decisions,
         )
@@ -267,7 +275,7 @@ class Run:
 
     def warn_of_clipping(self, values: Results) -> None:
         """One line a run when targets lie beyond the bins."""
-        text = "" if self.clipping_told else measure.clipping(self.config, values)
+        text = "" if self.clipping_told else metrics.clipping(self.config, values)
         if text:
             self.clipping_told = True
             self.progress.say(f"warning: {text}")
@@ -275,7 +283,7 @@ class Run:
     def judge(self, faults: dict[int, Fault], state: TrainState) -> tuple[TrainState, str]:
         """Leave seeds that broke behind or reset them; why the run has to stop, or nothing."""
         train_config = self.config.train
-        verdict = broken.judge(
+        verdict = health.judge(
             faults,
             self.left,
             self.resets,
@@ -316,6 +324,8 @@ class Run:
             row = {name: value[i].item() for name, value in values.items()}
             row |= {"seconds": self.seconds(), "seed": self.config.train.seed + i}
             self._on_disk(self.record.row, row)
+            for told in self.on_row:
+                told(dict(row))
 
     def _on_disk(self, function: Callable, *args: Any) -> Any:
         try:
@@ -329,8 +339,8 @@ class Run:
         """Play evaluation episodes with the planner and refresh the picture."""
         function = self.functions.evaluate_planner
         episodes, diagnosis = self._played(function, "evaluating the planner")
-        values = measure.episode_values(episodes) | diagnosis
-        self.evaluated = broken.without(values, self.left)
+        values = metrics.episode_values(episodes) | diagnosis
+        self.evaluated = health.without(values, self.left)
         self._write_episodes("planner", episodes)
         self.draw()
         return self.evaluated
@@ -338,9 +348,9 @@ class Run:
     def evaluate_policy(self) -> None:
         """Play the same number of episodes without planning."""
         episodes = self._played(self.functions.evaluate_policy, "evaluating the bare policy")
-        means = measure.valid_mean(episodes.returns, episodes.valid)
+        means = metrics.valid_mean(episodes.returns, episodes.valid)
         returns = {"eval/policy_return": means}
-        self.evaluated |= broken.without(returns, self.left)
+        self.evaluated |= health.without(returns, self.left)
         self._write_episodes("policy", episodes)
 
     def _played(self, function: Callable, busy: str) -> Any:
@@ -348,7 +358,7 @@ class Run:
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
         decisions = np.asarray(self.state.stats.decisions)
-        rows = measure.episode_rows(self.config, decisions, actor, episodes, self.seconds())
+        rows = metrics.episode_rows(self.config, decisions, actor, episodes, self.seconds())
         for i, row in enumerate(rows):
             if i not in self.left:
                 self._on_disk(self.record.evaluation, row)
@@ -368,7 +378,7 @@ class Run:
         """Begin a checkpoint, if there is anything to save."""
         if self.state is None or self.record is None:
             return
-        score = measure.score(self.evaluated) if self.evaluated_at == self.done else None
+        score = metrics.score(self.evaluated) if self.evaluated_at == self.done else None
         self.checkpoints.save(self.state, self.host(finished), score, self.record.sync)
 
     def collect_save(self) -> str:

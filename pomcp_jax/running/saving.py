@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import crash, record, xla
-from experiments.host import Host
-from experiments.jobs import Saver
-from pomcp_jax import checkpoint
+from pomcp_jax import checkpoint, files
 from pomcp_jax.acting import Agent
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.config import Config
+from pomcp_jax.running import crash, process
+from pomcp_jax.running.background import Saver
+from pomcp_jax.running.bookkeeping import Host
 from pomcp_jax.train import TrainState
 
 
@@ -97,14 +97,14 @@ class Checkpoints:
             raise CheckpointError(self._text(decisions, error)) from error
         self.committed = decisions
         self._note(decisions)
-        xla.return_memory()
+        process.return_memory()
 
     def _note(self, decisions: int) -> None:
         if not self.about:
             return
         self.about |= {"last_checkpoint": decisions, "decisions_per_seed": decisions}
         try:
-            record.write_json(self._workdir / "run.json", self.about)
+            files.write_json(self._workdir / "run.json", self.about)
         except OSError:  # the checkpoint says it too
             pass
 

@@ -1,24 +1,17 @@
 """A run's workdir: whether it can be used, its configuration, what ran where."""
 
-import datetime
 import errno
 import fcntl
 import json
 import os
-import platform
-import resource
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from experiments import crash
 from pomcp_jax import config as config_lib
-from pomcp_jax import manifest
+from pomcp_jax import files
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.running import crash
 
 FILES = (
     "config.json",
@@ -223,7 +216,7 @@ def open_workdir(workdir: Path, config: Config) -> Path | None:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     moved = set_aside(workdir, FILES)
-    write_text(workdir / "config.json", config_text(config))
+    files.write_text(workdir / "config.json", config_text(config))
     return moved
 
 
@@ -240,57 +233,3 @@ def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:
     for path in old:
         path.rename(moved / path.name)
     return moved
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step; it has the old text or the new one, whatever happens."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Replace a JSON file in one step."""
-    write_text(path, json.dumps(values, indent=1) + "\n")
-
-
-def commit() -> str | None:
-    """Commit of the source tree, ``-dirty`` when it differs; None outside of git."""
-    here = Path(__file__).parent
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        out = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return out.stdout.strip() or None if out.returncode == 0 else None
-
-
-def describe(argv: list[str], module: str = "experiments.run") -> dict[str, Any]:
-    """Command, commit, versions and device: what a number has to be read with."""
-    packages = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "brax", "dm_control")
-    device = jax.devices()[0]
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "command": f"python -m {module} " + " ".join(argv[1:]),
-        "commit": commit(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "versions": {name: manifest.installed(name) for name in packages},
-        "device": f"{device.platform}: {device.device_kind}",
-        "num_devices": jax.device_count(),
-        "cpu_cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "platform": platform.platform(),
-    }
-
-
-def peak_memory_gb() -> float:
-    """Largest resident size of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

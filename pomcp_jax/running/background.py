@@ -1,16 +1,14 @@
-"""Signals and background work of a run: on the device, and saving to disk."""
+"""What a run does beside its main thread: device work, saving; and how it is told to stop."""
 
 import concurrent.futures
-import os
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from experiments import xla
-from experiments.progress import Progress, duration
+from pomcp_jax.running import process
+from pomcp_jax.running.progress import Progress, duration
 
 
 class Stop(Exception):
@@ -21,54 +19,47 @@ class Stop(Exception):
         self.code = code
 
 
-class Signals:
-    """The first SIGINT, SIGTERM or SIGHUP asks for a clean end, another one ends at once.
-
-    One that follows within ``ECHO`` seconds is the same request: timeout(1) and shells send a
-    signal to a process and to its group. SIGHUP, which a closing terminal sends several times,
-    never ends at once, and is ignored where it was ignored before (nohup).
-    """
-
-    ECHO = 0.5
+class Control:
+    """How a run is watched, and how it is asked to end early; usable from any thread."""
 
     def __init__(self, progress: Progress):
-        self.received = 0
-        self._since = 0.0
         self.progress = progress
-        for number_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number_ != signal.SIGHUP or signal.getsignal(number_) != signal.SIG_IGN:
-                signal.signal(number_, self._handle)
+        self._stop: Stop | None = None
+        self._since = 0.0
 
-    def _handle(self, number_: int, _frame: Any) -> None:
-        if self.received:
-            if number_ != signal.SIGHUP and self.age() > self.ECHO:
-                os._exit(128 + number_)
-            return
-        self.received = number_
-        self._since = time.monotonic()
-        try:
-            self.progress.say("stopping after this chunk; once more to stop at once")
-        except RuntimeError:  # it came while this very stream was being written
-            pass
+    @property
+    def requested(self) -> bool:
+        """Whether somebody asked for an end."""
+        return self._stop is not None
+
+    def request(self, code: int, text: str) -> None:
+        """Ask for a clean end after the chunk under way.
+
+        Args:
+          code: of :class:`Stop`, what a command line exits with.
+          text: why, for the user and for run.json.
+        """
+        if self._stop is None:
+            self._since = time.monotonic()
+            self._stop = Stop(code, text)
 
     def age(self) -> float:
-        """Seconds since the first signal, 0 before it."""
-        return time.monotonic() - self._since if self.received else 0.0
+        """Seconds since the request, 0 before it."""
+        return time.monotonic() - self._since if self.requested else 0.0
 
     def check(self) -> None:
-        """Raise :class:`Stop` if a signal has come."""
-        if self.received:
-            name = signal.Signals(self.received).name
-            raise Stop(128 + self.received, f"stopped by {name}")
+        """Raise :class:`Stop` if an end was asked for."""
+        if self._stop is not None:
+            raise self._stop
 
 
 class Worker:
-    """Runs device work in a thread, so that signals and the progress line stay alive."""
+    """Runs device work in a thread, so that signals are handled and the progress line lives."""
 
-    def __init__(self, progress: Progress, signals: Signals, grace: float = 15.0):
-        """``grace``: seconds that work may go on after a signal."""
+    def __init__(self, control: Control, grace: float = 15.0):
+        """``grace``: seconds that work may go on after a request to stop."""
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self._progress, self._signals, self._grace = progress, signals, grace
+        self._control, self._grace = control, grace
         self.abandoned = False
         """Work was left running: the process can only end by ``os._exit``."""
 
@@ -76,7 +67,7 @@ class Worker:
         """``function(*args)``, waited for; ``busy`` is shown meanwhile.
 
         Raises:
-          Stop: a signal came and the work did not end in time.
+          Stop: it was requested and the work did not end in time.
         """
         begin = time.monotonic()
         future = self._pool.submit(lambda: jax.block_until_ready(function(*args)))
@@ -84,16 +75,16 @@ class Worker:
             try:
                 result = future.result(timeout=0.5)
                 if busy:
-                    xla.return_memory()
+                    process.return_memory()
                 return result
             except concurrent.futures.TimeoutError:
                 if future.done():  # the function's own TimeoutError
                     raise
-                if self._signals.age() > self._grace:
+                if self._control.age() > self._grace:
                     self.abandoned = True
-                    self._signals.check()
+                    self._control.check()
                 if busy:
-                    self._progress.line(f"{busy} ({duration(time.monotonic() - begin)})")
+                    self._control.progress.line(f"{busy} ({duration(time.monotonic() - begin)})")
 
 
 class Saver:

@@ -1,0 +1,1 @@
+"""A run from its first chunk to its last checkpoint, as a library: no argv, no signal handlers."""

@@ -1,0 +1,272 @@
+"""``Trainer``: a run from a script, a notebook, a thread or a command line.
+
+A run that is started again in the same workdir resumes from its newest whole checkpoint, bit for
+bit (docs/reliability.md). Signals, exit codes and terminals are the command line's business; here
+an end is asked for through :class:`Control`, and how a run ended is an :class:`Outcome`.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pomcp_jax import devices, files, train, validation
+from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.envs.protocol import Env
+from pomcp_jax.running import add_seeds, crash, health, process, starting, workdirs
+from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running.options import RESUME, Options
+from pomcp_jax.running.progress import Progress
+from pomcp_jax.running.run import Functions, Run, build
+
+BROKE, DISK, CRASHED, INTERRUPTED = 3, 4, 1, 130
+"""Codes of an outcome beside 0, done, and those given to :meth:`Control.request`."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    code: int
+    """0 done; 1 an unexpected exception; 3 training broke; 4 the disk is full or cannot be
+    written or read; otherwise as the end was asked for."""
+    text: str
+    """The same in words."""
+    decisions: int
+    """Per seed, earlier sittings included."""
+    seconds: float
+    """Wall-clock of all sittings."""
+    training: np.ndarray
+    """Mean return of the latest 8 training episodes ``[S]``; NaN where there are none."""
+    evaluation: np.ndarray
+    """Mean return of the planner's latest evaluation ``[S]``."""
+    policy: np.ndarray
+    """The same of the bare policy."""
+    workdir: Path
+    nothing_to_do: bool = False
+    """The run was complete before."""
+    errors: str = ""
+    """What the user has to be told on stderr, one line."""
+    error: Exception | None = None
+    """The unexpected exception of code 1."""
+    abandoned: bool = False
+    """Device work goes on in a thread: the process can only end by ``os._exit``."""
+
+
+class Trainer:
+    """Trains the agents of a configuration in a workdir.
+
+    ``Trainer(config, workdir).run()`` trains or resumes, evaluates, saves and returns an
+    :class:`Outcome`. Everything that can be wrong with the arguments is found before anything is
+    compiled or written.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path | str,
+        *,
+        env: Env | None = None,
+        resume: str = "auto",
+        tensorboard: bool = False,
+        control: Control | None = None,
+        on_row: Sequence[Callable[[dict[str, Any]], None]] = (),
+        command: str = "pomcp_jax.Trainer",
+        began: float | None = None,
+    ):
+        """Check everything and prepare; compiles and writes nothing.
+
+        Args:
+          config: of the run.
+          workdir: folder of its tables, pictures and checkpoints.
+          env: environments of one's own; ``config.env`` names them by default.
+          resume: what to do with an earlier run in the workdir, one of ``options.RESUME``.
+          tensorboard: write TensorBoard events too.
+          control: progress lines and requests to stop; by default lines on stderr.
+          on_row: functions called with every row of metrics.csv, after it is written.
+          command: how the run was started, for run.json.
+          began: when this sitting did, by ``time.monotonic``.
+
+        Raises:
+          ConfigError: one line naming what cannot work.
+        """
+        self.began = time.monotonic() if began is None else began
+        if resume not in RESUME:
+            raise ConfigError(f"resume = {resume!r}: must be one of {', '.join(RESUME)}")
+        self.options = Options(config, Path(workdir).expanduser(), tensorboard, resume)
+        if env is None:
+            validation.validate_config(config)
+        else:
+            validation.validate_run(config)
+        workdirs.check_workdir(self.options.workdir, config, resume)
+        if tensorboard:
+            try:
+                import tensorboardX  # noqa: F401
+            except ImportError:
+                raise ConfigError(
+                    "--tensorboard: needs `pip install pomcp_jax[tensorboard]`"
+                ) from None
+        self.functions: Functions = build(config, env)
+        self.replay_bytes = train.replay_bytes(config, self.functions.program.env)
+        validation.validate_memory(config, self.replay_bytes)
+        self.control = Control(Progress()) if control is None else control
+        self.on_row, self.command = tuple(on_row), command
+
+    def run(self) -> Outcome:
+        """Train to the end, or to the first reason to stop.
+
+        Raises:
+          ConfigError: the workdir's earlier run does not fit; nothing was changed.
+          Exception: whatever was not expected; what could be saved is saved.
+        """
+        outcome = self.attempt()
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome
+
+    def attempt(self) -> Outcome:
+        """:meth:`run` with unexpected exceptions in the outcome instead of raised."""
+        options = self.options
+        held = workdirs.lock(options.workdir)
+        try:
+            start = starting.begin(options, self.functions.program)
+            run = Run(options, self.functions, start, self.control, self.began, self.on_row)
+            if start.host is not None and start.state is None:
+                return idle(run, self.command)
+            return finish(run, self.command)
+        finally:
+            os.close(held)
+
+
+def idle(run: Run, command: str) -> Outcome:
+    """Nothing is left to do.
+
+    Also writes run.json and the picture if the process was killed after its last save.
+    """
+    code, said = 0, ""
+    if not _says_done(run.options.workdir / "run.json"):
+        status = f"diverged: {health.describe(run.lost())}" if run.left else "done"
+        about = process.describe(command) | {"status": status, "exit_code": 0}
+        code, said = write_about(run, about, run.done)
+        run.draw()
+    return _outcome(run, code, "done before", said)._replace(nothing_to_do=True)
+
+
+def finish(run: Run, command: str) -> Outcome:
+    """Train to the end or to the first reason to stop, close all files, write run.json."""
+    options = run.options
+    for line in run.start.notes:
+        run.progress.say(line)
+    about, resumed_at = process.describe(command), run.done
+    # What a process that is killed leaves: neither the end of an earlier sitting, nor none.
+    running = {"status": "running", "exit_code": None, "pid": os.getpid()}
+    code, said = write_about(run, about | running, resumed_at)
+    if code:
+        return _outcome(run, code, said, said)
+    text, error = "done", None
+    try:
+        add_seeds.catch_up(run)
+        run.go()
+        status = text
+    except Stop as stop:
+        code, text = stop.code, str(stop)
+        status = text
+        said = text if code in (BROKE, DISK) else ""
+    except KeyboardInterrupt:  # where nobody handles SIGINT: a notebook, a script
+        code, status = INTERRUPTED, "stopped by SIGINT"
+        text = status
+    except Exception as unexpected:  # save what there is
+        code, text, error = CRASHED, crash.report(unexpected, options.workdir), unexpected
+        status = f"failed: {crash.one_line(unexpected)}"
+        said = text
+    if code:
+        said += wind_up(run, text, code)
+    if run.left and not code:
+        status = text = f"diverged: {health.describe(run.lost())}"
+    close(run)
+    failed, more = write_about(run, about | {"status": status, "exit_code": code}, resumed_at)
+    said = "; ".join(line for line in (said, more) if line)
+    return _outcome(run, failed or code, text, said)._replace(error=error)
+
+
+def _outcome(run: Run, code: int, text: str, errors: str) -> Outcome:
+    unknown = np.full(run.config.train.num_seeds, np.nan)
+    return Outcome(
+        code=code,
+        text=text,
+        decisions=run.done,
+        seconds=run.seconds(),
+        training=run.returns,
+        evaluation=run.evaluated.get("eval/return", unknown),
+        policy=run.evaluated.get("eval/policy_return", unknown),
+        workdir=run.options.workdir,
+        errors=errors,
+        abandoned=run.work.abandoned,
+    )
+
+
+def _says_done(path: Path) -> bool:
+    try:
+        return workdirs.read_json(path)["exit_code"] == 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> tuple[int, str]:
+    """Write run.json: ``about`` and what the run knows of itself.
+
+    Returns:
+      ``(0, "")``, or code 4 and why it could not be written.
+    """
+    saves = run.checkpoints.seconds
+    about = about | {
+        "seconds": run.seconds(),
+        "peak_memory_gb": round(process.peak_memory_gb(), 3),
+        "decisions_per_seed": run.done,
+        "updates_per_seed": run.updates,
+        "num_devices": devices.size(run.functions.program.mesh),
+        "resumed_at": resumed_at,
+        "diverged": {str(seed): what._asdict() for seed, what in run.lost().items()},
+        "resets": int(run.resets.sum()),
+        "saves": len(saves),
+        "longest_save_seconds": round(max(saves, default=0.0), 4),
+        "last_checkpoint": run.checkpoints.committed,
+    }
+    run.checkpoints.about = about
+    try:
+        files.write_json(run.options.workdir / "run.json", about)
+    except OSError as error:
+        return DISK, f"{run.options.workdir}/run.json: {error.strerror or error}"
+    return 0, ""
+
+
+def wind_up(run: Run, text: str, code: int) -> str:
+    """Save what there is of a run that ends early; what else to tell the user."""
+    try:
+        run.save()
+        failed = run.collect_save()
+    except Exception as error:
+        failed = f"not saved ({crash.one_line(error)})"
+    if failed:
+        return "" if failed == text else f"{'; ' if code in (1, 3, 4) else ''}{failed}"
+    if code != CRASHED:
+        return ""
+    newest = run.checkpoints.committed
+    if newest is None:
+        return "; nothing is saved"
+    lost = "" if run.state is not None else "; the chunk under way is lost"
+    return f"{lost}; saved at {newest:,} decisions"
+
+
+def close(run: Run) -> None:
+    """Close all files and draw for the last time; nothing of it can end the program."""
+    run.progress.close()
+    if run.record is None:
+        return
+    try:
+        run.record.close()
+    except OSError:  # the disk is full; the row that was lost has been reported
+        pass
+    run.draw()

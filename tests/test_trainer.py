@@ -1,0 +1,133 @@
+"""``Trainer``: a run from Python, without a command line around it."""
+
+import csv
+import json
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from pomcp_jax import Task, make_env
+from pomcp_jax.config import ConfigError
+from pomcp_jax.running.background import Control
+from pomcp_jax.running.progress import Progress
+from pomcp_jax.running.trainer import Trainer
+
+CONFIG = tiny.run(train__eval_decisions=20, train__checkpoint_decisions=20)
+
+
+def quiet():
+    return Control(Progress(interval=float("inf")))
+
+
+def make(workdir, config=CONFIG, **options):
+    return Trainer(config, workdir, **{"control": quiet(), **options})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run from its start to its end, with the rows that it told."""
+    workdir, rows = tmp_path_factory.mktemp("runs") / "whole", []
+    return make(workdir, on_row=[rows.append]).run(), rows
+
+
+def table(workdir):
+    with (workdir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_time(rows):
+    clock = ("seconds", "decisions_per_second", "frames_per_second")
+    return [{k: v for k, v in row.items() if k not in clock} for row in rows]
+
+
+def test_outcome_and_rows(whole):
+    outcome, rows = whole
+    assert (outcome.code, outcome.text, outcome.decisions) == (0, "done", 60)
+    assert np.isfinite(outcome.evaluation).all() and np.isfinite(outcome.policy).all()
+    about = json.loads((outcome.workdir / "run.json").read_text())
+    assert (about["status"], about["command"]) == ("done", "pomcp_jax.Trainer")
+    written = table(outcome.workdir)
+    assert [str(row["decisions"]) for row in rows] == [row["decisions"] for row in written]
+    assert [row["seed"] for row in rows] == [0] * len(rows)
+
+
+def test_a_complete_run_has_nothing_to_do(whole):
+    outcome, _ = whole
+    again = make(outcome.workdir).run()
+    assert again.nothing_to_do and again.code == 0 and again.decisions == 60
+
+
+def test_a_thread_stops_and_resumes_bit_for_bit(whole, tmp_path):
+    """Asked to end from another thread; a second trainer of the same process goes on."""
+    outcomes, control = [], quiet()
+
+    def stop(row):
+        if row["decisions"] >= 30:
+            control.request(5, "enough")
+
+    trainer = make(tmp_path, control=control, on_row=[stop])
+    thread = threading.Thread(target=lambda: outcomes.append(trainer.run()))
+    thread.start()
+    thread.join()
+    assert (outcomes[0].code, outcomes[0].text) == (5, "enough")
+    assert outcomes[0].decisions < 60
+    assert make(tmp_path).run().code == 0
+    assert without_time(table(tmp_path)) == without_time(table(whole[0].workdir))
+
+
+def test_an_interrupted_notebook_saves(tmp_path):
+    def interrupt(row):
+        raise KeyboardInterrupt
+
+    outcome = make(tmp_path, on_row=[interrupt]).run()
+    assert (outcome.code, outcome.text) == (130, "stopped by SIGINT")
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped by SIGINT"
+    assert make(tmp_path).run().code == 0
+
+
+def test_a_callback_that_fails_raises_and_the_run_resumes(tmp_path):
+    def fail(row):
+        raise RuntimeError("disk quota of the logger")
+
+    with pytest.raises(RuntimeError, match="quota"):
+        make(tmp_path, on_row=[fail]).run()
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["exit_code"] == 1 and "RuntimeError: disk quota" in about["status"]
+    assert make(tmp_path).run().code == 0
+
+
+def test_environments_of_ones_own(tmp_path):
+    task = Task(
+        name="reach",
+        reset=lambda key: jnp.zeros(2),
+        step=lambda x, action: jnp.clip(x + 0.1 * action, -1.0, 1.0),
+        observe=lambda x: x,
+        reward=lambda x: 1.0 - jnp.sum(jnp.abs(x)),
+        terminated=lambda x: jnp.zeros((), bool),
+        observation_size=2,
+        action_size=2,
+        episode_steps=10,
+    )
+    config = tiny.run(env__task="reach")
+    outcome = make(tmp_path, config, env=make_env(task)).run()
+    assert outcome.code == 0
+    assert json.loads((tmp_path / "config.json").read_text())["env"]["task"] == "reach"
+    with pytest.raises(ConfigError, match="env.task = 'reach'"):
+        make(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(resume="maybe"), "resume = 'maybe': must be one of auto"),
+        (dict(config=tiny.run(train__chunk_decisions=0)), "train.chunk_decisions = 0"),
+        (dict(config=tiny.run(env__task="reacher-eazy")), "did you mean|nearest"),
+    ],
+)
+def test_mistakes_are_found_first(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        make(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
