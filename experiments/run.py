@@ -79,7 +79,7 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
     if warning:
         print(warning, file=sys.stderr)
     xla.check_environment()
-    functions = build(options.config)
+    functions = xla.prepared(options.config, build)
     needed = train.replay_bytes(options.config, functions.program.env)
     validation.validate_memory(options.config, needed)
     for line in effects.without_effect(options.config):

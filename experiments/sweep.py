@@ -319,7 +319,7 @@ def prepare(argv: list[str]) -> Plan:
         print(warning, file=sys.stderr)
     xla.check_environment()
     config = grid.joined(cells)
-    functions = loop.build(config)
+    functions = xla.prepared(config, loop.build)
     try:
         needed = train.replay_bytes(config, functions.program.env)
         validation.validate_memory(config, needed)

@@ -7,12 +7,16 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from pomcp_jax.config import ConfigError
+from pomcp_jax.config import Config, ConfigError
+
+Built = TypeVar("Built")
 
 EMITTERS = "xla_cpu_use_fusion_emitters"
 SAFE = re.compile(
@@ -81,6 +85,19 @@ def _try_flags(flags: str) -> None:
         reason = re.sub(r"^[A-Z]\d+ .*?\] ", "", lines[-1])
         own = f" --{EMITTERS}=false"
         raise ConfigError(f"XLA_FLAGS = {flags.removesuffix(own)!r}: {reason}")
+
+
+def prepared(config: Config, build: Callable[[Config], Built]) -> Built:
+    """``build(config)``; what this machine lacks for the environment is one line.
+
+    Raises:
+      ConfigError: a package, a file or an ability of the physics is missing.
+    """
+    try:
+        return build(config)
+    except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
+        chosen = f"env.task = {config.env.task!r}, env.backend = {config.env.backend!r}"
+        raise ConfigError(f"{chosen}: {' '.join(str(error).split())}") from None
 
 
 def use_cache(folder: str | None) -> str:
