@@ -95,7 +95,7 @@ def test_methods_of_a_suite_differ_by_their_fields(tmp_path):
         (["--suite=debug", "--jobs=999"], "--jobs = 999"),
         (["--suite=debug", "--config.train.num_seed=1"], "config.train.num_seeds"),
         (["--suite=debug", "--config.agent.mppi.num_elites=99"], "agent.mppi.num_elites = 99"),
-        (["--suite=debug", "--dry-run"], "'--dry-run'"),
+        (["--suite=debug", "--dry-runs"], "'--dry_runs'"),
     ],
 )
 def test_bad_input_is_one_line_and_runs_nothing(arguments, words, tmp_path, capsys, monkeypatch):
