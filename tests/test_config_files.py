@@ -88,6 +88,7 @@ def test_an_argument_that_a_file_does_not_take(tmp_path):
 @pytest.mark.parametrize(
     "path,expected",
     [
+        ("/dev/null", "is no plain file; must be one like experiments/configs/quickstart.py"),
         ("experiments/configs", "is a folder; must be a file like experiments/configs/quickstart."),
         ("experiments/configs/quikstart.py", "did you mean experiments/configs/quickstart.py?"),
         ("quickstart", "did you mean experiments/configs/quickstart.py?"),
@@ -106,6 +107,7 @@ def test_a_path_that_is_no_configuration(path, expected, monkeypatch):
         config_files.load(path, None)
     message = str(error.value)
     assert expected in message and message.startswith("--config = ") and "\n" not in message
+    assert message.count("--config = ") == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -187,6 +189,8 @@ def test_overrides_that_cannot_be(flag, expected):
         (["--agent.mppi.horizon=3"], "did you mean --config.agent.mppi.horizon?"),
         (["--dry-run"], "did you mean --print_config?"),
         (["--workdirr=x"], "did you mean --workdir?"),
+        (["--noconfig.train.seed=3"], "--noconfig.train.seed: unknown flag; did you mean --conf"),
+        (["--noconfig.agent.policy.last_state=1"], "--noconfig.agent.policy.last_state: unknown"),
         (["--zzz=x"], "--zzz: unknown flag; see --help"),
         (["--resume=no"], "--resume = 'no': must be one of auto, never"),
         (["--workdir=~nosuchuser/x"], "~nosuchuser is nobody's home folder"),
