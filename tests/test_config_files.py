@@ -7,6 +7,7 @@ import pytest
 
 from experiments import aggregate, arguments, config_files, plot, reproduce, settings
 from pomcp_jax import config as config_lib
+from pomcp_jax import validation
 from pomcp_jax.config import Config, ConfigError, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -256,3 +257,19 @@ def test_a_dry_run_may_have_a_dash(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert reproduce.main(["--suite=debug", "--dry-run", "--tasks=probe/lqr"]) == 0
     assert "to train  probe/lqr tdmpc2: " in capsys.readouterr().out
+
+
+HOSTILE = "|nan|inf|-1|0|1e400|-0.0|1e6|{}|None|True|\n|é|2147483648|1e-50|0x10|1e30|--x".split("|")
+
+
+@pytest.mark.parametrize("field", sorted(config_lib.flatten(Config())))
+def test_any_text_for_any_field_is_taken_or_refused_in_one_line(field):
+    refused = 0
+    for text in [*HOSTILE, "9" * 100]:
+        try:
+            validation.validate_config(config_files.changed(Config(), {field: text}))
+        except ConfigError as error:
+            refused += 1
+            assert field in str(error) or "train." in str(error)
+            assert "\n" not in str(error) and len(str(error)) < 400
+    assert refused >= 8
