@@ -75,10 +75,7 @@ def prepare(argv: list[str]) -> tuple[Settings, Functions]:
             import tensorboardX  # noqa: F401
         except ImportError:
             raise ConfigError("--tensorboard: needs `pip install pomcp_jax[tensorboard]`") from None
-    warning = xla.use_cache(options.cache_dir)
-    if warning:
-        print(warning, file=sys.stderr)
-    xla.check_environment()
+    xla.begin(options.cache_dir)
     functions = xla.prepared(options.config, build)
     needed = train.replay_bytes(options.config, functions.program.env)
     validation.validate_memory(options.config, needed)

@@ -41,6 +41,18 @@ def save_memory() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --{EMITTERS}=false".strip()
 
 
+def begin(cache_dir: str | None) -> None:
+    """Choose the cache, with a warning if it cannot be used, and check the environment.
+
+    Raises:
+      ConfigError: as :func:`check_environment`.
+    """
+    warning = use_cache(cache_dir)
+    if warning:
+        print(warning, file=sys.stderr)
+    check_environment()
+
+
 def check_environment() -> None:
     """Check that JAX has the devices and XLA the flags that the environment asks for.
 
