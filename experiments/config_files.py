@@ -64,11 +64,16 @@ def _plain(found: Any) -> Any:
 def _function(path: str, name: str) -> Callable[..., Any]:
     """``get_config`` of a file."""
     try:
-        if Path(path).is_dir():
+        if Path(path).is_file():
+            Path(path).read_bytes()
+        elif Path(path).is_dir():
             raise ConfigError(f"{name}: is a folder; must be a file like {EXAMPLE}")
-        if not Path(path).exists():
+        elif Path(path).exists():  # a pipe would be waited for
+            raise ConfigError(f"{name}: is no plain file; must be one like {EXAMPLE}")
+        else:
             raise ConfigError(f"{name}: no such file{_meant(path)}")
-        Path(path).read_bytes()
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     loader = importlib.machinery.SourceFileLoader("pomcp_jax_configuration", path)
@@ -127,12 +132,14 @@ def overrides(argv: list[str]) -> tuple[dict[str, str | None], list[str]]:
         field = name.removeprefix("no").removeprefix("config.")
         if arg == "--":
             others += [arg, *rest]
-        elif not arg.startswith("-") or not name.startswith(("config.", "noconfig.")):
+        elif arg == f"--noconfig.{field}" and kinds.get(field) is bool:
+            found[field] = "false"
+        elif not arg.startswith("-") or not name.startswith("config."):
             others.append(arg)
         elif equals:
             found[field] = value
         elif kinds.get(field) is bool:
-            found[field] = "false" if name.startswith("no") else "true"
+            found[field] = "true"
         else:
             found[field] = next(rest, None)
     return found, others

@@ -61,10 +61,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
       ConfigError: one line for the user.
     """
     options = settings.parse(argv)
-    warning = xla.use_cache(options.cache_dir)
-    if warning:
-        print(warning, file=sys.stderr)
-    xla.check_environment()
+    xla.begin(options.cache_dir)
     trainer = Trainer(
         options.config,
         options.workdir,

@@ -317,10 +317,7 @@ def prepare(argv: list[str]) -> Plan:
     if (options.workdir / "config.json").exists():
         raise ConfigError(f"--workdir = {str(options.workdir)!r}: holds a run; choose another")
     grid.held(options.workdir)
-    warning = xla.use_cache(options.cache_dir)
-    if warning:
-        print(warning, file=sys.stderr)
-    xla.check_environment()
+    xla.begin(options.cache_dir)
     config = grid.joined(cells)
     functions = run_lib.build(config)
     try:
@@ -328,9 +325,7 @@ def prepare(argv: list[str]) -> Plan:
         validation.validate_memory(config, needed)
     except ConfigError as error:
         raise ConfigError(f"{error} ({len(cells)} cells x {seeds} seeds)") from None
-    # A field that is swept has one line for all its values.
-    lines = [line for cell in cells for line in effects.without_effect(cell.config)]
-    for line in {line.partition(" = ")[0]: line for line in lines}.values():
+    for line in effects.without_effect(*(cell.config for cell in cells)):
         print(f"warning: {line}", file=sys.stderr)
     return Plan(options, axes, cells, config, functions)
 

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from pomcp_jax.config import ConfigError
+
+Built = TypeVar("Built")
 
 EMITTERS = "xla_cpu_use_fusion_emitters"
 SAFE = re.compile(
@@ -34,6 +37,18 @@ def save_memory() -> None:
     is_file = flags and not flags.startswith("-")
     if jax.__version_info__ < (0, 11) and EMITTERS not in flags and not is_file:
         os.environ["XLA_FLAGS"] = f"{flags} --{EMITTERS}=false".strip()
+
+
+def begin(cache_dir: str | None) -> None:
+    """Choose the cache, with a warning if it cannot be used, and check the environment.
+
+    Raises:
+      ConfigError: as :func:`check_environment`.
+    """
+    warning = use_cache(cache_dir)
+    if warning:
+        print(warning, file=sys.stderr)
+    check_environment()
 
 
 def check_environment() -> None:

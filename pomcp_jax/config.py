@@ -342,7 +342,7 @@ def _changed(cfg: C, items: Any, path: str) -> C:
     fields = {field.name: field for field in dataclasses.fields(cfg)}
     changes: dict[str, Any] = {}
     for name, value in items.items():
-        full = f"{path}.{name}" if path else str(name)
+        full = f"{path}.{name!s:.100}" if path else f"{name!s:.100}"
         if name not in fields:
             hint = nearest.hint(name, fields, f"{path}.{{}}" if path else "{}")
             raise ConfigError(f"{full}: unknown field{hint} (fields: {', '.join(fields)})")

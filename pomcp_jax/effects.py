@@ -130,16 +130,17 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def without_effect(config: Config) -> list[str]:
+def without_effect(*configs: Config) -> list[str]:
     """One line for every field that differs from its default and has no effect.
 
-    The floats of ``config`` must be numbers.
+    Floats must be numbers. Of several configurations, the cells of a sweep, a field has one
+    line whatever its values.
     """
-    defaults, chosen = config_lib.flatten(Config()), config_lib.flatten(config)
-    found: dict[str, str] = {}
-    for rule in RULES:
-        if rule.idle(config):
-            for name in rule.fields:
+    defaults, found = config_lib.flatten(Config()), {}
+    for config in configs:
+        chosen = config_lib.flatten(config)
+        for rule in RULES:
+            for name in rule.fields if rule.idle(config) else ():
                 if chosen[name] != defaults[name]:
                     line = f"{name} = {values.shown(chosen[name])}: has no effect, {rule.why}"
                     found.setdefault(name, line)

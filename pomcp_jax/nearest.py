@@ -7,6 +7,9 @@ from collections.abc import Iterable
 CLOSE = 0.65
 """Least similarity (``difflib``) of a name that is offered; below it a guess helps nobody."""
 
+LONGEST = 100
+"""Characters of a name that is compared at all: the time goes with their square."""
+
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
@@ -28,13 +31,15 @@ def find(name: object, names: Iterable[str]) -> str:
     ``agent.policy.kl_coef``.
     """
     wanted = _plain(str(name))
+    if not 0 < len(wanted) <= LONGEST:
+        return ""
     alike = []
     for known in names:
         plain = _plain(known)
         last = _likeness(_last(wanted), _last(plain))
         if _last(plain).startswith(f"{_last(wanted)}_"):  # a domain for one of its tasks
             last = max(last, 0.9)
-        if wanted and last >= CLOSE:
+        if last >= CLOSE:
             alike.append((last, _likeness(wanted, plain), known))
     return max(alike, key=lambda found: found[:2])[2] if alike else ""
 

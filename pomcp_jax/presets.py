@@ -27,7 +27,7 @@ def po_mpc(lambda_: float = 1.0, prior: str = "learned", fit: str = "reverse") -
         AgentConfig(),
         {
             "policy.prior": prior,
-            "policy.kl_coef": float(lambda_),
+            "policy.kl_coef": lambda_,
             "policy.last_state": prior == "learned",
             "prior.divergence": fit,
         },
@@ -63,7 +63,7 @@ def boom(lambda_: float = 1.0 / 50.0) -> AgentConfig:
         :func:`boom_many_actions`. It bypasses SimNorm there, which this preset does not.
     """
     changes = {
-        "policy.kl_coef": float(lambda_),
+        "policy.kl_coef": lambda_,
         "policy.prior_std_from": "policy",
         "policy.prior_std_min": 0.05,
         "policy.value_weight": True,
@@ -171,7 +171,8 @@ def with_size(config: AgentConfig, size: str) -> AgentConfig:
       ConfigError: for an unknown size.
     """
     if size not in world_model.SIZES:
-        raise ConfigError(f"size = {size!r}: must be one of {', '.join(world_model.SIZES)}")
+        hint = nearest.hint(size, world_model.SIZES)
+        raise ConfigError(f"size = {size!r}: must be one of {', '.join(world_model.SIZES)}{hint}")
     changes = {f"world_model.{k}": v for k, v in world_model.SIZES[size].items()}
     if config.world_model.critic == "v":
         changes.pop("world_model.num_heads")

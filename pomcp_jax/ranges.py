@@ -83,8 +83,6 @@ FLOATS: dict[str, Range] = {
     "train.updates_per_decision": Range(0.0, 1000.0),
     "train.memory_limit_gb": POSITIVE,
 }
-LARGEST_INTEGER = 2**31 - 1
-"""Of sizes and counts of ``env`` and ``agent``, which are 32 bits wide on devices."""
 
 
 def _as_float32(value: Any) -> Any:
@@ -97,7 +95,8 @@ def _as_float32(value: Any) -> Any:
 def check(config: Any, path: str = "") -> None:
     """Check every number of a whole configuration, or of the group at ``path``.
 
-    Tracers pass; of an array, every number counts.
+    Tracers pass; of an array, every number counts. Sizes and counts of ``env`` and ``agent``
+    are 32 bits wide on devices, those of ``train`` 64 on the host.
 
     Raises:
       ConfigError: one line naming the field, the value and its range.
@@ -106,8 +105,9 @@ def check(config: Any, path: str = "") -> None:
         if isinstance(value, bool | str | jax.core.Tracer):
             continue
         if name not in FLOATS:
-            if not name.startswith("train.") and abs(value) > LARGEST_INTEGER:
-                raise ConfigError(f"{name} = {values.shown(value)}: must be < 2**31")
+            bits = 63 if name.startswith("train.") else 31
+            if abs(value) >= 2**bits:
+                raise ConfigError(f"{name} = {values.shown(value)}: must be < 2**{bits}")
             continue
         number = _as_float32(value)
         if not np.isfinite(number).all():

@@ -223,7 +223,7 @@ def validate_config(config: Config) -> None:
 
     try:
         envs.check_name(config.env.task)
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(f"env.task = {config.env.task!r}: {error}") from None
     try:
         envs.check_backend(config.env.task, config.env.backend)

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import aggregate, arguments, config_files, plot, reproduce, settings
 from pomcp_jax import config as config_lib
+from pomcp_jax import validation
 from pomcp_jax.config import Config, ConfigError, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -88,6 +89,7 @@ def test_an_argument_that_a_file_does_not_take(tmp_path):
 @pytest.mark.parametrize(
     "path,expected",
     [
+        ("/dev/null", "is no plain file; must be one like experiments/configs/quickstart.py"),
         ("experiments/configs", "is a folder; must be a file like experiments/configs/quickstart."),
         ("experiments/configs/quikstart.py", "did you mean experiments/configs/quickstart.py?"),
         ("quickstart", "did you mean experiments/configs/quickstart.py?"),
@@ -106,6 +108,7 @@ def test_a_path_that_is_no_configuration(path, expected, monkeypatch):
         config_files.load(path, None)
     message = str(error.value)
     assert expected in message and message.startswith("--config = ") and "\n" not in message
+    assert message.count("--config = ") == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -187,6 +190,8 @@ def test_overrides_that_cannot_be(flag, expected):
         (["--agent.mppi.horizon=3"], "did you mean --config.agent.mppi.horizon?"),
         (["--dry-run"], "did you mean --print_config?"),
         (["--workdirr=x"], "did you mean --workdir?"),
+        (["--noconfig.train.seed=3"], "--noconfig.train.seed: unknown flag; did you mean --conf"),
+        (["--noconfig.agent.policy.last_state=1"], "--noconfig.agent.policy.last_state: unknown"),
         (["--zzz=x"], "--zzz: unknown flag; see --help"),
         (["--resume=no"], "--resume = 'no': must be one of auto, never"),
         (["--workdir=~nosuchuser/x"], "~nosuchuser is nobody's home folder"),
@@ -252,3 +257,19 @@ def test_a_dry_run_may_have_a_dash(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert reproduce.main(["--suite=debug", "--dry-run", "--tasks=probe/lqr"]) == 0
     assert "to train  probe/lqr tdmpc2: " in capsys.readouterr().out
+
+
+HOSTILE = "|nan|inf|-1|0|1e400|-0.0|1e6|{}|None|True|\n|é|2147483648|1e-50|0x10|1e30|--x".split("|")
+
+
+@pytest.mark.parametrize("field", sorted(config_lib.flatten(Config())))
+def test_any_text_for_any_field_is_taken_or_refused_in_one_line(field):
+    refused = 0
+    for text in [*HOSTILE, "9" * 100]:
+        try:
+            validation.validate_config(config_files.changed(Config(), {field: text}))
+        except ConfigError as error:
+            refused += 1
+            assert field in str(error) or "train." in str(error)
+            assert "\n" not in str(error) and len(str(error)) < 400
+    assert refused >= 8

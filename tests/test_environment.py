@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from experiments import xla
-from pomcp_jax.config import ConfigError
+from pomcp_jax.config import Config, ConfigError
 
 ROOT = Path(__file__).parent.parent
 BODY = "experiments/configs/debug.py:cartpole-swingup"
@@ -93,6 +93,19 @@ def test_a_file_of_flags_that_there_is_not(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "/nonexistent/flags")
     with pytest.raises(ConfigError, match="XLA_FLAGS = '/nonexistent/flags': Could not open file"):
         xla.check_environment()
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no\nengine"), NotImplementedError("no\nengine"), OSError("no\nengine")]
+)
+def test_an_engine_that_a_machine_lacks_is_one_line(error):
+    def build(config):
+        raise error
+
+    with pytest.raises(ConfigError) as raised:
+        xla.prepared(Config(), build)
+    expected = "env.task = 'cartpole-swingup', env.backend = 'mjx': no engine"
+    assert str(raised.value) == expected and xla.prepared(Config(), lambda config: 3) == 3
 
 
 @pytest.fixture

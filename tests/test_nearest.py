@@ -45,6 +45,7 @@ def test_near_names_are_offered(written, meant, names):
         ("sac", presets.PRESETS),
         ("dreamer", presets.PRESETS),
         ("anything", ()),
+        ("horizon" * 100_000, FIELDS),
     ],
 )
 def test_nothing_is_offered_where_nothing_is_near(written, names):

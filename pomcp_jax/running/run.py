@@ -14,7 +14,7 @@ import numpy as np
 
 from pomcp_jax import compiled, devices, diagnostics, envs, evaluate, resume, train
 from pomcp_jax.compiled import Compiled
-from pomcp_jax.config import Config
+from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas, run_figures
@@ -41,9 +41,12 @@ class Functions(NamedTuple):
 
 
 def build(config: Config, env: Env | None = None) -> Functions:
-    """Prepare everything; compiles nothing. Without ``env`` the configuration names it."""
-    if env is None:
-        env = envs.make(config.env.task, config.env.action_repeat, config.env.backend)
+    """Prepare everything; compiles nothing. Without ``env`` the configuration names it.
+
+    Raises:
+      ConfigError: a package, a file or an ability of the physics is missing.
+    """
+    env = _environment(config) if env is None else env
     with warnings.catch_warnings():  # a run says them in its own way
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
@@ -80,6 +83,14 @@ def build(config: Config, env: Env | None = None) -> Functions:
         Compiled(jax.jit(spread(policy, only_state, devices.SPLIT)), reads),
         Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
     )
+
+
+def _environment(config: Config) -> Env:
+    try:
+        return envs.make(config.env.task, config.env.action_repeat, config.env.backend)
+    except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
+        chosen = f"env.task = {config.env.task!r}, env.backend = {config.env.backend!r}"
+        raise ConfigError(f"{chosen}: {' '.join(str(error).split())}") from None
 
 
 class Run:
