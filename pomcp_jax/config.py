@@ -35,6 +35,8 @@ def static(default: float) -> Any:
 def config(cls: type[C]) -> type[C]:
     """Make ``cls`` a frozen dataclass and a pytree whose leaves are its float fields."""
     cls = dataclasses.dataclass(frozen=True)(cls)
+    # Annotations are what a user writes; JAX rebuilds configurations with leaves of all kinds.
+    cls.__no_type_check__ = True  # type: ignore[attr-defined]
     data, meta = [], []
     for field in dataclasses.fields(cls):
         traced = field.type is float and not field.metadata.get("static", False)

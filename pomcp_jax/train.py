@@ -274,7 +274,7 @@ def _divide(total: dict[str, Array], count: Int[Array, ""]) -> dict[str, Array]:
 
 def _without_what_did_not_happen(
     result: tuple[TrainState, dict[str, Array]], state: TrainState, config: Config, work: Work
-) -> tuple[TrainState, dict[str, Array]]:
+) -> tuple[TrainState, dict[str, Array | np.ndarray]]:
     """Means over nothing become NaN, on the host: ``jax_debug_nans`` may look at the device."""
     if any(isinstance(x, jax.core.Tracer) for x in work):
         return result
