@@ -379,7 +379,9 @@ def build(config: Config, env: Env) -> Program:
         return chunk(state, config, work, env=env, static=static)
 
     specs = (SPECS, None, devices.WHOLE), (SPECS, devices.SPLIT)
-    compiled = jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=0)
+    # The hunt for a NaN calls a function again to find the operation: its arguments must live.
+    donated = () if jax.config.jax_debug_nans else (0,)
+    compiled = jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=donated)
     return Program(
         env,
         static,
