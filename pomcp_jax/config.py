@@ -53,6 +53,8 @@ def config(cls: type[C]) -> type[C]:
 
     cls.__post_init__ = __post_init__
     cls = dataclasses.dataclass(frozen=True)(cls)
+    # Annotations are what a user writes; JAX rebuilds configurations with leaves of all kinds.
+    cls.__no_type_check__ = True  # type: ignore[attr-defined]
     fields = dataclasses.fields(cls)
     nested = [field.name for field in fields if dataclasses.is_dataclass(field.type)]
     kinds = [(f.name, f.type, is_traced(f)) for f in fields if f.name not in nested]

@@ -31,7 +31,7 @@ def init(num_seeds: int) -> Stats:
     return Stats(zeros(), zeros(), zeros(), jnp.zeros((num_seeds, RECENT), jnp.float32))
 
 
-def held(stats: Stats) -> Bool[Array, "*S R"]:
+def held(stats: Stats) -> Bool[Array | np.ndarray, "*S R"]:
     """Which of ``returns`` are those of an episode: none is before R have finished."""
     return np.arange(RECENT) >= RECENT - stats.episodes[..., None]
 

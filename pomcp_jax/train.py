@@ -274,7 +274,7 @@ def _divide(total: dict[str, Array], count: Int[Array, ""]) -> dict[str, Array]:
 
 def _without_what_did_not_happen(
     result: tuple[TrainState, dict[str, Array]], state: TrainState, config: Config, work: Work
-) -> tuple[TrainState, dict[str, Array]]:
+) -> tuple[TrainState, dict[str, Array | np.ndarray]]:
     """Means over nothing become NaN, on the host: ``jax_debug_nans`` may look at the device."""
     if any(isinstance(x, jax.core.Tracer) for x in work):
         return result
@@ -379,7 +379,9 @@ def build(config: Config, env: Env) -> Program:
         return chunk(state, config, work, env=env, static=static)
 
     specs = (SPECS, None, devices.WHOLE), (SPECS, devices.SPLIT)
-    compiled = jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=0)
+    # The hunt for a NaN calls a function again to find the operation: its arguments must live.
+    donated = () if jax.config.jax_debug_nans else (0,)
+    compiled = jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=donated)
     return Program(
         env,
         static,

@@ -49,7 +49,8 @@ def test_a_hunt_for_nan_finds_none_and_changes_nothing(preset):
 
 def test_the_hunt_does_find_a_nan_of_the_users_own():
     config = tiny.run(**CHANGES)
-    functions = run_lib.build(config)
+    with jax.debug_nans(True):  # nothing is donated then
+        functions = run_lib.build(config)
     state, _ = play(config, functions, until=0)
     broken = jax.tree.map(lambda x: x * jnp.nan, state.agent.params.policy)
     params = state.agent.params._replace(policy=broken)

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pomcp_jax.envs.protocol import Task
-from pomcp_jax.types import Key
+from pomcp_jax.types import Key, PyTree
 
 BEST_ACTION = 0.3
 """The optimum of ``probe/action``."""
@@ -102,7 +102,7 @@ def _after(steps: int, state: State) -> jax.Array:
     return state.steps >= steps
 
 
-def _never(state: NamedTuple) -> jax.Array:
+def _never(state: PyTree) -> jax.Array:
     return jnp.zeros((), bool)
 
 

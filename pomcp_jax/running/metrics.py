@@ -106,7 +106,8 @@ def clipping(config: Config, values: Results) -> str:
 
 def episode_values(episodes: Episodes) -> Results:
     """Columns of a planner's evaluation; episodes that broke count apart, NaN without any other."""
-    broken = np.sum(~episodes.valid, axis=1)
+    # A float: rows of seeds that are left behind hold NaN in it.
+    broken = np.sum(~episodes.valid, axis=1, dtype=np.float64)
     return {
         "eval/return": valid_mean(episodes.returns, episodes.valid),
         "eval/length": valid_mean(episodes.lengths, episodes.valid),
