@@ -118,9 +118,12 @@ class MppiConfig:
     num_samples: int = 512
     """All candidates of an iteration, proposals included."""
     num_proposals: int = 24
+    """Of a model's proposal policy; without one it has no effect."""
     num_elites: int = 64
     iterations: int = 6
     temperature: float = 0.5
+    """Elites weigh ``softmax(temperature * return)``, as in TD-MPC2: the inverse of the
+    temperature of MPPI's papers. Higher averages over fewer; 0 over all elites alike."""
     std_min: float = 0.05
     std_max: float = 2.0
     select: str = "sample"

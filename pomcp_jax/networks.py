@@ -27,10 +27,14 @@ def _row(vector: Float[Array, " M"], like: Float[Array, "*batch M"]) -> Float[Ar
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
-def _widened(x: Float[Array, "..."], dtype: DTypeLike) -> Float[Array, "..."]:
-    """``x`` in the wider of its own dtype and ``dtype``, under strict promotion too."""
+def _wider(a: DTypeLike, b: DTypeLike) -> jnp.dtype:
+    """The wider dtype, under strict promotion too."""
     with jax.numpy_dtype_promotion("standard"):
-        return x.astype(jnp.promote_types(x.dtype, dtype))
+        return jnp.promote_types(a, b)
+
+
+def _widened(x: Float[Array, "..."], dtype: DTypeLike) -> Float[Array, "..."]:
+    return x.astype(_wider(x.dtype, dtype))
 
 
 class Linear(nn.Module):
@@ -47,13 +51,13 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, *inputs: Float[Array, "..."]) -> Float[Array, "..."]:
         """Sum of one matrix product per input, plus the bias."""
-        out = None
+        out, wide = None, _wider(self.dtype, jnp.float32)
         for i, x in enumerate(inputs):
             shape = (x.shape[-1], self.features)
-            kernel = self.param(f"kernel_{i}", self.kernel_init, shape, jnp.float32)
+            kernel = self.param(f"kernel_{i}", self.kernel_init, shape, wide)
             y = x.astype(self.dtype) @ kernel.astype(self.dtype)
             out = y if out is None else out + y
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), wide)
         return out + _row(bias.astype(self.dtype), out)
 
 
@@ -71,8 +75,9 @@ class NormedLinear(nn.Module):
     ) -> Float[Array, "..."]:
         """Without ``dropout_key`` nothing is dropped."""
         x = Linear(self.features, dtype=self.dtype, name="linear")(*inputs)
-        scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
-        offset = self.param("offset", nn.initializers.zeros, (self.features,), jnp.float32)
+        wide = _wider(self.dtype, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (self.features,), wide)
+        offset = self.param("offset", nn.initializers.zeros, (self.features,), wide)
         x = _widened(x, scale.dtype)
         if self.dropout > 0.0 and dropout_key is not None:
             # 16 random bits an element: the rate is exact to 1/65536 at half the cost.

@@ -117,9 +117,9 @@ def check_explore(explore: Any, size: int) -> None:
     Raises:
       ConfigError: as :func:`check_sizes`.
     """
-    if np.shape(explore) not in ((), (size,)):
+    if not planner_model.is_real(explore) or np.shape(explore) not in ((), (size,)):
         raise ConfigError(
-            f"explore has shape {list(np.shape(explore))}: must be a number, or [A] = [{size}]"
+            f"explore is {planner_model.describe(explore)}: must be a number, or [A] = [{size}]"
         )
     for one in np.ravel(explore) if not isinstance(explore, jax.core.Tracer) else ():
         _known("explore", one)

@@ -87,7 +87,7 @@ def _is_key(x: Any) -> bool:
 _STEP = "model.step must return (next latent, reward [], discount [])"
 
 
-def _check_latent(latent: PyTree, root: PyTree) -> None:
+def _check_latent(latent: PyTree, root: PyTree, action: Array) -> None:
     """Refuse a next latent of another structure, shape or kind than the root."""
     ours, structure = jax.tree_util.tree_flatten_with_path(root)
     theirs, other = jax.tree_util.tree_flatten_with_path(latent)
@@ -108,6 +108,7 @@ def _check_latent(latent: PyTree, root: PyTree) -> None:
         if not same_kind:
             raise ConfigError(
                 f"{_STEP}; its next latent{name} is {describe(x)}, the root's {describe(like)}"
+                f" (the action is {describe(action)})"
             )
 
 
@@ -124,14 +125,14 @@ def _joint_dtype(like: Array, x: Any) -> Any:
         return like.dtype if _is_key(like) else jnp.result_type(like, x)
 
 
-def _check_step(out: Any, root: PyTree) -> None:
+def _check_step(out: Any, root: PyTree, action: Array) -> None:
     if not isinstance(out, tuple | list) or len(out) != 3:
         size = f" of {len(out)}" if isinstance(out, tuple | list) else ""
         raise ConfigError(f"{_STEP}; it returned {describe(out)}{size}")
     for name, x in zip(("reward", "discount"), out[1:], strict=True):
         if not is_real(x) or np.shape(x) != ():
             raise ConfigError(f"{_STEP}; its {name} is {describe(x)}")
-    _check_latent(out[0], root)
+    _check_latent(out[0], root, action)
 
 
 def _report_value(out: Any) -> frozenset:
@@ -291,11 +292,12 @@ def _settle(step, params, root, action_size, axes, default):
     """The root in the dtypes that steps keep, the plan's dtype, and the axes of a step's output."""
 
     def probe(latent, action):
-        return step(params, latent, vary(action, tuple(axes))), latent
+        action = vary(action, tuple(axes))
+        return step(params, latent, action), latent, action
 
-    def report(pair):
-        out, latent = pair
-        _check_step(out, latent)
+    def report(traced):
+        out, latent, action = traced
+        _check_step(out, latent, action)
         return jax.tree.map(_joint_dtype, latent, out[0]), varying_axes(out)
 
     while True:
