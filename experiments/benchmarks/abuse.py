@@ -38,6 +38,7 @@ from unittest import mock
 
 from experiments import record, run, streams
 from experiments.benchmarks import abuse_inputs
+from experiments.benchmarks.abuse_files import bytes_of, damage, missing, prepare, rewrite
 from experiments.benchmarks.abuse_inputs import Input
 from pomcp_jax import checkpoint, manifest
 
