@@ -30,6 +30,7 @@ class Signals:
     """
 
     ECHO = 0.5
+    """Seconds."""
 
     def __init__(self, progress: Progress):
         self.received = 0
