@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import loop, record, resume, settings
+from experiments import loop, record, resume, settings, tables
+from experiments.host import Host
 from pomcp_jax import checkpoint, manifest, train
 from pomcp_jax.checkpoint import CheckpointError, DamagedError
 
@@ -38,10 +39,11 @@ def save(
     options: settings.Settings, functions: loop.Functions, state: train.TrainState, decisions: int
 ) -> None:
     """A checkpoint as a run makes it."""
-    host = resume.Host(
+    sizes = dict.fromkeys(tables.TABLES, 0)
+    host = Host(
         finished=False, updates=0, seconds=0.0, last_evaluation=0, last_checkpoint=0,
         evaluated_at=-1, evaluated={}, returns=[None, None], invalid=[0, 0], pending=None,
-        written=record.Written([], [], dict.fromkeys(record.TABLES, 0), 0), commit=record.commit(),
+        written=tables.Written(list(tables.FIRST), [], sizes, 0), commit=record.commit(),
     )  # fmt: skip
     static = functions.program.static
     folder = options.workdir / "checkpoints"
