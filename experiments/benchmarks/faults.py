@@ -34,7 +34,7 @@ from typing import Any
 
 import jax
 
-from experiments import record, xla
+from experiments import record, streams, xla
 from experiments.benchmarks import rot
 from pomcp_jax import checkpoint, manifest
 from pomcp_jax.checkpoint import CheckpointError
@@ -266,4 +266,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.guarded(main))

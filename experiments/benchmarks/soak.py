@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import record
+from experiments import record, streams
 from experiments.benchmarks import faults
 from pomcp_jax import checkpoint
 
@@ -151,4 +151,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.guarded(main))
