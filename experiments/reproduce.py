@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, TextIO
 
 from experiments import arguments, settings, streams, suites
 from experiments.suites import Suite
+from pomcp_jax import config as config_lib
 from pomcp_jax import validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.reporting import results
@@ -238,14 +239,14 @@ def can_go_on(plan: Plan) -> bool:
     Raises:
       OSError: nobody can say now.
     """
-    if not (plan.workdir / "config.json").exists():
-        return True  # the run itself decides
     try:
-        workdirs.check_workdir(plan.workdir, plan.config)
+        before = config_lib.from_dict(Config, workdirs.read_json(plan.workdir / "config.json"))
+        if workdirs.differences(before, plan.config):
+            return False
         return workdirs.read_json(plan.workdir / "run.json")["exit_code"] != 3
-    except FileNotFoundError:  # killed
+    except FileNotFoundError:  # killed; or nothing is there and the run itself decides
         return True
-    except (ConfigError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # ConfigError is a ValueError
         return False
 
 

@@ -127,6 +127,13 @@ def sync_folder(folder: Path) -> None:
         os.close(place)
 
 
+def _numbers(value: Any) -> Any:
+    """Numbers of numpy and JAX as those of JSON."""
+    if isinstance(value, np.generic) or hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
 def write(folder: Path, manifest: Manifest) -> None:
     """Write ``folder/manifest.json`` and force it to the disk."""
     record = manifest._asdict()
@@ -135,7 +142,9 @@ def write(folder: Path, manifest: Manifest) -> None:
         for item, leaves in manifest.leaves.items()
     }
     record["files"] = {name: file._asdict() for name, file in manifest.files.items()}
-    body = json.dumps({"manifest": record}, allow_nan=False, separators=(",", ":"))[1:].encode()
+    body = json.dumps(
+        {"manifest": record}, allow_nan=False, separators=(",", ":"), default=_numbers
+    )[1:].encode()
     head = f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",\n'.encode()
     with (folder / NAME).open("wb") as file:
         file.write(head + body)

@@ -141,6 +141,29 @@ def test_what_cannot_be_read_is_not_deleted_and_does_not_count(trained, tmp_path
     assert checkpoint.steps(tmp_path) == [1, 2, 3]
 
 
+def test_numbers_of_numpy_are_saved_as_plain_ones(trained, tmp_path):
+    static, state = trained
+    host = {"a": np.float32(0.5), "b": np.arange(2), "c": [np.int64(3)], "d": jnp.ones(())}
+    checkpoint.save(tmp_path, 1, state, CONFIG, static, host=host)
+    assert checkpoint.read(tmp_path, 1).host == {"a": 0.5, "b": [0, 1], "c": [3], "d": 1.0}
+    with pytest.raises(CheckpointError, match="2: not saved .*set is not JSON"):
+        checkpoint.save(tmp_path, 2, state, CONFIG, static, host={"x": {1}})
+    assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_none_readable_just_now_deletes_nothing(trained, tmp_path, monkeypatch):
+    """Too many open files while old checkpoints are pruned."""
+    static, state = trained
+    checkpoint.save(tmp_path, 1, state, CONFIG, static)
+
+    def short(place):
+        raise checkpoint.ShortageError(f"{place}: unreadable (Too many open files)")
+
+    monkeypatch.setattr(manifest, "read", short)
+    checkpoint.save(tmp_path, 2, state, CONFIG, static, keep=1)
+    assert checkpoint.steps(tmp_path) == [1, 2]
+
+
 def test_saving_again_replaces(trained, tmp_path):
     static, state = trained
     checkpoint.save(tmp_path, 1, state, CONFIG, static)

@@ -265,3 +265,42 @@ def test_updates_that_keep_failing_stop_the_run_with_the_term_named(run, tmp_pat
     assert refused[0] == 0 and refused[-1] >= 20
     state = checkpoint.restore(workdir / "checkpoints").state
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("end", ["2>&1 | head -1; exit ${PIPESTATUS[0]}", "<&- >&- 2>&-"])
+def test_nobody_reading_does_not_end_a_run(run, tmp_path, end):
+    """A pipe that breaks, all streams closed: the same program as the fixture's."""
+    workdir = tmp_path / "run"
+    line = " ".join(command(DEBUG, f"--workdir={workdir}", "--config.train.num_seeds=2"))
+    done = subprocess.run(
+        ["bash", "-c", f"{line} {end}"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, timeout=400
+    )
+    assert done.returncode == 0 and done.stderr == b""
+    about = json.loads((workdir / "run.json").read_text())
+    assert about["status"] == "done" and about["last_checkpoint"] == 600
+    ours, theirs = (checkpoint.read(w / "checkpoints", 600) for w in (workdir, run[0]))
+    assert ours.leaves == theirs.leaves
+    assert not (workdir / "crash.txt").exists()
+
+
+def test_a_terminal_that_closes_is_a_clean_end(run, tmp_path):
+    """SIGHUP twice, as shells and the system send it, with the pipe gone before."""
+    workdir = tmp_path / "run"
+    arguments = ("--config.train.num_seeds=2", "--config.train.total_decisions=1000000")
+    process = subprocess.Popen(
+        command(DEBUG, f"--workdir={workdir}", *arguments, "--config.train.capacity=1000"),
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count("\n") >= 6:
+            break
+        time.sleep(0.1)
+    assert json.loads((workdir / "run.json").read_text())["status"] == "running"
+    process.stdout.close()
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=120) == 129
+    about = json.loads((workdir / "run.json").read_text())
+    assert about["exit_code"] == 129 and about["status"] == "stopped by SIGHUP"
+    assert checkpoint.steps(workdir / "checkpoints")[-1] == about["decisions_per_seed"]

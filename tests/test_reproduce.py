@@ -162,6 +162,39 @@ def test_a_cell_under_way_goes_on_and_others_start_anew(tmp_path):
     assert len(ended["finished"]) == 4
     kept = [(one.workdir / "earlier").exists() for one in (plan, other, broken)]
     assert kept == [True, False, False]
+    # Nothing is deleted.
+    moved = sorted(p.relative_to(tmp_path / "work") for p in (tmp_path / "work").rglob("earlier"))
+    assert len(moved) == 3 and [p.parts[1] for p in moved].count("previous-1") == 2
+
+
+def test_a_workdir_that_cannot_be_read_just_now_is_left_alone(tmp_path, monkeypatch):
+    plan = pretend(plans_of(tmp_path)[0])
+    plan.workdir.mkdir(parents=True)
+    (plan.workdir / "config.json").write_text(record.config_text(plan.config))
+    before = sorted(tmp_path.rglob("*"))
+
+    def short(path):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(reproduce.record, "read_json", short)
+    with pytest.raises(OSError, match="Too many"):
+        reproduce.can_go_on(plan._replace(config=plan.config))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_under_way_goes_on(tmp_path):
+    plan = pretend(plans_of(tmp_path)[0])
+    plan.workdir.mkdir(parents=True)
+    assert reproduce.can_go_on(plan)
+    (plan.workdir / "config.json").write_text(record.config_text(plan.config))
+    for text, wanted in (
+        ('{"exit_code": null, "status": "running"}', True),
+        ('{"exit_code": 1}', True),
+        ('{"exit_code": 3}', False),
+        ("[]", False),
+    ):
+        (plan.workdir / "run.json").write_text(text)
+        assert reproduce.can_go_on(plan) == wanted
 
 
 def test_a_run_that_cannot_even_start_leaves_no_result(tmp_path):

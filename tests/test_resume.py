@@ -185,15 +185,15 @@ def test_damaged_checkpoints_are_passed_over_by_name(tiny_run, whole, tmp_path):
     assert_same_end(workdir, whole[0])
 
 
-def test_nothing_is_overwritten_when_no_checkpoint_is_whole(tiny_run, whole, tmp_path, capsys):
+def test_nothing_is_overwritten_when_no_checkpoint_is_whole(tiny_run, whole, tmp_path):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     for manifest in workdir.glob("checkpoints/*/manifest.json"):
         manifest.write_text("{")
     metrics = (workdir / "metrics.csv").read_bytes()
-    with pytest.raises(ConfigError, match="no checkpoint of this run is whole; --resume=never"):
+    words = "no checkpoint of this run is whole; --resume=never.*manifest.json: does not match its"
+    with pytest.raises(ConfigError, match=words):
         tiny_run.sit(workdir)
     assert (workdir / "metrics.csv").read_bytes() == metrics
-    assert "manifest.json: does not match its digest" in capsys.readouterr().err
 
 
 def test_a_save_that_fails_is_told_and_training_goes_on(tiny_run, whole, tmp_path, monkeypatch):

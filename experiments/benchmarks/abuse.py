@@ -38,6 +38,7 @@ from unittest import mock
 
 from experiments import run, streams
 from experiments.benchmarks import abuse_inputs
+from experiments.benchmarks.abuse_files import bytes_of, damage, missing, prepare, rewrite
 from experiments.benchmarks.abuse_inputs import Input
 from pomcp_jax import checkpoint, files, manifest
 from pomcp_jax.running import process
@@ -188,14 +189,11 @@ class Abuse:
     def _again(self, one: Input, workdir: Path, kind: str) -> Outcome:
         """Start a damaged run twice: nothing may be lost, at the second time neither."""
         more = LONG if kind == "interrupted" else ()
-        before = bytes_of(workdir)
-        code, err, _ = start(workdir, *more)
-        outcome = judge(
-            one, code, err, missing(before, workdir.parent, ["config.json", "run.json"])
-        )
-        code, err, _ = start(workdir, *more)
-        second = judge(one, code, err, missing(before, workdir.parent, ["config.json", "run.json"]))
-        return second if second.verdict == "wrong" else outcome
+        before, changed, outcomes = bytes_of(workdir), ["config.json", "run.json"], []
+        for _ in range(2):
+            code, err, _ = start(workdir, *more)
+            outcomes.append(judge(one, code, err, missing(before, workdir, changed)))
+        return outcomes[1] if outcomes[1].verdict == "wrong" else outcomes[0]
 
     def _tool(self, one: Input) -> Outcome:
         module, *how = one.how

@@ -1,36 +1,40 @@
 """Files of :mod:`experiments.benchmarks.abuse`: made, damaged, and looked for afterwards."""
 
-import collections
-import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import rot
+from pomcp_jax.running.tables import TABLES
 
 
-def bytes_of(folder: Path) -> collections.Counter:
-    """How often which contents are anywhere below ``folder``."""
-    found: collections.Counter = collections.Counter()
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink() and not path.name.endswith(".partial"):
-            found[hashlib.sha256(path.read_bytes()).hexdigest(), path.suffix] += 1
-    return found
+def bytes_of(folder: Path) -> dict[Path, bytes]:
+    """Contents of all files below ``folder`` that are not temporary."""
+    return {
+        path: path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink() and not path.name.endswith(".partial")
+    }
 
 
-def missing(before: collections.Counter, folder: Path, changed: list[str]) -> list[str]:
-    """Contents that are gone; files called ``changed`` may have changed, one of each suffix."""
-    gone = before - bytes_of(folder)
-    allowed = collections.Counter(Path(name).suffix for name in changed)
-    found = []
-    for (digest, suffix), count in gone.items():
-        if allowed[suffix] >= count:
-            allowed[suffix] -= count
-        else:
-            found.append(f"a file *{suffix} ({digest[:8]})")
-    return found
+def missing(before: dict[Path, bytes], folder: Path, changed: Sequence[str] = ()) -> list[str]:
+    """Files whose contents are nowhere below ``folder`` any more.
+
+    Files called ``changed`` may have other contents. A table may have lost its end: rows behind
+    the checkpoint, which training writes again.
+    """
+    after = bytes_of(folder)
+    kept = set(after.values())
+    return [
+        path.name
+        for path, data in before.items()
+        if data not in kept
+        and path.name not in changed
+        and not (path.name in TABLES and path in after and data.startswith(after[path]))
+    ]
 
 
 def prepare(work: Path, action: str, name: str) -> None:

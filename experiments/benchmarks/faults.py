@@ -11,7 +11,7 @@ kills      a run is killed by SIGKILL again and again (of four times twice insid
            until it is complete; then again from nothing until the number is reached. Every
            completed run is compared with one that was left alone: all arrays, and all rows of
            the tables without wall-clock columns.
-signals    SIGTERM and SIGINT: how soon the process ends, and whether it saved its last chunk.
+signals    SIGTERM, SIGINT, SIGHUP: how soon the process ends, and whether it saved its last chunk.
 flips      random single bits of a whole checkpoint; every file truncated, emptied, deleted.
 mutations  random changes of manifests whose own digest is right.
 disk       a file system that is too small, one that is read-only (needs to mount a tmpfs).
@@ -34,7 +34,7 @@ from typing import Any
 
 import jax
 
-from experiments import xla
+from experiments import streams, xla
 from experiments.benchmarks import rot
 from pomcp_jax import checkpoint, files, manifest
 from pomcp_jax.checkpoint import CheckpointError
@@ -203,7 +203,7 @@ def disk(folder: Path) -> dict[str, Any]:
 def stopped(folder: Path, draw: random.Random) -> dict[str, Any]:
     """Seconds from a signal to the end of the process, and its exit code."""
     found = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         workdir = folder / f"signal-{number}"
         process = subprocess.Popen(
             command(workdir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -270,4 +270,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.guarded(main))

@@ -43,10 +43,11 @@ def save(
     decisions: int,
 ) -> None:
     """A checkpoint as a run makes it."""
+    sizes = dict.fromkeys(tables.TABLES, 0)
     host = bookkeeping.Host(
         finished=False, updates=0, seconds=0.0, last_evaluation=0, last_checkpoint=0,
         evaluated_at=-1, evaluated={}, returns=[None, None], invalid=[0, 0], pending=None,
-        written=tables.Written([], [], dict.fromkeys(tables.TABLES, 0), 0), commit=process.commit(),
+        written=tables.Written(list(tables.FIRST), [], sizes, 0), commit=process.commit(),
     )  # fmt: skip
     static = functions.program.static
     folder = options.workdir / "checkpoints"

@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments import streams
 from experiments.benchmarks import faults
 from pomcp_jax import checkpoint
 from pomcp_jax.running import process
@@ -151,4 +152,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.guarded(main))

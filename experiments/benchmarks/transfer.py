@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import intervals, xla
+from experiments import intervals, streams, xla
 from experiments.benchmarks.originals import controls, flat, original
 from pomcp_jax import acting, checkpoint, envs, evaluate
 from pomcp_jax.checkpoint import CheckpointError, Restored
@@ -118,4 +118,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.guarded(main))

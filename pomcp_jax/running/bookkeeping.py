@@ -62,6 +62,10 @@ def _whole(value: Any) -> bool:
     return type(value) is int and abs(value) < 2**63
 
 
+def _natural(value: Any) -> bool:
+    return _whole(value) and value >= 0
+
+
 def _number(value: Any) -> bool:
     return type(value) in (int, float) and value == value
 
@@ -117,7 +121,7 @@ def host_of(values: Mapping[str, Any], num_seeds: int) -> Host:
         {
             "finished": lambda value: type(value) is bool,
             "seconds": _number,
-            **dict.fromkeys(("updates", "last_evaluation", "last_checkpoint"), _whole),
+            **dict.fromkeys(("updates", "last_evaluation", "last_checkpoint"), _natural),
             "evaluated_at": _whole,
             "evaluated": _dict(of_seeds),
             "returns": of_seeds,

@@ -6,7 +6,6 @@ run aside; ``reset_envs`` goes on with fresh episodes, for environments that cha
 """
 
 import errno
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,13 +129,13 @@ def _newest(options: Options, program: Program, folder: Path) -> Start | None:
         kept = [(checkpoint.set_aside(folder, step).name, error) for step, error in damaged]
         told = [f"warning: {error}; kept as {name}" for name, error in kept]
         return start._replace(notes=(*told, *start.notes))
-    for _, error in damaged:
-        print(f"warning: {error}", file=sys.stderr)
     if held := checkpoint.entries(folder):
         shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
+        why = str(damaged[0][1]) if damaged else f"it holds {shown:.200}"
+        more = f"; and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise ConfigError(
             f"{folder}: no checkpoint of this run is whole; --resume=never moves everything aside"
-            f" and starts anew (it holds {shown:.200})"
+            f" and starts anew ({why}{more})"
         )
     return None
 

@@ -155,8 +155,10 @@ def _check_kinds(workdir: Path, name: str) -> None:
     """Refuse files where a run has folders, folders where it has files, and what is read-only."""
     for entry in (*FILES, "."):
         path = workdir / entry
-        if not path.exists() or entry == "learning_curve.png":
+        if not os.path.lexists(path) or entry == "learning_curve.png":
             continue
+        if not path.exists():
+            raise ConfigError(f"{name}: its {entry} is a link to nothing")
         folder = entry in FOLDERS
         if path.is_dir() != folder or not (folder or path.is_file()):
             raise ConfigError(f"{name}: its {entry} is no {'folder' if folder else 'file'}")
