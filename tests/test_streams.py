@@ -10,10 +10,10 @@ import sys
 import pytest
 from test_cli import ENVIRONMENT, ROOT
 
-from experiments import streams
+from experiments import signals, streams
 from experiments.benchmarks import abuse, abuse_files, abuse_inputs
 from pomcp_jax.running import crash
-from pomcp_jax.running.background import Saver, Signals, Stop
+from pomcp_jax.running.background import Control, Saver, Stop
 from pomcp_jax.running.progress import Progress
 
 
@@ -82,24 +82,26 @@ def handlers():
 def test_a_signal_asks_for_an_end(number, handlers, monkeypatch):
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    signals = Signals(Progress())
-    signals.check()
+    control = Control(Progress())
+    signals.install(control)
+    control.check()
     os.kill(os.getpid(), number)
     os.kill(os.getpid(), number)  # its echo
-    assert signals.received == number and not ended
+    assert control.requested and not ended
     with pytest.raises(Stop) as stop:
-        signals.check()
+        control.check()
     assert stop.value.code == 128 + number and number.name in str(stop.value)
-    signals._since -= 1
+    control._since -= 1
     os.kill(os.getpid(), number)
     assert ended == ([] if number == signal.SIGHUP else [128 + number])
 
 
 def test_nohup_is_respected(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signals = Signals(Progress())
+    control = Control(Progress())
+    signals.install(control)
     os.kill(os.getpid(), signal.SIGHUP)
-    assert not signals.received
+    assert not control.requested
 
 
 def test_a_saver_without_threads_reports_a_failure(monkeypatch):
