@@ -41,7 +41,9 @@ from experiments.benchmarks import abuse_inputs
 from experiments.benchmarks.abuse_files import bytes_of, damage, missing, prepare, rewrite
 from experiments.benchmarks.abuse_inputs import Input
 from pomcp_jax import checkpoint, files, manifest
-from pomcp_jax.running import process
+from pomcp_jax.running import process, trainer
+from pomcp_jax.running.run import Run
+from pomcp_jax.running.trainer import Outcome as Ended
 
 DEBUG = "--config=experiments/configs/debug.py"
 LONG = ("--config.train.total_decisions=100000", "--config.train.checkpoint_decisions=100")
@@ -104,15 +106,15 @@ def nothing_trains() -> Iterator[list[int]]:
     """Let :func:`experiments.run.main` do all but train; gets the decisions it would go on at."""
     began: list[int] = []
 
-    def finish(one: Any, argv: list[str]) -> int:
+    def finish(one: Run, _: str) -> Ended:
         began.append(one.done)
         for line in one.start.notes:
             print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
-        return 0
+        return trainer.outcome(one, 0, "not trained", "")
 
     handlers = {number: signal.getsignal(number) for number in early.SIGNALS}
     try:
-        with mock.patch.object(run, "finish", finish):
+        with mock.patch.object(trainer, "finish", finish):
             yield began
     finally:
         for number, handler in handlers.items():
@@ -230,17 +232,17 @@ def command(workdir: Path, *more: str) -> list[str]:
 
 def interrupt(workdir: Path) -> None:
     """Kill a run when it has two checkpoints and an evaluation."""
-    process = subprocess.Popen(
+    child = subprocess.Popen(
         command(workdir, *LONG), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     evaluations = workdir / "evaluations.csv"
-    while process.poll() is None:
+    while child.poll() is None:
         steps = checkpoint.steps(workdir / "checkpoints")
         if len(steps) >= 2 and steps[-1] >= 600 and evaluations.stat().st_size:
             break
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    child.kill()
+    child.wait()
 
 
 def listing(folder: Path) -> list[str]:
@@ -257,25 +259,25 @@ def ending(number: signal.Signals | None, draw: random.Random, workdir: Path) ->
     Returns:
       ``wrong``: what is not as it should be, nothing if all is.
     """
-    process = subprocess.Popen(
+    child = subprocess.Popen(
         command(workdir, *LONG), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     rows = workdir / "metrics.jsonl"
     at_start = draw.random() < 0.2
-    while not at_start and process.poll() is None and not rows.exists():
+    while not at_start and child.poll() is None and not rows.exists():
         time.sleep(0.01)
     time.sleep(draw.uniform(0.0, 10.0 if at_start else 5.0))
-    wrong = [] if process.poll() is None else ["it ended by itself"]
+    wrong = [] if child.poll() is None else ["it ended by itself"]
     if number is None:
-        process.stdout.close()
+        child.stdout.close()
         time.sleep(draw.uniform(0.0, 3.0))
-        if process.poll() is not None:
+        if child.poll() is not None:
             wrong.append("the pipe ended it")
     wanted = 128 + (number or signal.SIGINT)
-    process.send_signal(number or signal.SIGINT)
+    child.send_signal(number or signal.SIGINT)
     begin = time.monotonic()
-    out = b"" if number is None else process.communicate(timeout=MOST_SECONDS)[0]
-    code = process.wait(timeout=MOST_SECONDS)
+    out = b"" if number is None else child.communicate(timeout=MOST_SECONDS)[0]
+    code = child.wait(timeout=MOST_SECONDS)
     if code != wanted:
         wrong.append(f"exit code {code}, not {wanted}")
     if b"Traceback" in out:

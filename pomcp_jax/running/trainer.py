@@ -121,10 +121,10 @@ class Trainer:
           ConfigError: the workdir's earlier run does not fit; nothing was changed.
           Exception: whatever was not expected; what could be saved is saved.
         """
-        outcome = self.attempt()
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome
+        ended = self.attempt()
+        if ended.error is not None:
+            raise ended.error
+        return ended
 
     def attempt(self) -> Outcome:
         """:meth:`run` with unexpected exceptions in the outcome instead of raised."""
@@ -151,7 +151,7 @@ def idle(run: Run, command: str) -> Outcome:
         about = process.describe(command) | {"status": status, "exit_code": 0}
         code, said = write_about(run, about, run.done)
         run.draw()
-    return _outcome(run, code, "done before", said)._replace(nothing_to_do=True)
+    return outcome(run, code, "done before", said)._replace(nothing_to_do=True)
 
 
 def finish(run: Run, command: str) -> Outcome:
@@ -164,7 +164,7 @@ def finish(run: Run, command: str) -> Outcome:
     running = {"status": "running", "exit_code": None, "pid": os.getpid()}
     code, said = write_about(run, about | running, resumed_at)
     if code:
-        return _outcome(run, code, said, said)
+        return outcome(run, code, said, said)
     text, error = "done", None
     try:
         add_seeds.catch_up(run)
@@ -188,10 +188,11 @@ def finish(run: Run, command: str) -> Outcome:
     close(run)
     failed, more = write_about(run, about | {"status": status, "exit_code": code}, resumed_at)
     said = "; ".join(line for line in (said, more) if line)
-    return _outcome(run, failed or code, text, said)._replace(error=error)
+    return outcome(run, failed or code, text, said)._replace(error=error)
 
 
-def _outcome(run: Run, code: int, text: str, errors: str) -> Outcome:
+def outcome(run: Run, code: int, text: str, errors: str) -> Outcome:
+    """What is known of a run that has ended."""
     unknown = np.full(run.config.train.num_seeds, np.nan)
     return Outcome(
         code=code,
