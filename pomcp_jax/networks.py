@@ -32,6 +32,12 @@ def _widened(x: Float[Array, "..."], dtype: jnp.dtype) -> Float[Array, "..."]:
         return x.astype(jnp.promote_types(x.dtype, dtype))
 
 
+def _held(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of parameters: float32, whatever the default is, or wider if computing is."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, jnp.float32)
+
+
 class Linear(nn.Module):
     """Affine map of the concatenation of its inputs, without concatenating.
 
@@ -46,14 +52,12 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, *inputs: Float[Array, "*batch D"]) -> Float[Array, "*batch M"]:
         """Sum of one matrix product per input, plus the bias."""
-        out = None
+        out, held = None, _held(self.dtype)
         for i, x in enumerate(inputs):
-            kernel = self.param(
-                f"kernel_{i}", self.kernel_init, (x.shape[-1], self.features), jnp.float32
-            )
+            kernel = self.param(f"kernel_{i}", self.kernel_init, (x.shape[-1], self.features), held)
             y = x.astype(self.dtype) @ kernel.astype(self.dtype)
             out = y if out is None else out + y
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), held)
         return out + _row(bias.astype(self.dtype), out)
 
 
@@ -71,8 +75,9 @@ class NormedLinear(nn.Module):
     ) -> Float[Array, "*batch M"]:
         """Without ``dropout_key`` nothing is dropped."""
         x = Linear(self.features, dtype=self.dtype, name="linear")(*inputs)
-        scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
-        offset = self.param("offset", nn.initializers.zeros, (self.features,), jnp.float32)
+        held = _held(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, (self.features,), held)
+        offset = self.param("offset", nn.initializers.zeros, (self.features,), held)
         x = _widened(x, scale.dtype)
         if self.dropout > 0.0 and dropout_key is not None:
             # 16 random bits an element: the rate is exact to 1/65536 at half the cost.
