@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import nearest, sweeps, validation
+from pomcp_jax import nearest, seed_axis, validation
 from pomcp_jax.config import Config, ConfigError
 
 
@@ -86,7 +86,7 @@ def _axis(part: str, config: Config) -> Axis:
 
 def _field(name: str, config: Config) -> str:
     """The full name of a field that can be swept."""
-    known, traced = config_lib.flatten(config), sweeps.traced_fields(config)
+    known, traced = config_lib.flatten(config), seed_axis.traced_fields(config)
     name = name.removeprefix("config.")
     field = name if name in known else f"agent.{name}"
     if field in traced:
@@ -129,7 +129,7 @@ def joined(cells: Sequence[Cell]) -> Config:
     """All cells as one configuration of ``cells x seeds`` rows."""
     rows = [cell.config for cell in cells for _ in cell.seeds]
     rows = [config_lib.replace(one, {"train.num_seeds": len(rows)}) for one in rows]
-    return sweeps.stack(rows)
+    return seed_axis.stack(rows)
 
 
 def folder(workdir: Path, cell: Cell) -> Path:

@@ -29,7 +29,7 @@ from experiments.grid import Axis, Cell
 from experiments.settings import Settings
 from experiments.sweep_report import Outcome
 from pomcp_jax import config as config_lib
-from pomcp_jax import devices, diagnostics, effects, files, train, validation
+from pomcp_jax import diagnostics, effects, files, seed_axis, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas
@@ -144,7 +144,9 @@ class Sweep:
         rate = self.chunk_decisions / (time.monotonic() - begin)
         updates = int(self.state.updates)
         told = self.config, self.stats, self.faults, updates, rate
-        values = means | metrics.chunk_values(*told, devices.size(self.plan.functions.program.mesh))
+        values = means | metrics.chunk_values(
+            *told, seed_axis.mesh_size(self.plan.functions.program.mesh)
+        )
         self.training = values["train/return"]
         if not self.records:
             names = [*values, "eval/return", "eval/policy_return", "eval/length", "eval/broken"]
@@ -261,7 +263,7 @@ class Sweep:
             file.close()
         workdir, outcomes = self.plan.options.workdir, self.outcomes()
         about |= {
-            "num_devices": devices.size(self.plan.functions.program.mesh),
+            "num_devices": seed_axis.mesh_size(self.plan.functions.program.mesh),
             "rows_in_program": self.config.train.num_seeds,
             "seconds": round(time.monotonic() - clock.STARTED, 1),
             "peak_memory_gb": round(process.peak_memory_gb(), 3),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import actor_update, maths, model_update, optimise, replay, world_model
+from pomcp_jax import maths, model_loss, optimise, policy_loss, replay, world_model
 from pomcp_jax.acting import Agent, AgentParams
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.replay import Batch
@@ -47,7 +47,7 @@ class Faults(NamedTuple):
     """Index into :data:`FAULT_TERMS` of the last one's first offending term."""
 
 
-FAULT_TERMS = (*model_update.TERMS, *actor_update.TERMS)
+FAULT_TERMS = (*model_loss.TERMS, *policy_loss.TERMS)
 
 
 class AgentState(NamedTuple):
@@ -127,7 +127,7 @@ def update(
     nets, opt, bins = agent.nets, config.optimizer, world_model.bins(config.world_model)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
     params = state.params
-    target = model_update.targets(
+    target = model_loss.targets(
         params.model,
         state.target_value,
         params.policy,
@@ -139,8 +139,8 @@ def update(
         kl_weight=_kl_price(state.scales, agent.action_size, config),
     )
     target = jax.lax.stop_gradient(target)
-    value_and_grad = jax.value_and_grad(model_update.loss, has_aux=True)
-    (model_loss, terms), grads = value_and_grad(
+    value_and_grad = jax.value_and_grad(model_loss.loss, has_aux=True)
+    (total, terms), grads = value_and_grad(
         params.model, batch, target, key_dropout, nets=nets, config=config
     )
     finite = [
@@ -160,15 +160,13 @@ def update(
     )
     finite.append(step.finite)
     metrics = {
-        "loss/model": model_loss,
+        "loss/model": total,
         "loss/consistency": terms.consistency,
         "loss/reward": terms.reward,
         "loss/value": terms.value,
         "value/target": maths.masked_mean(target.value, batch.transition),
-        "value/clipped": model_update.clipped_share(target.value, batch.transition, bins),
-        "reward/clipped": model_update.clipped_share(
-            batch.rows.reward[:-1], batch.transition, bins
-        ),
+        "value/clipped": model_loss.clipped_share(target.value, batch.transition, bins),
+        "reward/clipped": model_loss.clipped_share(batch.rows.reward[:-1], batch.transition, bins),
         "grad/model": step.grad_norm,
     }
     if params.model.termination is not None:
@@ -207,14 +205,14 @@ def _update_actors(
     agent: Agent,
     config: AgentConfig,
 ) -> tuple[AgentState, list[Bool[Array, ""]], dict[str, Array]]:
-    """Learned prior, then policy; returns the finite flags of ``actor_update.TERMS``."""
+    """Learned prior, then policy; returns the finite flags of ``policy_loss.TERMS``."""
     nets, opt = agent.nets, config.optimizer
     params, scales, metrics = state.params, state.scales, {}
     yes = jnp.ones((), bool)
     finite = [yes, yes]
     prior_opt = state.opt.prior
     if params.prior is not None:
-        (loss, aux), grads = jax.value_and_grad(actor_update.prior_loss, has_aux=True)(
+        (loss, aux), grads = jax.value_and_grad(policy_loss.prior_loss, has_aux=True)(
             params.prior,
             params.model.value,
             latents,
@@ -241,7 +239,7 @@ def _update_actors(
             "prior/scale": aux.scale,
             "prior/fitted": aux.fitted,
         }
-    (loss, aux), grads = jax.value_and_grad(actor_update.policy_loss, has_aux=True)(
+    (loss, aux), grads = jax.value_and_grad(policy_loss.policy_loss, has_aux=True)(
         params.policy,
         params.model,
         params.prior,

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import evaluate, gradients, losses, maths, model_update, replay, train
+from pomcp_jax import diagnostics_gradients, evaluate, losses, maths, model_loss, replay, train
 from pomcp_jax import world_model as wm
 from pomcp_jax.acting import Agent, AgentParams
 from pomcp_jax.agent import AgentState
@@ -24,7 +24,7 @@ from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes, Trace
 from pomcp_jax.mppi import PlanOutput
 from pomcp_jax.replay import Batch, Replay
-from pomcp_jax.sweeps import over_seeds
+from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.train import TrainState
 from pomcp_jax.types import Gaussian, Key, Params
 
@@ -40,8 +40,8 @@ NAMES = tuple(
         *(name.format("record") for name in MISMATCHES),
         *("record_age", "record_age_p95"),
         *("snr", "snr_kl", "snr_stored", "snr_kl_stored"),
-        *(f"gradient_{name}" for name in (*gradients.TERMS, "total")),
-        *(f"cosine_{name}" for name in gradients.TERMS),
+        *(f"gradient_{name}" for name in (*diagnostics_gradients.TERMS, "total")),
+        *(f"cosine_{name}" for name in diagnostics_gradients.TERMS),
     )
 )
 """Every metric; what means nothing for a configuration is NaN."""
@@ -135,7 +135,7 @@ def critic_value(
     """
     action = None
     if config.world_model.critic == "q":
-        sample = model_update.sample_policy(
+        sample = model_loss.sample_policy(
             agent.nets, params.policy, key, latents, config.world_model
         )
         action = sample.action
@@ -306,8 +306,10 @@ def learning_metrics(
     out["diag/record_age_p95"] = jnp.nanpercentile(jnp.where(mask, age, jnp.nan), 95.0)
 
     if not config.policy.learns_prior:
-        found = gradients.moments(state, batches, keys, state.scales.kl, agent=agent, config=config)
-        snr = gradients.signal_to_noise(found)
+        found = diagnostics_gradients.moments(
+            state, batches, keys, state.scales.kl, agent=agent, config=config
+        )
+        snr = diagnostics_gradients.signal_to_noise(found)
         snr = jnp.stack([snr, jnp.full_like(snr, jnp.nan)])
     else:
         # The scale that the KL to the records would settle at, as the loss measures it:
@@ -319,8 +321,10 @@ def learning_metrics(
         record = losses.prepare_prior(record, sample, config.policy)
         kl = losses.divergence(sample, record, config.policy)
         scale = jnp.maximum(maths.percentile_range(kl, holds), 1.0)
-        both = gradients.side_by_side(state, batches, keys, scale, agent=agent, config=config)
-        snr = jax.vmap(gradients.signal_to_noise)(both)
+        both = diagnostics_gradients.side_by_side(
+            state, batches, keys, scale, agent=agent, config=config
+        )
+        snr = jax.vmap(diagnostics_gradients.signal_to_noise)(both)
         found = jax.tree.map(lambda x: x[0], both)
     for i, suffix in enumerate(("", "_stored")):
         out |= {f"diag/snr{suffix}": snr[i, 0], f"diag/snr_kl{suffix}": snr[i, 1]}
@@ -329,11 +333,11 @@ def learning_metrics(
 
 def _term_metrics(terms: Params) -> dict[str, Float[Array, ""]]:
     """Norm of the mean gradient of every term, and its cosine with their sum."""
-    total = gradients.parts(terms)[0]
-    norm, out = jnp.sqrt(gradients.square(total)), {}
-    for i, name in enumerate(gradients.TERMS):
+    total = diagnostics_gradients.parts(terms)[0]
+    norm, out = jnp.sqrt(diagnostics_gradients.square(total)), {}
+    for i, name in enumerate(diagnostics_gradients.TERMS):
         one = jax.tree.map(lambda x: x[i], terms)  # noqa: B023
-        own = jnp.sqrt(gradients.square(one))
+        own = jnp.sqrt(diagnostics_gradients.square(one))
         out[f"diag/gradient_{name}"] = own
         out[f"diag/cosine_{name}"] = optax.tree.vdot(one, total) / (own * norm)
     return out | {"diag/gradient_total": norm}

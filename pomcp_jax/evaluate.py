@@ -13,7 +13,7 @@ from pomcp_jax.acting import Agent, AgentParams
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanOutput
-from pomcp_jax.sweeps import over_seeds
+from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.types import Key, PyTree
 
 
@@ -69,7 +69,7 @@ def rollout(
       keys: ``[S]``, consumed.
       env: batched environment.
       agent: static part.
-      config: of the agent; floats may have the axis S (:mod:`pomcp_jax.sweeps`).
+      config: of the agent; floats may have the axis S (:mod:`pomcp_jax.seed_axis`).
       episodes: E, per seed.
       select: how the planner chooses its elite, ``sample`` or ``argmax``.
       planner: act with the planner; False acts with the bare policy.

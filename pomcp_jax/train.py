@@ -3,7 +3,7 @@
 Everything a run owns is one pytree, :class:`TrainState`. Learning state has the
 seeds S as its leading axis; counters do not, so that schedules stay scalar
 conditions under ``vmap`` (a batched ``lax.cond`` would run both branches).
-Floats of ``config.agent`` may have that axis too (:mod:`pomcp_jax.sweeps`).
+Floats of ``config.agent`` may have that axis too (:mod:`pomcp_jax.seed_axis`).
 Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is
 cut into chunks. Environments are stepped as one flat batch of S N.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, counters, devices, replay, schedule, sweeps, validation
+from pomcp_jax import acting, agent, counters, replay, schedule, seed_axis, validation
 from pomcp_jax.acting import Agent
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
@@ -26,7 +26,7 @@ from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanState
 from pomcp_jax.replay import Batch, Index, Replay, Row
 from pomcp_jax.schedule import Chunks, Ratio, Work, ratio
-from pomcp_jax.sweeps import over_seeds
+from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.train_state import (
     ACTING,
     AGENT,
@@ -310,7 +310,7 @@ class Program(NamedTuple):
     env: Env
     static: Agent
     mesh: Mesh | None
-    """The devices over which seeds are spread; None for one (:mod:`pomcp_jax.devices`)."""
+    """The devices over which seeds are spread; None for one (:mod:`pomcp_jax.seed_axis`)."""
     init: Callable[..., TrainState]
     """``(config, seeds=None)``, see :func:`init`."""
     chunk: Compiled
@@ -359,18 +359,20 @@ def build(config: Config, env: Env) -> Program:
       ConfigError: for a configuration that cannot work, in any of its rows, with this
         environment or on these devices.
     """
-    for one in sweeps.unstack(config, config.train.num_seeds):
+    for one in seed_axis.unstack(config, config.train.num_seeds):
         validation.validate_run(one)
     check_environment(config, env)
     for text in doubts(config, env):
         warnings.warn(text, stacklevel=2)
     static = acting.build(config.agent, env.observation_size, env.action_size)
-    mesh = devices.mesh(config)
+    mesh = seed_axis.mesh(config)
 
     def start(config, seeds):
         return init(config, env, static, seeds)
 
-    begin = Compiled(jax.jit(devices.spread(start, mesh, (None, devices.SPLIT), SPECS)), INIT_READS)
+    begin = Compiled(
+        jax.jit(seed_axis.spread(start, mesh, (None, seed_axis.SPLIT), SPECS)), INIT_READS
+    )
 
     def begin_with(config: Config, seeds: Int[Array, " S"] | None = None) -> TrainState:
         return begin(config, own_seeds(config) if seeds is None else seeds)
@@ -378,10 +380,10 @@ def build(config: Config, env: Env) -> Program:
     def run_chunk(state, config, work):
         return chunk(state, config, work, env=env, static=static)
 
-    specs = (SPECS, None, devices.WHOLE), (SPECS, devices.SPLIT)
+    specs = (SPECS, None, seed_axis.WHOLE), (SPECS, seed_axis.SPLIT)
     # The hunt for a NaN calls a function again to find the operation: its arguments must live.
     donated = () if jax.config.jax_debug_nans else (0,)
-    compiled = jax.jit(devices.spread(run_chunk, mesh, *specs), donate_argnums=donated)
+    compiled = jax.jit(seed_axis.spread(run_chunk, mesh, *specs), donate_argnums=donated)
     return Program(
         env,
         static,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pomcp_jax import acting, agent, counters, devices, replay, sweeps
+from pomcp_jax import acting, agent, counters, replay, seed_axis
 from pomcp_jax.acting import Agent
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
@@ -39,9 +39,9 @@ class TrainState(NamedTuple):
     updates: Int[Array, ""]
 
 
-SPECS = TrainState(*[devices.SPLIT] * 7, iteration=devices.WHOLE, updates=devices.WHOLE)._replace(
-    replay=Replay(rows=devices.SPLIT, inserted=devices.WHOLE)
-)
+SPECS = TrainState(
+    *[seed_axis.SPLIT] * 7, iteration=seed_axis.WHOLE, updates=seed_axis.WHOLE
+)._replace(replay=Replay(rows=seed_axis.SPLIT, inserted=seed_axis.WHOLE))
 """How a run is spread over devices: all but three counters by its seeds."""
 
 
@@ -107,7 +107,7 @@ def init_agents(keys: Key, config: Config, static: Agent) -> AgentState:
     def fresh(config, key):
         return agent.init(key, config, static)
 
-    return jax.vmap(fresh, in_axes=(sweeps.axes(config.agent), 0))(config.agent, keys)
+    return jax.vmap(fresh, in_axes=(seed_axis.axes(config.agent), 0))(config.agent, keys)
 
 
 def fold_keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:

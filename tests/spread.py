@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from test_resume import Interruption, Tiny, assert_same_end, table
 
-from pomcp_jax import arrays, checkpoint, devices
+from pomcp_jax import arrays, checkpoint, seed_axis
 from pomcp_jax.running import process, starting
 
 LOOSE = {"seed", "num_devices"}
@@ -25,7 +25,7 @@ def check_restored(tiny_run, workdir, saved):
     """Whatever the number of devices, what is read is what was saved, and where it belongs."""
     state = starting.begin(tiny_run.options(workdir), tiny_run.functions.program).state
     jax.tree.map(np.testing.assert_array_equal, leaves(state), saved)
-    used = devices.size(tiny_run.functions.program.mesh)
+    used = seed_axis.mesh_size(tiny_run.functions.program.mesh)
     for name, leaf in arrays.named(state).items():
         assert len(leaf.sharding.device_set) == used, name
 
@@ -39,7 +39,7 @@ def main(folder):
     process.commit = lambda: "0123456789ab"
     assert jax.device_count() == 8
     on = {k: Tiny(train__num_seeds=8, train__num_devices=k) for k in (1, 2, 8)}
-    assert [devices.size(on[k].functions.program.mesh) for k in on] == [1, 2, 8]
+    assert [seed_axis.mesh_size(on[k].functions.program.mesh) for k in on] == [1, 2, 8]
 
     # Undisturbed on one device, and handed on from eight to two, to one, to eight.
     alone, handed = folder / "alone", folder / "handed"

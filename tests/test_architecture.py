@@ -17,7 +17,8 @@ LONGEST = 125
 """Lines of a function; to be lowered to 60, never raised."""
 
 LEARNING = {
-    "agent", "train", "envs", "evaluate", "checkpoint", "acting", "diagnostics", "gradients",
+    "agent", "train", "envs", "evaluate", "checkpoint", "acting", "diagnostics",
+    "diagnostics_gradients",
 }  # fmt: skip
 FORBIDDEN = {
     "types": {"*"},
@@ -33,8 +34,8 @@ FORBIDDEN = {
     "replay": LEARNING | {"networks", "world_model", "mppi", "losses"},
     "acting": LEARNING - {"acting"},
     "agent": LEARNING - {"acting", "agent"},
-    "train": {"evaluate", "diagnostics", "gradients"},
-    "evaluate": {"agent", "train", "diagnostics", "gradients"},
+    "train": {"evaluate", "diagnostics", "diagnostics_gradients"},
+    "evaluate": {"agent", "train", "diagnostics", "diagnostics_gradients"},
 }
 """What a room may not import; ``*`` is all but the ground floor."""
 GROUND = {"types", "config", "nearest", "values"}

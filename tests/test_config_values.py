@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import presets, sweeps, train, validation
+from pomcp_jax import presets, seed_axis, train, validation
 from pomcp_jax.config import AgentConfig, Config, ConfigError, MppiConfig, TrainConfig
 
 
@@ -135,13 +135,13 @@ def test_a_tracer_in_a_static_field_is_refused_by_name():
 
 def test_stacked_sweeps_are_replaced_and_read_back():
     rows = [config_lib.replace(AgentConfig(), {"policy.kl_coef": x}) for x in (0.1, 1.0, 9.0)]
-    stacked = config_lib.replace(sweeps.stack(rows), {"mppi.horizon": 5, "mppi.std_min": 0.1})
+    stacked = config_lib.replace(seed_axis.stack(rows), {"mppi.horizon": 5, "mppi.std_min": 0.1})
     assert jnp.array_equal(stacked.policy.kl_coef, jnp.array([0.1, 1.0, 9.0]))
     again = config_lib.from_dict(AgentConfig, config_lib.to_dict(stacked))
     assert again.policy.kl_coef is stacked.policy.kl_coef and again.mppi == stacked.mppi
     named = config_lib.replace(AgentConfig(), {"policy.kl_coef": np.array([0.1, 1.0, 9.0])})
     assert named.policy.kl_coef.dtype == jnp.float32
-    plain = sweeps.unstack(named, 3)
+    plain = seed_axis.unstack(named, 3)
     assert [one.policy.kl_coef for one in plain] == [0.1, 1.0, 9.0]
     for one in plain:
         validation.validate_agent(one)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import plot
-from pomcp_jax import acting, actor_update, diagnostics, envs, evaluate, gradients, train
+from pomcp_jax import acting, diagnostics, diagnostics_gradients, envs, evaluate, policy_loss, train
 from pomcp_jax import agent as agent_lib
 from pomcp_jax.diagnostics import action_policy, mismatch, value_bias
-from pomcp_jax.gradients import Moments
+from pomcp_jax.diagnostics_gradients import Moments
 from pomcp_jax.replay import Batch, Index, Row
 from pomcp_jax.reporting import diagnostic_figures
 from pomcp_jax.types import Gaussian
@@ -173,7 +173,7 @@ def collect(gradients_of_terms):
     stack = jnp.asarray(gradients_of_terms, jnp.float32)
     moments = Moments(jnp.zeros(()), jnp.zeros(stack.shape[1:]), jnp.zeros((2,)))
     for terms in stack:
-        moments = gradients.add_gradient(moments, terms)
+        moments = diagnostics_gradients.add_gradient(moments, terms)
     return moments
 
 
@@ -182,16 +182,16 @@ def test_identical_gradients_have_no_noise():
     moments = collect([one] * 4)
     np.testing.assert_array_equal(moments.squares, [0.0, 0.0])
     np.testing.assert_allclose(moments.mean, one, rtol=1e-6)
-    assert np.isposinf(gradients.signal_to_noise(moments)).all()
+    assert np.isposinf(diagnostics_gradients.signal_to_noise(moments)).all()
 
 
 def test_no_gradient_has_neither_signal_nor_noise():
-    assert np.isnan(gradients.signal_to_noise(collect(np.zeros((4, 3, 7))))).all()
+    assert np.isnan(diagnostics_gradients.signal_to_noise(collect(np.zeros((4, 3, 7))))).all()
 
 
 def test_signal_and_noise_are_those_of_numpy_even_where_they_nearly_cancel():
     stack = np.random.default_rng(2).normal(size=(9, 3, 7)) + 300.0
-    got = gradients.signal_to_noise(collect(stack))
+    got = diagnostics_gradients.signal_to_noise(collect(stack))
     for i, part in enumerate((stack.sum(axis=1), stack[:, 1])):
         noise = np.sum(np.var(part, axis=0, ddof=1))
         signal = np.sum(np.mean(part, axis=0) ** 2) - noise / 9
@@ -200,7 +200,10 @@ def test_signal_and_noise_are_those_of_numpy_even_where_they_nearly_cancel():
 
 def test_pure_noise_shows_no_signal_on_average():
     rng = np.random.default_rng(3)
-    found = [gradients.signal_to_noise(collect(rng.normal(size=(8, 3, 50)))) for _ in range(20)]
+    found = [
+        diagnostics_gradients.signal_to_noise(collect(rng.normal(size=(8, 3, 50))))
+        for _ in range(20)
+    ]
     # Without the correction it would be 1 / 8.
     np.testing.assert_allclose(np.mean(found, axis=0), 0.0, atol=0.02)
 
@@ -236,12 +239,14 @@ def test_terms_sum_to_the_gradient_of_the_loss():
     @jax.jit
     def both(state, batch):
         key, scale = jax.random.key(7), jnp.float32(2.0)
-        terms = gradients.term_gradients(state, batch, key, scale, agent=static, config=config)
+        terms = diagnostics_gradients.term_gradients(
+            state, batch, key, scale, agent=static, config=config
+        )
         params, scales = state.params, state.scales
-        latents = gradients.model_update.roll_out(
+        latents = diagnostics_gradients.model_update.roll_out(
             static.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
         )
-        return terms, jax.grad(actor_update.policy_loss, has_aux=True)(
+        return terms, jax.grad(policy_loss.policy_loss, has_aux=True)(
             params.policy, params.model, params.prior, latents, batch, scales.q, scale,
             scales.log_multiplier, key, nets=static.nets, config=config,
         )[0]  # fmt: skip

@@ -9,17 +9,17 @@ import pytest
 import reference as ref
 from setting import SMALL, STEPS, WINDOWS, A, Setting, draw, layer, mlp, near, random_params
 
+from pomcp_jax import config as config_lib
 from pomcp_jax import (
-    actor_update,
     losses,
     maths,
-    model_update,
+    model_loss,
     mppi,
     networks,
+    policy_loss,
     presets,
     world_model,
 )
-from pomcp_jax import config as config_lib
 from pomcp_jax.config import MppiConfig, PolicyConfig
 from pomcp_jax.maths import Bins
 from pomcp_jax.types import Gaussian
@@ -459,7 +459,7 @@ def reference_loss(name, raw, log_std, scale_q, alpha, frozen=None):
 @functools.partial(jax.jit, static_argnames="squash")
 def jax_loss(raw, log_std, data, scale_q, config, squash):
     sample = losses.squash(raw, log_std, data["eps"], squash)
-    q = model_update.reduce_heads(
+    q = model_loss.reduce_heads(
         jnp.stack(heads(jnp, sample.action, data["centre"])), config.q_reduce
     )
     kl, weight = None, 1.0
@@ -616,7 +616,7 @@ def test_td_targets():
     reward, terminated, next_q = rng.normal(size=7), rng.integers(0, 2, 7), rng.normal(size=(2, 7))
     for reduce in ("min", "mean"):
         both(
-            lambda r, d, q, k=reduce: losses.td_target(r, d, model_update.reduce_heads(q, k), 0.97),
+            lambda r, d, q, k=reduce: losses.td_target(r, d, model_loss.reduce_heads(q, k), 0.97),
             lambda r, d, q, k=reduce: ref.q_target(r, d, 0.97, q, k),
             reward, terminated, next_q,
         )  # fmt: skip
@@ -635,7 +635,7 @@ def test_q_targets(reduce, actor):
     case = Setting({"critic.target_reduce": reduce, "critic.target_actor": actor})
     key = jax.random.key(5)
     out = case.run(
-        model_update.targets,
+        model_loss.targets,
         case.params, case.target, case.policy, case.prior, case.batch, key,
     )  # fmt: skip
     eps = np.asarray(jax.random.normal(jax.random.split(key)[0], (STEPS, WINDOWS, A)), np.float64)
@@ -652,9 +652,7 @@ def test_q_targets(reduce, actor):
 def test_v_targets():
     case = Setting({"world_model.critic": "v", "critic.target_reduce": "mean"})
     key = jax.random.key(6)
-    out = case.run(
-        model_update.targets, case.params, case.target, case.policy, None, case.batch, key
-    )
+    out = case.run(model_loss.targets, case.params, case.target, case.policy, None, case.batch, key)
     eps = np.asarray(jax.random.normal(jax.random.split(key)[0], (STEPS, WINDOWS, A)), np.float64)
     here = case.encode(case.rows.obs)[:-1]
     (action, _, _), _, _ = case.actor(case.policy, here, eps)
@@ -669,11 +667,11 @@ def test_v_targets():
 def test_model_loss():
     case = Setting({})
     opt = case.config.optimizer
-    target = model_update.Targets(
+    target = model_loss.Targets(
         jnp.asarray(case.encode(case.rows.obs)[1:], jnp.float32),
         jnp.asarray(draw(40, STEPS, WINDOWS, scale=20.0), jnp.float32),
     )
-    total, terms = case.run(model_update.loss, case.params, case.batch, target, jax.random.key(0))
+    total, terms = case.run(model_loss.loss, case.params, case.batch, target, jax.random.key(0))
     latents = case.roll_out()
     mask = (np.asarray(case.batch.valid) & ~case.rows.last)[:-1]
     gap = np.mean((latents[1:] - np.asarray(target.next_latent, np.float64)) ** 2, axis=-1)
@@ -697,7 +695,7 @@ def test_prior_loss(kind):
     case = Setting({"prior.divergence": kind})
     latents = case.roll_out()
     total, aux = case.run(
-        actor_update.prior_loss,
+        policy_loss.prior_loss,
         case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
         jnp.asarray(1.3),
     )  # fmt: skip
@@ -717,7 +715,7 @@ def test_actor_policy_loss(prior, last_state):
     case = Setting({"policy.prior": prior, "policy.last_state": last_state, "policy.kl_coef": 9.0})
     latents, key = case.roll_out(), jax.random.key(7)
     total, aux = case.run(
-        actor_update.policy_loss,
+        policy_loss.policy_loss,
         case.policy, case.params, case.prior, jnp.asarray(latents, jnp.float32), case.batch,
         jnp.asarray(4.0), jnp.asarray(1.5), jnp.asarray(0.0), key,
     )  # fmt: skip
@@ -750,7 +748,7 @@ def test_soft_target():
     case = Setting({"critic.soft_target": True})
     key = jax.random.key(8)
     out = case.run(
-        functools.partial(model_update.targets, kl_weight=0.3),
+        functools.partial(model_loss.targets, kl_weight=0.3),
         case.params, case.target, case.policy, case.prior, case.batch, key,
     )  # fmt: skip
     eps = np.asarray(jax.random.normal(jax.random.split(key)[0], (STEPS, WINDOWS, A)), np.float64)
@@ -779,7 +777,7 @@ def test_states_of_another_episode_do_not_matter(value_weight):
     assert np.max(np.abs(elsewhere - latents)) > 0.05
     totals = [
         case.run(
-            actor_update.policy_loss,
+            policy_loss.policy_loss,
             case.policy,
             case.params,
             case.prior,

@@ -13,8 +13,8 @@ import pytest
 import reference as ref
 from setting import WINDOWS, A, Setting, mlp
 
-from pomcp_jax import actor_update, presets
 from pomcp_jax import config as config_lib
+from pomcp_jax import policy_loss, presets
 
 SMALL = {
     "world_model.latent_size": 8,
@@ -39,7 +39,7 @@ TANH = {
 @functools.partial(jax.jit, static_argnames="nets")
 def compiled(policy, params, prior, latents, batch, key, config, nets):
     scales = [jnp.asarray(x, latents.dtype) for x in (SCALE_Q, SCALE_KL, 0.0)]
-    loss = functools.partial(actor_update.policy_loss, nets=nets, config=config)
+    loss = functools.partial(policy_loss.policy_loss, nets=nets, config=config)
     return jax.grad(loss, has_aux=True)(policy, params, prior, latents, batch, *scales, key)[0]
 
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from experiments.configs import quickstart, small
-from pomcp_jax import acting, counters, envs, evaluate, maths, model_update, train
+from pomcp_jax import acting, counters, envs, evaluate, maths, model_loss, train
 from pomcp_jax.agent import Faults
 from pomcp_jax.config import Config, from_dict
 from pomcp_jax.counters import Stats
@@ -122,7 +122,7 @@ def test_the_share_beyond_the_bins():
     values = jnp.array([[0.0, 5.0, 100.0, -100.0], [7.0, -8.0, 6.0, np.nan]])
     mask = jnp.array([[True] * 4, [True, True, False, False]])
     bins = maths.Bins(21, float(np.log(9.0)) * -1.0, float(np.log(7.5)))  # -8 to 6.5
-    found = model_update.clipped_share(values, mask, bins)
+    found = model_loss.clipped_share(values, mask, bins)
     np.testing.assert_allclose(found, 3 / 6)  # 100, -100 and 7; -8 lies on the end
 
 

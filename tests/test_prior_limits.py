@@ -9,7 +9,7 @@ import optax
 import pytest
 from setting import STEPS, WINDOWS, Setting
 
-from pomcp_jax import actor_update, losses
+from pomcp_jax import losses, policy_loss
 from pomcp_jax.config import PolicyConfig
 from pomcp_jax.types import Gaussian
 
@@ -58,15 +58,15 @@ def test_learned_prior_converges(fit, optimum):
     case, latents, mean, std = one_state({"prior.divergence": fit})
 
     def loss(params):
-        return actor_update.prior_loss(
+        return policy_loss.prior_loss(
             params, case.params.value, latents, case.batch, jnp.ones(()),
             nets=case.nets, config=case.config,
         )[0]  # fmt: skip
 
     start = jax.tree.map(jnp.asarray, case.prior)
     params = minimise(loss, start)
-    got = actor_update.actor_dist(case.nets, params, latents[0, 0], case.config)
-    before = actor_update.actor_dist(case.nets, start, latents[0, 0], case.config)
+    got = policy_loss.actor_dist(case.nets, params, latents[0, 0], case.config)
+    before = policy_loss.actor_dist(case.nets, start, latents[0, 0], case.config)
     expected = optimum(mean, std)
     assert np.max(np.abs(before.mean - expected[0])) > 0.1
     np.testing.assert_allclose(got.mean, expected[0], atol=1e-3)
@@ -97,7 +97,7 @@ def test_divergences_to_many_records_are_one_to_their_mean():
     @jax.jit
     def loss_and_gradient(policy, batch):
         scales = [jnp.asarray(x) for x in (1.0, 1.0, 0.0)]
-        loss = functools.partial(actor_update.policy_loss, nets=case.nets, config=case.config)
+        loss = functools.partial(policy_loss.policy_loss, nets=case.nets, config=case.config)
         return jax.value_and_grad(loss, has_aux=True)(
             policy, case.params, None, latents, batch, *scales, jax.random.key(0)
         )

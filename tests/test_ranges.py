@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import presets, ranges, sweeps, validation
+from pomcp_jax import presets, ranges, seed_axis, validation
 from pomcp_jax.config import AgentConfig, Config, ConfigError
 
 FLAT = config_lib.flatten(Config())
@@ -68,8 +68,10 @@ def test_zero_may_have_a_sign():
 def test_numbers_of_a_sweep_and_tracers():
     rows = [config_lib.replace(Config(), {"agent.policy.kl_coef": x}) for x in (1.0, -1.0)]
     with pytest.raises(ConfigError, match=r"kl_coef = an array float32\[2\]: must be >= 0"):
-        ranges.check(sweeps.stack(rows))
-    ranges.check(sweeps.stack([rows[0], config_lib.replace(rows[0], {"agent.policy.kl_coef": 2})]))
+        ranges.check(seed_axis.stack(rows))
+    ranges.check(
+        seed_axis.stack([rows[0], config_lib.replace(rows[0], {"agent.policy.kl_coef": 2})])
+    )
 
     def traced(coef):
         ranges.check(config_lib.replace(AgentConfig(), {"policy.kl_coef": coef}), "agent")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import assert_same, play, program
 
-from pomcp_jax import resume, schedule, train
+from pomcp_jax import schedule, state_edits, train
 from pomcp_jax.config import ConfigError
 from pomcp_jax.train import Ratio, Work
 
@@ -120,7 +120,7 @@ def test_an_odd_ratio_gives_the_same_bits_in_chunks_of_any_length(chunk):
 @pytest.mark.parametrize("at", [(3, 0), (10, 2), (13, 6), (17, 9), (24, 14)])
 def test_an_odd_ratio_goes_on_where_it_was_left(at):
     config, prog, whole, _ = odd()
-    ahead, left = resume.leading_to(prog, *at), resume.remaining(prog, *at)
+    ahead, left = state_edits.leading_to(prog, *at), state_edits.remaining(prog, *at)
     assert sum(work.total_updates for _, work in ahead) == at[1]
     state, _ = play(prog, config, [work for _, work in ahead])
     assert (int(state.iteration), int(state.updates)) == at
@@ -194,9 +194,9 @@ def test_two_thousand_million_chunks_cost_nothing():
     prog = program(config)
     assert len(prog.training) == 2_000_000_000 - 20
     assert prog.training[10**9].phase == 0 and prog.training[10**9 + 1].phase == 1
-    left = resume.remaining(prog, 10**9, 4 + (10**9 - 20) // 2)
+    left = state_edits.remaining(prog, 10**9, 4 + (10**9 - 20) // 2)
     assert len(left) == 10**9 and next(iter(left))[0] == "training"
-    assert len(resume.leading_to(prog, 10**9, 4 + (10**9 - 20) // 2)) == 10**9 + 4
+    assert len(state_edits.leading_to(prog, 10**9, 4 + (10**9 - 20) // 2)) == 10**9 + 4
     assert time.process_time() - begin < 2
 
 

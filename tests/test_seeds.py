@@ -9,7 +9,7 @@ import pytest
 from test_resume import Interruption, Tiny, assert_same_end, table
 
 from pomcp_jax import checkpoint
-from pomcp_jax import resume as resume_lib
+from pomcp_jax import state_edits as resume_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import add_seeds, process, starting
 from pomcp_jax.running import run as run_lib

@@ -10,8 +10,8 @@ import pytest
 import reference as ref
 from setting import STEPS, WINDOWS, A, Setting, near
 
-from pomcp_jax import actor_update, losses
 from pomcp_jax import config as config_lib
+from pomcp_jax import losses, policy_loss
 from pomcp_jax.config import PolicyConfig
 
 
@@ -43,7 +43,7 @@ def constrained():
 
     @jax.jit
     def train(config):
-        loss = functools.partial(actor_update.policy_loss, nets=case.nets, config=config)
+        loss = functools.partial(policy_loss.policy_loss, nets=case.nets, config=config)
 
         def body(i, carry):
             policy, opt, scales, kl = carry
@@ -123,7 +123,7 @@ def mixture():
 
     @jax.jit
     def run(config):
-        return actor_update.policy_prior(
+        return policy_loss.policy_prior(
             case.prior, latents, case.batch, nets=case.nets, config=config
         )
 
@@ -179,7 +179,7 @@ def test_gate_drops_the_records_that_are_worth_less_than_the_prior(critic):
     def run(batch):
         def loss(params):
             z = jnp.asarray(latents, jnp.float32)
-            return actor_update.prior_loss(
+            return policy_loss.prior_loss(
                 params, value, z, batch, jnp.asarray(1.3), nets=case.nets, config=case.config
             )
 

@@ -19,7 +19,7 @@ from test_train import assert_same, program
 from experiments import grid, sweep, sweep_report
 from experiments.sweep_report import Diverged, Outcome
 from pomcp_jax import config as config_lib
-from pomcp_jax import sweeps, train
+from pomcp_jax import seed_axis, train
 from pomcp_jax.config import Config, ConfigError
 
 CELLS = (
@@ -30,7 +30,9 @@ SEEDS = (3, 4, 3, 4)
 
 
 def joined(*changes):
-    return sweeps.stack([tiny.run(agent_changes=c, train__num_seeds=len(changes)) for c in changes])
+    return seed_axis.stack(
+        [tiny.run(agent_changes=c, train__num_seeds=len(changes)) for c in changes]
+    )
 
 
 def play(prog, config, works, seeds=None):
@@ -118,16 +120,16 @@ def test_a_row_that_diverges_changes_no_bit_of_the_others():
 
 def test_over_seeds_maps_what_has_the_axis_and_only_that():
     configs = [config_lib.replace(Config(), {"agent.policy.kl_coef": v}) for v in (1.0, 2.0, 3.0)]
-    config = sweeps.stack(configs).agent
+    config = seed_axis.stack(configs).agent
 
     def affine(config, x):
         assert jnp.ndim(config.policy.kl_coef) == jnp.ndim(config.optimizer.rho) == 0
         return config.policy.kl_coef * x + config.optimizer.rho
 
     x = jnp.array([[1.0, 2.0]] * 3)
-    out = sweeps.over_seeds(affine, config, x)
+    out = seed_axis.over_seeds(affine, config, x)
     np.testing.assert_allclose(out, [[1.5, 2.5], [2.5, 4.5], [3.5, 6.5]])
-    one = sweeps.over_seeds(affine, configs[1].agent, x[:1])
+    one = seed_axis.over_seeds(affine, configs[1].agent, x[:1])
     np.testing.assert_allclose(one, out[1:2])
     assert config.policy.kl_coef.weak_type  # promotes like the number it stands for
 
@@ -135,15 +137,15 @@ def test_over_seeds_maps_what_has_the_axis_and_only_that():
 def test_stacked_rows_come_back_as_they_were():
     values = (0.1, 1e-3, 9.0)
     configs = [config_lib.replace(Config(), {"agent.optimizer.rho": v}) for v in values]
-    assert sweeps.unstack(sweeps.stack(configs), 3) == configs
-    assert sweeps.stack(configs[:1] * 3) == configs[0]
-    assert sweeps.unstack(configs[0], 3) == configs[:1]
+    assert seed_axis.unstack(seed_axis.stack(configs), 3) == configs
+    assert seed_axis.stack(configs[:1] * 3) == configs[0]
+    assert seed_axis.unstack(configs[0], 3) == configs[:1]
 
 
 def test_rows_that_cannot_share_a_program_are_refused():
     other = config_lib.replace(Config(), {"agent.mppi.horizon": 5})
     with pytest.raises(ConfigError, match=r"agent\.mppi\.horizon = 5: must be 3"):
-        sweeps.stack([Config(), other])
+        seed_axis.stack([Config(), other])
     first, second = CELLS
     config = joined(first, second)
     three = dataclasses.replace(config.train, num_seeds=3)

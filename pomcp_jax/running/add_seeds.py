@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import devices, resume, train
+from pomcp_jax import seed_axis, state_edits, train
 from pomcp_jax.running.bookkeeping import array, listed
 from pomcp_jax.running.metrics import Results
 from pomcp_jax.running.run import Run, build
@@ -39,7 +39,7 @@ def catch_up(run: Run) -> None:
     run.progress.say(f"seeds {seed} to {seed + missing - 1} catch up to {run.done:,} decisions")
     new.state = new.work(new.functions.program.init, new.config, busy="compiling: initial state")
     counters = int(old.iteration), int(old.updates)
-    works = resume.leading_to(new.functions.program, *counters)
+    works = state_edits.leading_to(new.functions.program, *counters)
     for i, (phase, work) in enumerate(works, start=1):
         run.control.check()
         new.chunk(phase, work)
@@ -49,7 +49,9 @@ def catch_up(run: Run) -> None:
         new.evaluate_at_the_end()
     _join(run, new, held)
     moved = jax.device_put(new.state, jax.devices()[0])
-    run.state = devices.place(resume.join(old, moved), run.functions.program.mesh, train.SPECS)
+    run.state = seed_axis.place(
+        state_edits.join(old, moved), run.functions.program.mesh, train.SPECS
+    )
     run.save(finished=run.finished)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pomcp_jax import compiled, devices, diagnostics, envs, evaluate, resume, train
+from pomcp_jax import compiled, diagnostics, envs, evaluate, seed_axis, state_edits, train
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
@@ -70,17 +70,17 @@ def build(config: Config, env: Env | None = None) -> Functions:
         )
 
     def renew(state: TrainState, config: Config, which: jax.Array) -> TrainState:
-        return resume.reset_agents(state, config, program.static, which)
+        return state_edits.reset_agents(state, config, program.static, which)
 
     def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
-        return devices.spread(function, program.mesh, in_specs, out_specs)
+        return seed_axis.spread(function, program.mesh, in_specs, out_specs)
 
     only_state, reads = (train.SPECS, None), diagnostics.READS
-    renewed = spread(renew, (*only_state, devices.SPLIT), train.SPECS)
+    renewed = spread(renew, (*only_state, seed_axis.SPLIT), train.SPECS)
     return Functions(
         program,
-        Compiled(jax.jit(spread(planner, only_state, devices.SPLIT)), reads, finish=with_nans),
-        Compiled(jax.jit(spread(policy, only_state, devices.SPLIT)), reads),
+        Compiled(jax.jit(spread(planner, only_state, seed_axis.SPLIT)), reads, finish=with_nans),
+        Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads),
         Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
     )
 
@@ -208,7 +208,7 @@ class Run:
         done = int(self.state.iteration), int(self.state.updates)
         if self.pending is not None:
             self.finish_chunk()
-        left = resume.remaining(program, *done)
+        left = state_edits.remaining(program, *done)
         over = self.finished and not left  # with seeds that are new or dropped
         for phase, work in left:
             self.control.check()
@@ -257,7 +257,7 @@ class Run:
             faults,
             self.updates,
             rate,
-            devices.size(self.functions.program.mesh),
+            seed_axis.mesh_size(self.functions.program.mesh),
         )
         before, self.invalid = self.invalid, stats.invalid
         done = self.done - start

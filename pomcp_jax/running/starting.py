@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from pomcp_jax import checkpoint, devices, files, manifest, resume, train
+from pomcp_jax import checkpoint, files, manifest, seed_axis, state_edits, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.checkpoint import (
     CheckpointError,
@@ -231,14 +231,14 @@ def _load(
     if host.commit != now:
         notes.append(f"warning: the source changed ({host.commit} -> {now})")
     if reset:
-        renew = jax.jit(lambda state: resume.reset_environments(state, held, program.env))
+        renew = jax.jit(lambda state: state_edits.reset_environments(state, held, program.env))
         state = renew(state)
         notes.append("environments were reset: every episode under way starts anew")
     if wanted < before:
-        state, host = resume.keep_seeds(state, wanted), _keep_seeds(host, wanted)
+        state, host = state_edits.keep_seeds(state, wanted), _keep_seeds(host, wanted)
         first, last = config.train.seed + wanted, config.train.seed + before - 1
         notes.append(f"dropped seeds {first} to {last}: their rows stay, their agents do not go on")
     if wanted <= before:
-        state = devices.place(state, program.mesh, train.SPECS)
+        state = seed_axis.place(state, program.mesh, train.SPECS)
     notes += tables.changed(options.workdir, host.written)
     return Start(state, host, found.decisions, tuple(notes), max(0, wanted - before))

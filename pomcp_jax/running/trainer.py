@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pomcp_jax import devices, files, train, validation
+from pomcp_jax import files, seed_axis, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.running import add_seeds, crash, health, process, starting, workdirs
@@ -227,7 +227,7 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> tuple[int, 
         "peak_memory_gb": round(process.peak_memory_gb(), 3),
         "decisions_per_seed": run.done,
         "updates_per_seed": run.updates,
-        "num_devices": devices.size(run.functions.program.mesh),
+        "num_devices": seed_axis.mesh_size(run.functions.program.mesh),
         "resumed_at": resumed_at,
         "diverged": {str(seed): what._asdict() for seed, what in run.lost().items()},
         "resets": int(run.resets.sum()),

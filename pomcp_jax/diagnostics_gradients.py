@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pomcp_jax import actor_update, model_update
+from pomcp_jax import model_loss, policy_loss
 from pomcp_jax.acting import Agent
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import AgentConfig
@@ -91,7 +91,7 @@ def term_gradients(
     the other coefficients zero. They sum to the gradient of the loss.
     """
     params, scales = state.params, state.scales
-    latents = model_update.roll_out(
+    latents = model_loss.roll_out(
         agent.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
     )
 
@@ -103,7 +103,7 @@ def term_gradients(
             kl_coef=share[1] * policy.kl_coef,
             entropy_coef=share[2] * policy.entropy_coef,
         )
-        grads, _ = jax.grad(actor_update.policy_loss, has_aux=True)(
+        grads, _ = jax.grad(policy_loss.policy_loss, has_aux=True)(
             params.policy,
             params.model,
             params.prior,

@@ -10,7 +10,7 @@ from test_cli import ROOT
 from test_train import program
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import devices
+from pomcp_jax import seed_axis
 from pomcp_jax.config import ConfigError
 
 
@@ -24,7 +24,7 @@ def config(seeds, wanted):
      (8, 1, 8, 1), (8, 4, 4, 4), (9, 3, 3, 3), (8, 0, 1, 1)],
 )  # fmt: skip
 def test_how_many_devices_are_used(seeds, wanted, available, used):
-    assert devices.count(config(seeds, wanted), available) == used
+    assert seed_axis.device_count(config(seeds, wanted), available) == used
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_how_many_devices_are_used(seeds, wanted, available, used):
 )
 def test_what_cannot_be_is_one_line(wanted, available, why):
     with pytest.raises(ConfigError, match=rf"^train\.num_devices = {wanted}: [^\n]*{why}[^\n]*$"):
-        devices.count(config(8, wanted), available)
+        seed_axis.device_count(config(8, wanted), available)
 
 
 def test_a_run_refuses_devices_that_are_not_there():
@@ -47,9 +47,9 @@ def test_one_device_has_the_plain_program():
     def function(config, x):
         return x
 
-    assert devices.spread(function, None, (), ()) is function
+    assert seed_axis.spread(function, None, (), ()) is function
     state = object()
-    assert devices.place(state, None, ()) is state
+    assert seed_axis.place(state, None, ()) is state
     prog = program(config_lib.replace(config(2, 0), {"train.total_decisions": 30}))
     assert prog.mesh is None
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from pomcp_jax import losses, maths, world_model
 from pomcp_jax.config import AgentConfig
-from pomcp_jax.model_update import prior_of_rows, random_heads, reduce_heads, sample_policy
+from pomcp_jax.model_loss import prior_of_rows, random_heads, reduce_heads, sample_policy
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams, Networks

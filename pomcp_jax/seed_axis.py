@@ -1,0 +1,197 @@
+"""The axis of seeds: rows of settings under ``vmap``, shares of a run over devices.
+
+Rows: traced floats of ``config.agent`` with one value per row. A row is one seed of one setting; a
+float that differs between rows is an array ``[S]``, all others stay plain numbers, and ``vmap``
+maps exactly those that have the axis. Static fields (sizes, names, switches) decide the compiled
+program, so they are the same in every row.
+
+Devices: every array of a run has the axis S first (environments S N, seed-major), except three
+counters. A share is therefore a run of S / k seeds by itself, and nothing is communicated. With one
+device there is no mesh, and the compiled program is the plain one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pomcp_jax import config as config_lib
+from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.types import PyTree
+
+C = TypeVar("C")
+
+
+def traced_fields(config: Any) -> tuple[str, ...]:
+    """Dotted names of the fields that may differ between rows: the traced floats."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(config)
+    return tuple(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths)
+
+
+def stack(configs: Sequence[C]) -> C:
+    """One configuration of S rows, its traced floats ``[S]`` where the rows differ.
+
+    Args:
+      configs: one for each row, all of the same type.
+
+    Raises:
+      ConfigError: if a static field differs, with its name.
+    """
+    first, *others = configs
+    traced, reference = set(traced_fields(first)), config_lib.flatten(first)
+    for other in others:
+        for name, value in config_lib.flatten(other).items():
+            if value != reference[name] and name not in traced:
+                raise ConfigError(
+                    f"{name} = {value!r}: must be {reference[name]!r} in every row of a sweep"
+                    " because it is part of the compiled program"
+                )
+
+    def join(*values: float) -> Any:
+        if all(value == values[0] for value in values):
+            return values[0]
+        # Stacked from weakly typed numbers, so that nothing is promoted that a float would not.
+        return jnp.stack([jnp.asarray(value) for value in values])
+
+    return jax.tree.map(join, *configs)
+
+
+def axes(config: C) -> C:
+    """``in_axes`` of ``vmap`` for ``config``: 0 for floats with the seeds' axis, None else."""
+    return jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, config)
+
+
+def row(config: C, index: int) -> C:
+    """The configuration of one row, by indexing; works under ``jit``."""
+    return jax.tree.map(lambda x: x[index] if jnp.ndim(x) else x, config)
+
+
+def over_seeds(function: Callable, config: Any, *args: Any) -> Any:
+    """``vmap`` of ``function(config, *args)`` over the seeds' axis.
+
+    All of ``args`` have the axis; floats of ``config`` may have it. One seed goes
+    without: XLA's CPU code for the same arithmetic with a leading axis of one
+    takes a third longer (docs/decisions.md).
+    """
+    if jax.tree.leaves(args)[0].shape[0] > 1:
+        in_axes = (axes(config), *(0 for _ in args))
+        return jax.vmap(function, in_axes=in_axes)(config, *args)
+    out = function(row(config, 0), *jax.tree.map(lambda x: x[0], args))
+    return jax.tree.map(lambda x: x[None], out)
+
+
+def unstack(config: C, num_rows: int) -> list[C]:
+    """The plain configuration of each of S rows; just one where nothing differs.
+
+    Raises:
+      ConfigError: if a float is neither a number nor one for each row.
+    """
+    values = config_lib.flatten(config)
+    shapes = {name: jnp.shape(values[name]) for name in traced_fields(config)}
+    for name, shape in shapes.items():
+        if shape not in ((), (num_rows,)):
+            raise ConfigError(
+                f"{name}: has shape {shape}; must be a number, or one for each of"
+                f" {num_rows} rows of the seeds' axis"
+            )
+
+    def plain(x: Any) -> float:
+        return x if isinstance(x, float) else float(str(x))  # 0.1, not its float32 digits
+
+    if not any(shapes.values()):
+        return [jax.tree.map(plain, config)]
+    return [jax.tree.map(plain, row(config, i)) for i in range(num_rows)]
+
+
+AXIS = "seeds"
+SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+"""How an argument is spread: by its first axis, or not at all."""
+
+
+def device_count(config: Config, available: int | None = None) -> int:
+    """How many devices a run uses: ``train.num_devices``, or the most that divide its seeds.
+
+    Args:
+      config: of the run.
+      available: devices there are; those of JAX by default.
+
+    Raises:
+      ConfigError: they do not divide ``train.num_seeds``, or there are fewer.
+    """
+    wanted, seeds = config.train.num_devices, config.train.num_seeds
+    if wanted == 1:
+        return 1
+    if wanted and seeds % wanted:
+        raise ConfigError(
+            f"train.num_devices = {wanted}: must divide train.num_seeds = {seeds}, or be 0 for the"
+            " most devices that do"
+        )
+    available = jax.device_count() if available is None else available
+    if wanted > available:
+        raise ConfigError(
+            f"train.num_devices = {wanted}: must be <= {available}, the devices there are"
+        )
+    return wanted or max(k for k in range(1, available + 1) if seeds % k == 0)
+
+
+def mesh(config: Config) -> Mesh | None:
+    """The devices of a run; None for one, where nothing is to be spread.
+
+    Raises:
+      ConfigError: as :func:`device_count`.
+    """
+    k = device_count(config)
+    return None if k == 1 else Mesh(np.array(jax.devices()[:k]), (AXIS,))
+
+
+def mesh_size(mesh: Mesh | None) -> int:
+    """How many devices compute."""
+    return 1 if mesh is None else mesh.size
+
+
+def _share(config: Config, devices: int) -> Config:
+    """``config`` of one device's seeds; floats with the seeds' axis are yet to be split."""
+    train = dataclasses.replace(config.train, num_seeds=config.train.num_seeds // devices)
+    return dataclasses.replace(config, train=train)
+
+
+def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: Any) -> Callable:
+    """``function`` with every device doing its seeds; to be jitted.
+
+    Arguments and results are global: they have all S seeds. Inside, a :class:`Config` among
+    the arguments and all arrays are those of S / k seeds. Without a mesh it is ``function``.
+
+    Args:
+      function: of one device.
+      mesh: from :func:`mesh`.
+      in_specs: for every argument :data:`SPLIT`, :data:`WHOLE` or a pytree of them that is a
+        prefix of its structure; anything for a ``Config``.
+      out_specs: the same for the result.
+    """
+    if mesh is None:
+        return function
+
+    def whole(*args: Any) -> Any:
+        local, specs = list(args), list(in_specs[: len(args)])
+        for i, arg in enumerate(args):
+            if isinstance(arg, Config):
+                local[i] = _share(arg, mesh.size)
+                specs[i] = jax.tree.map(lambda x: SPLIT if jnp.ndim(x) else WHOLE, local[i])
+        # Counters are equal on all devices because their work is; nothing could check that.
+        shared = jax.shard_map(
+            function, mesh=mesh, in_specs=tuple(specs), out_specs=out_specs, check_vma=False
+        )
+        return shared(*local)
+
+    return whole
+
+
+def place(tree: PyTree, mesh: Mesh | None, specs: Any) -> PyTree:
+    """Put ``tree`` where the functions of :func:`spread` want it; one device needs nothing."""
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
