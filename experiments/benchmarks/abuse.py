@@ -253,6 +253,11 @@ def listing(folder: Path) -> list[str]:
 KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None)
 
 
+def _default_signals() -> None:
+    """For a child: nohup around this process is none of its business."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def ending(number: signal.Signals | None, draw: random.Random, workdir: Path) -> dict[str, Any]:
     """End a run at a random instant; ``None`` closes the pipe it writes to, then interrupts it.
 
@@ -260,7 +265,10 @@ def ending(number: signal.Signals | None, draw: random.Random, workdir: Path) ->
       ``wrong``: what is not as it should be, nothing if all is.
     """
     child = subprocess.Popen(
-        command(workdir, *LONG), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(workdir, *LONG),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_default_signals,
     )
     rows = workdir / "metrics.jsonl"
     at_start = draw.random() < 0.2
