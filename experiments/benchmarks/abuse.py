@@ -253,11 +253,6 @@ def listing(folder: Path) -> list[str]:
 KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None)
 
 
-def _default_signals() -> None:
-    """For a child: nohup around this process is none of its business."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def ending(number: signal.Signals | None, draw: random.Random, workdir: Path) -> dict[str, Any]:
     """End a run at a random instant; ``None`` closes the pipe it writes to, then interrupts it.
 
@@ -268,7 +263,6 @@ def ending(number: signal.Signals | None, draw: random.Random, workdir: Path) ->
         command(workdir, *LONG),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=_default_signals,
     )
     rows = workdir / "metrics.jsonl"
     at_start = draw.random() < 0.2
@@ -308,6 +302,8 @@ def ending(number: signal.Signals | None, draw: random.Random, workdir: Path) ->
 def endings(count: int, seed: int, folder: Path) -> list[dict[str, Any]]:
     """``count`` endings, all kinds in turn."""
     draw, found = random.Random(seed), []
+    # Children inherit what nohup around this process ignores.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for i in range(count):
         found.append(ending(KINDS[i % len(KINDS)], draw, folder / f"ended-{i}"))
         print(json.dumps(found[-1]), flush=True)
