@@ -11,6 +11,7 @@ from experiments import clock  # isort: skip
 import argparse
 import csv
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,12 +23,16 @@ import numpy as np
 
 from experiments import arguments, intervals, streams, xla
 from experiments.benchmarks.originals import controls, flat, original
+from pomcp_jax import config as config_lib
 from pomcp_jax import controller, envs, evaluate, files
 from pomcp_jax.checkpoint import Restored
+from pomcp_jax.config import ConfigError
 from pomcp_jax.controller import Controller
+from pomcp_jax.envs.importing import load_mujoco
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running.progress import duration
+from pomcp_jax.running.run import environment
 
 DM_CONTROL = "dm_control"
 """Backend: dm_control's own Python environments, unmodified."""
@@ -50,7 +55,7 @@ class Request(NamedTuple):
 def play(agents: Restored, request: Request) -> Episodes:
     """Episodes of all seeds on one of our backends, as one program."""
     config = agents.config
-    env = envs.make(config.env.task, config.env.action_repeat, request.backend)
+    env = environment(config_lib.replace(config, {"env.backend": request.backend}))
     params = agents.state.params
     if request.actor == "prior":
         params = params._replace(policy=params.prior)
@@ -98,7 +103,9 @@ def _episodes(agent: Controller, there: Sequence[Any]) -> tuple[np.ndarray, np.n
     steps = [one.reset() for one in there]
     total, length = np.zeros(len(there)), np.zeros(len(there), int)
     while not all(step.last() for step in steps):
-        actions = agent.act(np.stack([flat(step.observation) for step in steps]))
+        seen = np.stack([flat(step.observation) for step in steps])
+        total[~np.isfinite(seen).all(axis=1)] = np.nan  # broken: played on with zeros
+        actions = agent.act(np.nan_to_num(seen))
         for i, (one, action) in enumerate(zip(there, actions, strict=True)):
             length[i] += not steps[i].last()
             for _ in range(agent.action_repeat):
@@ -195,18 +202,35 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
     if args.seed < 0:
         raise ValueError(f"--seed = {args.seed}: must be >= 0")
     which = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
-    if args.csv is not None and not args.csv.parent.is_dir():
-        raise ValueError(f"--csv = {str(args.csv)!r}: {args.csv.parent} is no folder")
+    if args.csv is not None:
+        _check_csv(args.csv)
     agents = controller.load(args.run, which)
     config = agents.config
     backend = args.backend or config.env.backend
-    if backend != DM_CONTROL:
+    if backend == DM_CONTROL:
+        check_original(config.env.task)
+    else:
+        envs.check_name(config.env.task)
         envs.check_backend(config.env.task, backend)
-    elif config.env.task not in envs.dm_control_tasks(extra=False):
-        raise ValueError(f"--backend = 'dm_control': {config.env.task} is no task of dm_control")
     select = args.select or config.train.eval_select
     controller.make_fns(config.agent, agents.static, actor=args.actor, select=select)
     return agents, Request(args.episodes, args.actor, select, backend, args.seed)
+
+
+def _check_csv(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"--csv = {str(path)!r}: {path.parent} is no folder")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"--csv = {str(path)!r}: cannot be written")
+
+
+def check_original(task: str) -> None:
+    """Raise a one-line ``ValueError`` unless dm_control itself has that task."""
+    load_mujoco()
+    from dm_control import suite
+
+    if tuple(task.split("-")) not in suite.ALL_TASKS:
+        raise ValueError(f"--backend = 'dm_control': {task} is no task of dm_control")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -234,11 +258,15 @@ def _main(argv: list[str] | None) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    if request.backend == DM_CONTROL:
-        episodes = play_originals(agents, request, say)
-    else:
-        say("compiling and playing")
-        episodes = play(agents, request)
+    try:
+        if request.backend == DM_CONTROL:
+            episodes = play_originals(agents, request, say)
+        else:
+            say("compiling and playing")
+            episodes = play(agents, request)
+    except ConfigError as error:  # an engine that is not there
+        say(f"error: {error}")
+        return 2
     print(table(episodes, config.train.seed))
     if args.csv is not None:
         files.write_text(args.csv, episodes_csv(episodes, config.train.seed))

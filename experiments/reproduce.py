@@ -187,17 +187,19 @@ class Runner:
             self.events.put(Event("left"))
 
     def _cell(self, plan: Plan) -> Event:
-        plan.log.parent.mkdir(parents=True, exist_ok=True)
-        with plan.log.open("a") as log:
-            try:
-                # The run inherits the lock: it holds as long as any of the two lives.
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return Event("busy", plan, f"another process trains it, see {plan.log}")
-            try:
+        try:
+            plan.log.parent.mkdir(parents=True, exist_ok=True)
+            with plan.log.open("a") as log:
+                try:
+                    # The run inherits the lock: it holds as long as any of the two lives.
+                    fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return Event("busy", plan, f"another process trains it, see {plan.log}")
+                except OSError:  # a file system without locks
+                    pass
                 return self._locked(plan, log)
-            except OSError as error:
-                return Event("broke", plan, str(error))
+        except OSError as error:
+            return Event("broke", plan, str(error))
 
     def _locked(self, plan: Plan, log: TextIO) -> Event:
         log.truncate(0)

@@ -8,7 +8,8 @@ Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 training broke, 4 
 cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
-from experiments import clock, early  # isort: skip  # noqa: F401
+from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip
 
 import os
 import sys

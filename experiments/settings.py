@@ -10,6 +10,7 @@ from experiments import arguments, config_files
 from pomcp_jax import config as config_lib
 from pomcp_jax import nearest
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.running import workdirs
 from pomcp_jax.running.options import RESUME
 
 USAGE = """\
@@ -108,7 +109,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     config = config_files.load(path, argument if colon else None)
     return Settings(
         config=config_files.changed(config, overrides),
-        workdir=_expanded("--workdir", workdir),
+        workdir=workdirs.expanded(workdir),
         tensorboard=values.tensorboard,
         cache_dir=_cache_dir(values.cache_dir),
         print_only=values.print_config,
@@ -127,14 +128,6 @@ def _unknown_flag(name: str, values: flags.FlagValues) -> str:
     return f"--{name}: unknown flag; " + (f"did you mean {meant}?" if meant else "see --help")
 
 
-def _expanded(flag: str, text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        whose = text.partition("/")[0]
-        raise ConfigError(f"{flag} = {text!r}: {whose} is nobody's home folder") from None
-
-
 def _cache_dir(chosen: str | None) -> str | None:
     """The folder of compiled programs; None keeps none."""
     folder = chosen or os.environ.get("JAX_COMPILATION_CACHE_DIR")
@@ -143,7 +136,7 @@ def _cache_dir(chosen: str | None) -> str | None:
     if folder and "://" in folder:
         return folder
     if folder:
-        return str(_expanded("--cache_dir", folder))
+        return str(workdirs.expanded(folder, "--cache_dir"))
     home = os.path.expanduser("~")
     # A user without a home, as in a container: "~" stays.
     return str(Path(home, ".cache", "pomcp_jax", "xla")) if os.path.isabs(home) else None

@@ -122,7 +122,7 @@ SUITES: dict[str, Suite] = {
             # [TD-MPC2] plans two iterations longer where A >= 20.
             "agent.mppi.iterations": 5,
             "train.total_decisions": 50_000,
-            # Room for three times the length: a larger total_decisions extends a run.
+            # Room for three times the length: experiments.run extends a cell's run.
             "train.capacity": 150_000,
             "train.checkpoint_decisions": 5_000,
             "train.checkpoint_keep": 1,

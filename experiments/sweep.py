@@ -9,7 +9,8 @@ Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 every row broke, 4
 or cannot be written, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
-from experiments import clock, early  # isort: skip  # noqa: F401
+from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip
 
 import json
 import os

@@ -128,8 +128,8 @@ class Controller:
           agent: its static part.
           key: seed of the controller's own random numbers.
           bounds: lowest and highest action ``[A]`` of the environment; ``[-1, 1]`` without.
-          time_budget: seconds that one decision may take: as many planning iterations as fit
-            are chosen by measurement on this machine, at most the agent's own.
+          time_budget: seconds that one decision for one observation may take: as many planning
+            iterations as fit are chosen by measurement on this machine, at most the agent's own.
           **options: of :func:`make_fns`.
 
         Raises:
@@ -138,7 +138,8 @@ class Controller:
         self.observation_size, self.action_size = agent.obs_size, agent.action_size
         self.action_repeat, self.task = config.env.action_repeat, config.env.task
         self.iterations = config.agent.mppi.iterations
-        self._params, self._key, self._bounds = params, key, bounds
+        self._params, self._key = params, key
+        self._bounds = None if bounds is None else _checked(bounds, agent.action_size)
         self._config, self._agent, self._options = config.agent, agent, options
         self._use(self.iterations)
         if time_budget is not None:
@@ -224,6 +225,25 @@ class Controller:
             low, high = self._bounds
             action = low + (np.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
         return action[0] if obs.ndim == 1 else action
+
+
+def _checked(bounds: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """``bounds`` as float32 arrays ``[A]``.
+
+    Raises:
+      ValueError: for another shape, or a lowest action that is not below the highest.
+    """
+    try:
+        low, high = (np.asarray(end, np.float32) for end in bounds)
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds = {bounds!r}: must be (lowest [A], highest [A])") from None
+    if low.shape != (size,) or high.shape != (size,):
+        raise ValueError(
+            f"bounds have the shapes {low.shape} and {high.shape}: must be [{size}] each"
+        )
+    if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+        raise ValueError(f"bounds = ({low}, {high}): the first must be below the second")
+    return low, high
 
 
 def choose_checkpoint(folder: Path, which: str | int = "best") -> int | None:

@@ -94,11 +94,6 @@ RULES: tuple[Rule, ...] = (
         "critic.soft_target_clip",
     ),
     _agent(
-        lambda agent: agent.critic.num_tail_heads > agent.world_model.num_heads,
-        "there are only agent.world_model.num_heads",
-        "critic.num_tail_heads",
-    ),
-    _agent(
         lambda agent: not agent.world_model.termination,
         "agent.world_model.termination is False",
         "optimizer.termination_coef",

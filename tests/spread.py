@@ -1,4 +1,4 @@
-"""What test_devices.py runs in a process with eight devices: ``python tests/spread.py FOLDER``."""
+"""What test_seed_axis.py runs in a process with 8 devices: ``python tests/spread.py FOLDER``."""
 
 import sys
 import warnings

@@ -243,7 +243,7 @@ def test_terms_sum_to_the_gradient_of_the_loss():
             state, batch, key, scale, agent=static, config=config
         )
         params, scales = state.params, state.scales
-        latents = diagnostics_gradients.model_update.roll_out(
+        latents = diagnostics_gradients.model_loss.roll_out(
             static.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
         )
         return terms, jax.grad(policy_loss.policy_loss, has_aux=True)(

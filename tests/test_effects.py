@@ -44,8 +44,6 @@ WARNED = [
      {"policy.q_source": "model", "policy.q_coef": 1.0}),
     ("po_mpc", {"critic.soft_target_clip": 1.0}, "critic.soft_target_clip",
      {"critic.soft_target": True}),
-    ("po_mpc", {"critic.num_tail_heads": 6}, "critic.num_tail_heads",
-     {"world_model.num_heads": 6}),
     ("po_mpc", {"optimizer.termination_coef": 2.0}, "optimizer.termination_coef",
      {"world_model.termination": True}),
     ("po_mpc", {"replan.num_samples": 256}, "replan.num_samples", {"replan.interval": 1}),

@@ -253,7 +253,7 @@ def test_infinite_returns_do_not_stop_saving(tiny_run, tmp_path, monkeypatch):
     told = []
     stop = Interruption(10)
     monkeypatch.setattr(stop.progress, "say", told.append)
-    values = run_lib.measure.chunk_values
+    values = run_lib.metrics.chunk_values
 
     def infinite(*args):
         return values(*args) | {"train/return": np.array([np.inf, -np.inf])}

@@ -176,7 +176,7 @@ def test_a_workdir_that_cannot_be_read_just_now_is_left_alone(tmp_path, monkeypa
     def short(path):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(reproduce.record, "read_json", short)
+    monkeypatch.setattr(reproduce.workdirs, "read_json", short)
     with pytest.raises(OSError, match="Too many"):
         reproduce.can_go_on(plan._replace(config=plan.config))
     assert sorted(tmp_path.rglob("*")) == before

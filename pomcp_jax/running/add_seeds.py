@@ -30,10 +30,11 @@ def catch_up(run: Run) -> None:
     own = {"train.num_seeds": missing, "train.seed": seed, "train.num_devices": 0}
     new = Run(
         run.options._replace(config=config_lib.replace(run.config, own)),
-        build(config_lib.replace(run.config, own)),
+        build(config_lib.replace(run.config, own), run.functions.program.env),
         Start(None, None, 0, ()),
         run.control,
         run.began,
+        run.on_row,
     )
     new.record, new.work, new.seconds_before = run.record, run.work, run.seconds_before
     run.progress.say(f"seeds {seed} to {seed + missing - 1} catch up to {run.done:,} decisions")

@@ -1,6 +1,7 @@
 """What a run does beside its main thread: device work, saving; and how it is told to stop."""
 
 import concurrent.futures
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,10 @@ class Control:
             self._since = time.monotonic()
             self._stop = Stop(code, text)
 
+    def forget(self) -> None:
+        """Withdraw a request: the run that it was for has ended."""
+        self._stop = None
+
     def age(self) -> float:
         """Seconds since the request, 0 before it."""
         return time.monotonic() - self._since if self.requested else 0.0
@@ -78,13 +83,19 @@ class Worker:
                     process.return_memory()
                 return result
             except concurrent.futures.TimeoutError:
-                if future.done():  # the function's own TimeoutError
-                    raise
+                if future.done():  # meanwhile; or the function's own TimeoutError
+                    return future.result()
                 if self._control.age() > self._grace:
                     self.abandoned = True
                     self._control.check()
                 if busy:
                     self._control.progress.line(f"{busy} ({duration(time.monotonic() - begin)})")
+            except KeyboardInterrupt:  # nobody handles SIGINT: a notebook, a script
+                if self._control.requested:
+                    self.abandoned = True
+                    raise
+                self._control.request(128 + signal.SIGINT, "stopped by SIGINT")
+                self._control.progress.say("stopping after this chunk; once more to stop at once")
 
 
 class Saver:

@@ -46,7 +46,7 @@ def build(config: Config, env: Env | None = None) -> Functions:
     Raises:
       ConfigError: a package, a file or an ability of the physics is missing.
     """
-    env = _environment(config) if env is None else env
+    env = environment(config) if env is None else env
     with warnings.catch_warnings():  # a run says them in its own way
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
@@ -85,7 +85,8 @@ def build(config: Config, env: Env | None = None) -> Functions:
     )
 
 
-def _environment(config: Config) -> Env:
+def environment(config: Config) -> Env:
+    """The environments that a configuration names; ConfigError for what is missing for them."""
     try:
         return envs.make(config.env.task, config.env.action_repeat, config.env.backend)
     except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
@@ -122,6 +123,8 @@ class Run:
             start.decisions if start.host is not None else None,
         )
         self.start = start
+        self.ended = False
+        """Nothing is left to do but to save."""
         self.undrawn = False
         """Somebody was told that the picture cannot be drawn."""
         self.state, self.done = start.state, start.decisions
@@ -223,7 +226,8 @@ class Run:
         self.control.check()
         if not over:
             self.evaluate_at_the_end()
-        self.save(finished=True)
+        self.ended = True
+        self.save()
         failed = self.collect_save()
         if failed:
             raise Stop(4, failed)
@@ -385,12 +389,12 @@ class Run:
                 self.progress.say(f"warning: no picture: {crash.one_line(error)}; training goes on")
             self.undrawn = True
 
-    def save(self, *, finished: bool = False) -> None:
-        """Begin a checkpoint, if there is anything to save."""
+    def save(self) -> None:
+        """Begin a checkpoint, if there is anything to save; of a whole run once it has ended."""
         if self.state is None or self.record is None:
             return
         score = metrics.score(self.evaluated) if self.evaluated_at == self.done else None
-        self.checkpoints.save(self.state, self.host(finished), score, self.record.sync)
+        self.checkpoints.save(self.state, self.host(self.ended), score, self.record.sync)
 
     def collect_save(self) -> str:
         """Wait for a save under way; why it failed, or nothing."""

@@ -94,7 +94,7 @@ def begin(options: Options, program: Program) -> Start:
     try:
         if options.resume == "never":
             moved = workdirs.set_aside(options.workdir, workdirs.FILES)
-            notes = [f"the earlier run of this configuration moved to {moved}/"] if moved else []
+            notes = [f"the earlier run moved to {moved}/"] if moved else []
             start = Start(None, None, 0, tuple(notes))
         else:
             checkpoint.undo_replacement(folder)

@@ -92,10 +92,9 @@ class Trainer:
         Raises:
           ConfigError: one line naming what cannot work.
         """
-        self.began = time.monotonic() if began is None else began
         if resume not in RESUME:
             raise ConfigError(f"resume = {resume!r}: must be one of {', '.join(RESUME)}")
-        self.options = Options(config, Path(workdir).expanduser(), tensorboard, resume)
+        self.options = Options(config, workdirs.expanded(workdir), tensorboard, resume)
         if env is None:
             validation.validate_config(config)
         else:
@@ -112,7 +111,7 @@ class Trainer:
         self.replay_bytes = train.replay_bytes(config, self.functions.program.env)
         validation.validate_memory(config, self.replay_bytes)
         self.control = Control(Progress()) if control is None else control
-        self.on_row, self.command = tuple(on_row), command
+        self.on_row, self.command, self._began = tuple(on_row), command, began
 
     def run(self) -> Outcome:
         """Train to the end, or to the first reason to stop.
@@ -128,15 +127,22 @@ class Trainer:
 
     def attempt(self) -> Outcome:
         """:meth:`run` with unexpected exceptions in the outcome instead of raised."""
-        options = self.options
+        options, began = self.options, self._began
+        began, self._began = time.monotonic() if began is None else began, None
         held = workdirs.lock(options.workdir)
         try:
             start = starting.begin(options, self.functions.program)
-            run = Run(options, self.functions, start, self.control, self.began, self.on_row)
+            run = Run(options, self.functions, start, self.control, began, self.on_row)
             if start.host is not None and start.state is None:
                 return idle(run, self.command)
             return finish(run, self.command)
+        except Stop as stop:  # before training: nothing could be read, nothing was changed
+            unknown = np.full(options.config.train.num_seeds, np.nan)
+            took = round(time.monotonic() - began, 3)
+            ended = Outcome(stop.code, str(stop), 0, took, *[unknown] * 3, options.workdir)
+            return ended._replace(errors=str(stop))
         finally:
+            self.control.forget()
             os.close(held)
 
 
@@ -146,6 +152,8 @@ def idle(run: Run, command: str) -> Outcome:
     Also writes run.json and the picture if the process was killed after its last save.
     """
     code, said = 0, ""
+    for line in run.start.notes:
+        run.progress.say(line)
     if not _says_done(run.options.workdir / "run.json"):
         status = f"diverged: {health.describe(run.lost())}" if run.left else "done"
         about = process.describe(command) | {"status": status, "exit_code": 0}
@@ -164,6 +172,7 @@ def finish(run: Run, command: str) -> Outcome:
     running = {"status": "running", "exit_code": None, "pid": os.getpid()}
     code, said = write_about(run, about | running, resumed_at)
     if code:
+        close(run)
         return outcome(run, code, said, said)
     text, error = "done", None
     try:
@@ -187,7 +196,7 @@ def finish(run: Run, command: str) -> Outcome:
         status = text = f"diverged: {health.describe(run.lost())}"
     close(run)
     failed, more = write_about(run, about | {"status": status, "exit_code": code}, resumed_at)
-    said = "; ".join(line for line in (said, more) if line)
+    said = "; ".join(line for line in (said.removeprefix("; "), more) if line)
     return outcome(run, failed or code, text, said)._replace(error=error)
 
 
@@ -252,7 +261,7 @@ def wind_up(run: Run, text: str, code: int) -> str:
         failed = f"not saved ({crash.one_line(error)})"
     if failed:
         return "" if failed == text else f"{'; ' if code in (1, 3, 4) else ''}{failed}"
-    if code != CRASHED:
+    if code != CRASHED and (run.state is not None or run.record is None):
         return ""
     newest = run.checkpoints.committed
     if newest is None:

@@ -89,6 +89,19 @@ def read_json(path: Path) -> Any:
         raise ValueError("is nested too deeply") from None
 
 
+def expanded(folder: Path | str, name: str = "--workdir") -> Path:
+    """``folder`` with a home folder in place of ``~``.
+
+    Raises:
+      ConfigError: nobody has that home folder.
+    """
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        user = str(folder).partition("/")[0]
+        raise ConfigError(f"{name} = {str(folder)!r}: there is no user {user}") from None
+
+
 def check_workdir(workdir: Path, config: Config, resume: str = "auto") -> None:
     """Refuse a workdir that cannot be written or holds a run of another configuration.
 
@@ -202,6 +215,7 @@ def lock(workdir: Path) -> int:
     try:
         fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(place)
         raise ConfigError(
             f"--workdir = {str(workdir)!r}: another process is writing to it; wait or end it"
         ) from None
