@@ -10,12 +10,11 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from typing import Any, NamedTuple
 
-import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from pomcp_jax import values
 from pomcp_jax.config import Config, ConfigError
 
 LIMIT = 2**31
@@ -109,33 +108,6 @@ class Phases(NamedTuple):
     training: Chunks
 
 
-def rational(value: Any) -> Fraction:
-    """The fraction that is meant by a number: the simplest one that rounds to it.
-
-    0.333 is 333/1000, and the float next to a third is 1/3, in the precision that
-    ``value`` has.
-    """
-    if isinstance(value, numbers.Rational):
-        return Fraction(int(value.numerator), int(value.denominator))
-    value = np.asarray(value)[()]
-    kind = value.dtype.type
-    exact = Fraction(float(value))
-    gaps = [Fraction(float(np.nextafter(value, kind(end)))) for end in (-np.inf, np.inf)]
-    low, high = ((exact + gap) / 2 for gap in gaps)
-    return exact if exact == 0 else _simplest(low, high)
-
-
-def _simplest(low: Fraction, high: Fraction) -> Fraction:
-    """The fraction of the smallest denominator in ``[low, high]``, by continued fractions."""
-    if low < 0:
-        return -_simplest(-high, -low) if high < 0 else Fraction(0)
-    whole = math.ceil(low)
-    if whole <= high:
-        return Fraction(whole)
-    floor = whole - 1
-    return floor + 1 / _simplest(1 / (high - floor), 1 / (low - floor))
-
-
 def ratio(config: Config) -> Ratio:
     """Updates per iteration, from ``train.updates_per_decision`` and ``env.num_envs``.
 
@@ -145,7 +117,7 @@ def ratio(config: Config) -> Ratio:
     value = config.train.updates_per_decision
     if not isinstance(value, numbers.Rational) and not math.isfinite(value):
         raise ConfigError(f"train.updates_per_decision = {value}: must be finite")
-    per_decision = rational(value)
+    per_decision = values.rational(value)
     if per_decision < 0:
         raise ConfigError(f"train.updates_per_decision = {value}: must be >= 0")
     per_iteration = per_decision * config.env.num_envs

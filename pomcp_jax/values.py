@@ -6,6 +6,7 @@ field may hold an array of them instead, one for each row of a sweep, or a trace
 
 import math
 import numbers
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -33,6 +34,8 @@ def scalar(value: Any) -> Any:
         if np.ndim(value) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
             return value
         value = np.asarray(value)[()]
+        if isinstance(value, np.float16 | np.float32) and np.isfinite(value):
+            return float(rational(value))  # 0.1, not its float32 digits; rounds to the same
         # longdouble's own item() is a longdouble again
         value = float(value) if isinstance(value, np.longdouble) else value.item()
     if isinstance(value, bool):
@@ -42,6 +45,33 @@ def scalar(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return float(value)
     return str.__str__(value) if isinstance(value, str) else value
+
+
+def rational(value: Any) -> Fraction:
+    """The fraction that is meant by a number: the simplest one that rounds to it.
+
+    0.333 is 333/1000, and the float next to a third is 1/3, in the precision that
+    ``value`` has.
+    """
+    if isinstance(value, numbers.Rational):
+        return Fraction(int(value.numerator), int(value.denominator))
+    value = np.asarray(value)[()]
+    kind = value.dtype.type
+    exact = Fraction(float(value))
+    gaps = [Fraction(float(np.nextafter(value, kind(end)))) for end in (-np.inf, np.inf)]
+    low, high = ((exact + gap) / 2 for gap in gaps)
+    return exact if exact == 0 else _simplest(low, high)
+
+
+def _simplest(low: Fraction, high: Fraction) -> Fraction:
+    """The fraction of the smallest denominator in ``[low, high]``, by continued fractions."""
+    if low < 0:
+        return -_simplest(-high, -low) if high < 0 else Fraction(0)
+    whole = math.ceil(low)
+    if whole <= high:
+        return Fraction(whole)
+    floor = whole - 1
+    return floor + 1 / _simplest(1 / (high - floor), 1 / (low - floor))
 
 
 def traced(value: Any) -> Any:

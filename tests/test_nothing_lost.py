@@ -46,7 +46,7 @@ def whole(tiny_run, tmp_path_factory):
 def halfway(tiny_run, tmp_path_factory):
     """Stopped at 40 of 60 decisions."""
     workdir = tmp_path_factory.mktemp("halfway") / "run"
-    assert tiny_run.sit(workdir, Interruption(10)).done == 40
+    assert tiny_run.sit(workdir, Interruption(12)).done == 40
     return workdir
 
 

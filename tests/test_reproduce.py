@@ -97,7 +97,7 @@ def test_methods_of_a_suite_differ_by_their_fields(tmp_path):
         (["--suite=debug", "--jobs=999"], "--jobs = 999"),
         (["--suite=debug", "--config.train.num_seed=1"], "config.train.num_seeds"),
         (["--suite=debug", "--config.agent.mppi.num_elites=99"], "agent.mppi.num_elites = 99"),
-        (["--suite=debug", "--dry-rum"], "did you mean --dry_run?"),
+        (["--suite=debug", "--dry-rum"], "'--dry_rum'"),
     ],
 )
 def test_bad_input_is_one_line_and_runs_nothing(arguments, words, tmp_path, capsys, monkeypatch):
@@ -170,7 +170,7 @@ def test_a_cell_under_way_goes_on_and_others_start_anew(tmp_path):
 def test_a_workdir_that_cannot_be_read_just_now_is_left_alone(tmp_path, monkeypatch):
     plan = pretend(plans_of(tmp_path)[0])
     plan.workdir.mkdir(parents=True)
-    (plan.workdir / "config.json").write_text(record.config_text(plan.config))
+    (plan.workdir / "config.json").write_text(workdirs.config_text(plan.config))
     before = sorted(tmp_path.rglob("*"))
 
     def short(path):
@@ -186,7 +186,7 @@ def test_a_run_under_way_goes_on(tmp_path):
     plan = pretend(plans_of(tmp_path)[0])
     plan.workdir.mkdir(parents=True)
     assert reproduce.can_go_on(plan)
-    (plan.workdir / "config.json").write_text(record.config_text(plan.config))
+    (plan.workdir / "config.json").write_text(workdirs.config_text(plan.config))
     for text, wanted in (
         ('{"exit_code": null, "status": "running"}', True),
         ('{"exit_code": 1}', True),

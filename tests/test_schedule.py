@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import assert_same, play, program
 
-from pomcp_jax import schedule, state_edits, train
+from pomcp_jax import schedule, state_edits, train, values
 from pomcp_jax.config import ConfigError
 from pomcp_jax.train import Ratio, Work
 
@@ -71,9 +71,9 @@ def test_updates_are_even_and_exact(per_decision, num_envs, chunk, iterations):
     try:
         works = schedule.phases(config).training
     except ConfigError:
-        assert schedule.rational(per_decision).denominator * num_envs > schedule.PARTS
+        assert values.rational(per_decision).denominator * num_envs > schedule.PARTS
         return
-    u = schedule.rational(per_decision) * num_envs
+    u = values.rational(per_decision) * num_envs
     wanted = [int((t + 1) * u) for t in range(iterations + 1)]
     assert updates_after(works) == wanted
     entered = dataclasses.replace(works, start=iterations // 2)
@@ -87,10 +87,10 @@ def test_updates_are_even_and_exact(per_decision, num_envs, chunk, iterations):
 
 @given(st.floats(1e-6, 1e3, allow_subnormal=False))
 def test_a_float_is_the_fraction_that_rounds_to_it(value):
-    found = schedule.rational(value)
+    found = values.rational(value)
     assert float(found) == value
     assert found.denominator <= Fraction(value).denominator
-    assert schedule.rational(-value) == -found
+    assert values.rational(-value) == -found
 
 
 @functools.cache
@@ -155,7 +155,7 @@ def test_the_compiled_loop_does_several_updates_an_iteration_or_none():
      (np.float32(1e-6), 1, "no update in 40 decisions"),
      (1.2345678901234567e-7, 1, r"denominator <= 1073741824 \(the nearest is"),
      (float("nan"), 1, "train.updates_per_decision = nan: must be finite"),
-     (np.float32("inf"), 1, r"train.updates_per_decision = np.float32\(inf\): must be"),
+     (np.float32("inf"), 1, "train.updates_per_decision = inf: must be"),
      (-0.5, 1, "train.updates_per_decision = -0.5: must be")],
 )  # fmt: skip
 def test_ratios_that_cannot_be_met_are_refused_by_name(per_decision, num_envs, text):

@@ -119,7 +119,10 @@ def check_workdir(workdir: Path, config: Config, resume: str = "auto") -> None:
             return
         _check_kinds(workdir, name)
         held = workdir / "config.json"
-        before = config_lib.from_dict(Config, read_json(held)) if held.exists() else None
+        found = read_json(held) if held.exists() else None
+        if type(found) not in (dict, type(None)):
+            raise ValueError("is no configuration")
+        before = None if found is None else config_lib.from_dict(Config, found)
     except ConfigError as error:
         text = str(error)
         if not text.startswith("--workdir"):
