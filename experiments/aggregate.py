@@ -9,6 +9,7 @@ from experiments import early  # isort: skip  # noqa: F401
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from experiments import arguments, streams
 from experiments.plot import BANDS, PUBLISHED
+from pomcp_jax import files
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import canvas, figures, published, result_sets
 from pomcp_jax.reporting.published import Published
@@ -142,13 +144,12 @@ def return_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     """A table; columns are those of all rows, in order of appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    partial.replace(path)
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    files.write_text(path, out.getvalue())
 
 
 def _pair(mean: float | None, spread: float | None) -> str:

@@ -12,7 +12,6 @@ or cannot be written, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 from experiments import early  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip
 
-import json
 import os
 import sys
 import time
@@ -277,10 +276,10 @@ class Sweep:
             all_lost = len(lost) == len(outcome.cell.seeds)
             own = {"status": status, "exit_code": 3 if all_lost else code, "diverged": lost}
             file = grid.folder(workdir, outcome.cell) / "run.json"
-            files.write_text(file, json.dumps(about | own, indent=1) + "\n")
+            files.write_json(file, about | own)
         own = {"status": text, "exit_code": code, "cells": [cell.name for cell in self.plan.cells]}
         own["grid"] = {axis.field: list(axis.values) for axis in self.plan.axes}
-        files.write_text(workdir / "sweep.json", json.dumps(about | own, indent=1) + "\n")
+        files.write_json(workdir / "sweep.json", about | own)
         sweep_report.write_summary(outcomes, workdir / "summary.csv")
         if self.records:
             self.draw()

@@ -97,10 +97,13 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
     if (workdir / "metrics.csv").is_file():
         thin(workdir / "metrics.csv", partial / "metrics.csv")
     about = facts | json.loads((workdir / "run.json").read_text())
-    files.write_text(partial / "run.json", json.dumps(about, indent=1) + "\n")
+    files.write_json(partial / "run.json", about)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(replaced)
     partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def finished(folder: Path, config: Config) -> bool:
