@@ -1,8 +1,8 @@
 """PO-MPC in pure JAX: a latent MPPI planner as the prior of a KL-regularised policy.
 
 The planner alone is :mod:`pomcp_jax.mppi` (it imports nothing of the rest);
-configurations are :mod:`pomcp_jax.config` and :mod:`pomcp_jax.presets`; a run is
-``train.build`` and its chunks; the command line is ``python -m experiments.run``.
+configurations are :mod:`pomcp_jax.config` and :mod:`pomcp_jax.presets`; ``Trainer`` runs them, from
+Python or as ``python -m experiments.run``; ``load_controller`` acts with what was trained.
 Submodules load on first use, so that the planner comes without environments.
 """
 

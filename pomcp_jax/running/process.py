@@ -17,8 +17,10 @@ from pomcp_jax import manifest
 
 
 def commit() -> str | None:
-    """Commit of the source tree, ``-dirty`` when it differs; None outside of git."""
-    here = Path(__file__).parent
+    """Commit of the source tree, ``-dirty`` when it differs; None outside of its own clone."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():  # installed somewhere in a repository of somebody else
+        return None
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         out = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
