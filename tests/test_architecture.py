@@ -27,7 +27,6 @@ FORBIDDEN = {
     "config": {"*"},
     "maths": {"*"},
     "planner_model": {"*"},
-    "planner_checks": {"*"},
     "networks": LEARNING | {"mppi", "losses", "replay", "world_model"},
     "world_model": LEARNING | {"mppi", "replay"},
     "mppi": LEARNING | {"networks", "world_model", "losses", "replay", "maths"},
