@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments import arguments, streams
-from experiments.plot import BANDS, PUBLISHED
+from experiments import published as own
 from pomcp_jax import files
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import canvas, figures, published, result_sets
@@ -205,10 +205,10 @@ def _main(argv: list[str] | None) -> int:
     args, _ = arguments.parse(parser, argv)
     try:
         all_runs, unfinished = result_sets.load(args.results)
-        beside = published.load(PUBLISHED)
+        beside = published.load(own.FOLDER)
         rows, totals = task_rows(all_runs, beside), aggregate_rows(all_runs)
         if canvas.available():
-            figures.draw(args.results, args.results / "summary.png", beside=beside, bands=BANDS)
+            figures.draw(args.results, args.results / "summary.png", beside=beside, bands=own.BANDS)
         write(rows + totals, args.results / "summary.csv")
         write(return_rows(all_runs), args.results / "returns.csv")
     except (ConfigError, ValueError, LookupError, OSError) as error:

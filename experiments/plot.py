@@ -17,13 +17,10 @@ import sys
 from pathlib import Path
 
 from experiments import arguments, streams
+from experiments import published as own
 from pomcp_jax.reporting import diagnostic_figures, figures, published, run_figures
 from pomcp_jax.running import crash
 
-PUBLISHED = Path(__file__).parent / "results" / "published"
-"""Learning curves of other repositories."""
-BANDS = ("tdmpc2",)
-"""Sources whose seeds are known one by one, so that their spread can be drawn."""
 WRONG = (ImportError, OSError, ValueError, LookupError, TypeError, csv.Error)
 """Whatever a missing library, a full disk or a table that was edited by hand leads to."""
 
@@ -77,8 +74,8 @@ def _report(args: argparse.Namespace) -> int:
     """Draw what was asked for; exit code 2 and one line where that cannot be."""
     try:
         if args.results:
-            beside = published.load(PUBLISHED)
-            figures.draw(args.results, args.out, args.returns, beside, BANDS)
+            beside = published.load(own.FOLDER)
+            figures.draw(args.results, args.out, args.returns, beside, own.BANDS)
         elif args.diagnostics:
             diagnostic_figures.draw(args.runs, args.out, args.labels)
         else:

@@ -77,6 +77,39 @@ def test_reports_know_results_and_no_jax():
         assert not any(name.split(".")[0] == "jax" for name in imports(path)), path
 
 
+def modules():
+    """All our modules with the ones that each imports when it is loaded."""
+    files = [*FILES, *(ROOT / "experiments").rglob("*.py")]
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+    }
+    graph = {}
+    for name, path in names.items():
+        graph[name] = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[name] |= inner & names.keys() or {node.module}
+        graph[name] &= names.keys()
+    return graph
+
+
+def test_imports_form_no_circle():
+    graph, done = modules(), []
+    while free := [name for name in graph if name not in done and graph[name] <= {*done}]:
+        done += free
+    assert sorted(graph.keys() - set(done)) == []
+
+
+def test_nobody_imports_a_command_line():
+    programs = {f"experiments.{name}" for name in "run sweep evaluate plot aggregate".split()}
+    for name, used in modules().items():
+        assert name.startswith("experiments.benchmarks") or not used & programs, name
+
+
 def test_only_networks_imports_flax():
     users = {p.stem for p in FILES if any(n.split(".")[0] == "flax" for n in imports(p))}
     assert users == {"networks"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import aggregate, plot
-from experiments.plot import PUBLISHED
+from experiments.published import FOLDER as PUBLISHED
 from pomcp_jax import envs
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import canvas, figures, published, result_sets
