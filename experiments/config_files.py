@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from pomcp_jax import config as config_lib
 from pomcp_jax import nearest
 from pomcp_jax.config import Config, ConfigError
 
+HOME = Path(__file__).parents[1]
+"""Where ``experiments`` is, in a clone or installed."""
 FOLDER = Path("experiments/configs")
 EXAMPLE = f"{FOLDER}/quickstart.py"
 SIGNATURE = "get_config(argument=None)"
@@ -23,7 +26,14 @@ SIGNATURE = "get_config(argument=None)"
 
 def known() -> list[str]:
     """The configuration files of the repository."""
-    return sorted(str(p) for p in FOLDER.glob("[a-z]*.py") if p.stem != "common")
+    files = (HOME / FOLDER).glob("[a-z]*.py")
+    return sorted(str(p.relative_to(HOME)) for p in files if p.stem != "common")
+
+
+def located(path: str) -> str:
+    """``path``, or the file of that name that comes with us where there is none here."""
+    ours = HOME / path
+    return str(ours) if not os.path.lexists(path) and ours.is_file() else path
 
 
 def load(path: str, argument: str | None) -> Config:
@@ -36,6 +46,7 @@ def load(path: str, argument: str | None) -> Config:
       ConfigError: one line that names the file and what would be right.
     """
     name = f"--config = {path!r}"
+    path = located(path)
     function = _function(path, name)
     arguments = [] if argument is None else [argument]
     try:

@@ -194,9 +194,9 @@ def test_overrides_that_cannot_be(flag, expected):
         (["--noconfig.agent.policy.last_state=1"], "--noconfig.agent.policy.last_state: unknown"),
         (["--zzz=x"], "--zzz: unknown flag; see --help"),
         (["--resume=no"], "--resume = 'no': must be one of auto, never"),
-        (["--workdir=~nosuchuser/x"], "~nosuchuser is nobody's home folder"),
+        (["--workdir=~nosuchuser/x"], "there is no user ~nosuchuser"),
         (["--workdir="], "--workdir = '': must name a folder"),
-        (["--cache_dir=~nosuchuser/x"], "--cache_dir = '~nosuchuser/x': ~nosuchuser is nobody's"),
+        (["--cache_dir=~nosuchuser/x"], "--cache_dir = '~nosuchuser/x': there is no user ~nosuchuser"),
         ([DEBUG], "--config: is there more than once"),
         (["--tensorboard=maybe"], "tensorboard"),
         (["--workdir"], "workdir"),
@@ -273,3 +273,13 @@ def test_any_text_for_any_field_is_taken_or_refused_in_one_line(field):
             assert field in str(error) or "train." in str(error)
             assert "\n" not in str(error) and len(str(error)) < 400
     assert refused >= 8
+
+
+def test_our_own_files_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = "experiments/configs/debug.py"
+    assert path in config_files.known()
+    assert config_files.load(path, None).env.task == "probe/lqr"
+    (tmp_path / "experiments" / "configs").mkdir(parents=True)
+    (tmp_path / path).write_text("def get_config(argument=None):\n    return {}\n")
+    assert config_files.load(path, None).env.task == "cartpole-swingup"  # the one that is here
