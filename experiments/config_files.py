@@ -32,8 +32,8 @@ def known() -> list[str]:
 
 def located(path: str) -> str:
     """``path``, or the file of that name that comes with us where there is none here."""
-    ours = HOME / path
-    return str(ours) if not os.path.lexists(path) and ours.is_file() else path
+    ours = os.path.join(HOME, path)  # os.path: a name that is too long is no file
+    return ours if not os.path.lexists(path) and os.path.isfile(ours) else path
 
 
 def load(path: str, argument: str | None) -> Config:
