@@ -211,7 +211,7 @@ class Abuse:
         if "DRAW" in line:
             run_ = self.prepared("finished")
             line = line.replace("DRAW", f"PYTHON -m experiments.plot {run_} --out={work}/x.png")
-        line = line.replace("PYTHON", sys.executable)
+        line = line.replace("PYTHON -", f"{sys.executable} -")
         done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=MOST_SECONDS)
         code = 128 - done.returncode if done.returncode < 0 else done.returncode
         if code == 124 and line.startswith("timeout"):
