@@ -44,7 +44,7 @@ def main(folder):
     # Undisturbed on one device, and handed on from eight to two, to one, to eight.
     alone, handed = folder / "alone", folder / "handed"
     on[1].sit(alone)
-    for k, at in ((8, 3), (2, 2), (1, 3), (8, None)):
+    for k, at in ((8, 5), (2, 2), (1, 3), (8, None)):
         run = on[k].sit(handed, Interruption(at))
         if at is not None:
             for other in on.values():
@@ -52,7 +52,7 @@ def main(folder):
     assert run.done == 60 and run.stopped is None
     ours, theirs = (table(workdir / "metrics.csv") for workdir in (handed, alone))
     used = [row["num_devices"] for row in ours[::8]]
-    assert used[:3] == ["8", "2", "1"] and set(used[3:]) == {"8"}, used
+    assert used[:4] == ["8", "8", "2", "1"] and set(used[4:]) == {"8"}, used
     assert [row["num_devices"] for row in theirs] == ["1"] * len(theirs) == ["1"] * len(ours)
     for name in ("decisions", "seed", "updates", "train/episodes", "refused_updates", "broken"):
         assert [row[name] for row in ours] == [row[name] for row in theirs], name

@@ -53,7 +53,10 @@ def program(name):
 def seeded(name):
     """The state after the random phase."""
     config, prog = program(name)
-    return prog.chunk(prog.init(config), config, prog.seeding[0])[0]
+    state = prog.init(config)
+    for work in prog.seeding:
+        state, _ = prog.chunk(state, config, work)
+    return state
 
 
 def copy(state):

@@ -53,7 +53,9 @@ def catch_up(run: Run) -> None:
     run.state = seed_axis.place(
         state_edits.join(old, moved), run.functions.program.mesh, train.SPECS
     )
-    run.save(finished=run.finished)
+    run.ended = run.finished
+    run.save()
+    run.ended = False
 
 
 def _join(run: Run, new: Run, held: int) -> None:
