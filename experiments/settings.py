@@ -96,7 +96,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     except flags.Error as error:
         raise ConfigError(" ".join(str(error).split())) from None
     if len(values.config) != 1 or not values.config[0].partition(":")[0]:
-        wrong = "is there more than once" if values.config[1:] else "missing"
+        wrong = "given more than once" if values.config[1:] else "missing"
         raise ConfigError(f"--config: {wrong}; for example --config={config_files.EXAMPLE}")
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r}: unexpected argument; flags look like --config.field=value")
