@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from pomcp_jax import envs, train
+from pomcp_jax.running import metrics as metrics_lib
 from pomcp_jax.running import run as run_lib
 
 CHANGES = {"env__task": "probe/lqr", "train__total_decisions": 30, "train__capacity": 128}
@@ -24,10 +25,10 @@ def play(config, functions, until=None):
 def columns(config, functions, state, metrics):
     """What goes into the files."""
     stats, faults = jax.device_get((state.stats, state.agent.faults))
-    values = metrics | metrics.chunk_values(config, stats, faults, int(state.updates), 1.0, 1)
+    values = metrics | metrics_lib.chunk_values(config, stats, faults, int(state.updates), 1.0, 1)
     episodes, diagnosis = jax.device_get(functions.evaluate_planner(state, config))
     policy = jax.device_get(functions.evaluate_policy(state, config))
-    return values | metrics.episode_values(episodes) | diagnosis | {"policy": policy.returns}
+    return values | metrics_lib.episode_values(episodes) | diagnosis | {"policy": policy.returns}
 
 
 @pytest.mark.parametrize("preset", ["po_mpc", "bmpc"])
