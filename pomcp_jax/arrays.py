@@ -115,9 +115,10 @@ def read(place: Path, manifest: Manifest, item: str) -> Arrays:
         raise CheckpointError(f"{place}/{item}: {size} bytes of arrays in {on_disk} bytes of files")
     manifest_lib.verify_files(place, manifest, (item,))
     full = {name: leaf for name, leaf in leaves.items() if math.prod(leaf.shape)}
+    folder = (place / item).absolute()  # orbax finds no metadata below a relative path
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            described = reader.metadata(place / item).item_metadata.tree
+            described = reader.metadata(folder).item_metadata.tree
             for name, leaf in full.items():
                 found = described[name]
                 chunk = found.storage.chunk_shape or found.shape
@@ -125,7 +126,7 @@ def read(place: Path, manifest: Manifest, item: str) -> Arrays:
                     raise ValueError(f"{name} is {found.shape} in chunks of {chunk}")
             as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in full}
             arguments = ocp.args.PyTreeRestore(item=full, restore_args=as_numpy)
-            arrays = reader.restore(place / item, args=arguments)
+            arrays = reader.restore(folder, args=arguments)
     except Exception as error:  # orbax and tensorstore raise many kinds
         text = (" ".join(str(error).split()) or type(error).__name__)[:200]
         kind = ShortageError if _is_shortage(error) else DamagedError
