@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import arguments, intervals, streams, xla
+from experiments import arguments, streams, xla
 from experiments.benchmarks.originals import controls, flat, original
 from pomcp_jax import config as config_lib
 from pomcp_jax import controller, envs, evaluate, files
@@ -31,8 +31,8 @@ from pomcp_jax.controller import Controller
 from pomcp_jax.envs.importing import load_mujoco
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import statistics
+from pomcp_jax.running.functions import environment
 from pomcp_jax.running.progress import duration
-from pomcp_jax.running.run import environment
 
 DM_CONTROL = "dm_control"
 """Backend: dm_control's own Python environments, unmodified."""
@@ -130,13 +130,13 @@ def table(episodes: Episodes, first_seed: int) -> str:
         good = returns[valid]
         means.append(np.mean(good) if good.size else np.nan)
         rows.append(
-            (str(first_seed + i), *_numbers(good, *intervals.mean_and_half(good)))
+            (str(first_seed + i), *_numbers(good, *statistics.mean_and_half(good)))
             + (_length(lengths[valid]),)
             + (str(len(returns)), str(int(np.sum(~valid))))
         )
     if len(means) > 1:
         good = episodes.returns[episodes.valid]
-        numbers = _numbers(good, *intervals.mean_and_half(means))
+        numbers = _numbers(good, *statistics.mean_and_half(means))
         length = _length(episodes.lengths[episodes.valid])
         counts = str(episodes.valid.size), str(int(np.sum(~episodes.valid)))
         rows.append(("all", *numbers, length, *counts))

@@ -11,19 +11,18 @@ cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 from experiments import early  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip
 
-import os
 import sys
 
 import numpy as np
 
-from experiments import settings, signals, streams, xla
+from experiments import settings, start, streams, xla
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects
 from pomcp_jax.config import Config, ConfigError
-from pomcp_jax.running import crash, metrics, process, workdirs
-from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running import metrics, process, workdirs
+from pomcp_jax.running.background import Control
 from pomcp_jax.running.progress import Progress, duration, number
-from pomcp_jax.running.trainer import CRASHED, Outcome, Trainer
+from pomcp_jax.running.trainer import Outcome, Trainer
 
 
 def summary(outcome: Outcome, config: Config) -> str:
@@ -96,25 +95,11 @@ def _main(argv: list[str]) -> int:
         print(f"{name} = {value}")
     if options.print_only:
         return 0
-    signals.install(trainer.control)
-    device = process.describe("")["device"]
-    print(f"{device}; replay {trainer.replay_bytes / 1e6:,.1f} MB; writing to {options.workdir}/")
-    sys.stdout.flush()
-    try:
-        return report(trainer.attempt(), options.config)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stop as stop:  # before training
-        print(f"error: {stop}", file=sys.stderr)
-        return stop.code
-    except Exception as error:
-        print(f"error: {crash.report(error, options.workdir)}", file=sys.stderr)
-        return CRASHED
+    return start.train(trainer, lambda outcome: report(outcome, options.config))
 
 
-def report(outcome: Outcome, config: Config) -> int:
-    """Tell the user how a run ended; the exit code."""
+def report(outcome: Outcome, config: Config) -> None:
+    """Tell the user how a run ended."""
     if outcome.nothing_to_do:
         total = config.train.total_decisions
         print(
@@ -122,13 +107,7 @@ def report(outcome: Outcome, config: Config) -> int:
             f" (a larger train.total_decisions than {total:,} extends it,"
             " --resume=never starts over)"
         )
-    if outcome.errors:
-        print(f"error: {outcome.errors}", file=sys.stderr)
-    print(summary(outcome, config), flush=True)
-    sys.stderr.flush()
-    if outcome.abandoned:  # a chunk that took too long is still running
-        os._exit(outcome.code)
-    return outcome.code
+    print(summary(outcome, config))
 
 
 if __name__ == "__main__":

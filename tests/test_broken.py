@@ -41,7 +41,7 @@ class Struck(Tiny):
 
         # What these runs differ in is the host's business: one program serves all.
         self.functions = whole._replace(
-            program=whole.program._replace(init=lambda _: whole.program.init(config), chunk=chunk),
+            program=whole.program._replace(init=lambda *_: whole.program.init(config), chunk=chunk),
             evaluate_planner=lambda state, _: whole.evaluate_planner(state, config),
             evaluate_policy=lambda state, _: whole.evaluate_policy(state, config),
             reset_agents=lambda state, _, which: whole.reset_agents(state, config, which),
@@ -111,10 +111,13 @@ def test_what_happened_is_said_and_written(struck, healthy):
     assert int(faults.total[0]) == 0 and int(faults.total[SICK]) >= 3
     if how == "leave":
         assert not any(evaluated) and not ahead
-        assert run.lost() == {SICK: Diverged(40, said_term(warned[0]))}
-        assert np.isnan(run.evaluated["eval/policy_return"][SICK])
+        assert run.lost() == {f"seed {SICK}": Diverged(40, said_term(warned[0]))}
+        assert np.isnan(run.books.evaluated["eval/policy_return"][SICK])
         assert all(row["train/return"] == "" for row in mine[4:])
-        assert checkpoint.read(workdir / "checkpoints", 60).score == run.evaluated["eval/return"][0]
+        assert (
+            checkpoint.read(workdir / "checkpoints", 60).score
+            == run.books.evaluated["eval/return"][0]
+        )
     else:
         assert any(evaluated) and ahead and run.lost() == {}
         assert int(faults.consecutive[SICK]) == 0 and int(faults.total[SICK]) == 5
@@ -146,12 +149,12 @@ def test_by_default_the_run_stops_with_the_last_finite_parameters(tmp_path, heal
     assert "training broke: seed 1, 5 updates in a row were not finite" in str(run.stopped)
     # The same command line with another decision goes on.
     told = Struck("reset").sit(tmp_path / "run")
-    assert told.stopped is None and told.done == 60 and told.resets.tolist() == [0, 1]
+    assert told.stopped is None and told.done == 60 and told.books.resets.tolist() == [0, 1]
 
 
 def test_a_seed_that_keeps_breaking_is_left(tmp_path):
     run = Struck("reset", strikes=(15, 25), max_seed_resets=1).sit(tmp_path / "run")
-    assert run.resets.tolist() == [0, 1] and run.left[SICK].decisions == 60
+    assert run.books.resets.tolist() == [0, 1] and run.books.left[SICK].decisions == 60
     assert run.stopped is None
 
 

@@ -11,7 +11,7 @@ from pomcp_jax import config as config_lib
 from pomcp_jax import diagnostics, train
 from pomcp_jax.compiled import Compiled, reduced
 from pomcp_jax.config import Config, ConfigError
-from pomcp_jax.running import run as run_lib
+from pomcp_jax.running import functions as functions_lib
 
 
 @jax.tree_util.register_static
@@ -82,7 +82,7 @@ def test_other_settings_do_not_compile_a_chunk_anew():
 
 def test_other_settings_do_not_compile_an_evaluation_anew():
     config = tiny.run()
-    functions, traces = run_lib.build(config), []
+    functions, traces = functions_lib.build(config), []
 
     def count(function, reads):
         def traced(state, config):

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import xla
 from pomcp_jax.config import Config, ConfigError
-from pomcp_jax.running import run as run_lib
+from pomcp_jax.running import functions as functions_lib
 
 ROOT = Path(__file__).parent.parent
 BODY = "experiments/configs/debug.py:cartpole-swingup"
@@ -103,9 +103,9 @@ def test_an_engine_that_a_machine_lacks_is_one_line(error, monkeypatch):
     def make(*_):
         raise error
 
-    monkeypatch.setattr(run_lib.envs, "make", make)
+    monkeypatch.setattr(functions_lib.envs, "make", make)
     with pytest.raises(ConfigError) as raised:
-        run_lib.build(Config())
+        functions_lib.build(Config())
     assert str(raised.value) == "env.task = 'cartpole-swingup', env.backend = 'mjx': no engine"
 
 

@@ -14,8 +14,8 @@ from pomcp_jax.agent import Faults
 from pomcp_jax.config import Config, from_dict
 from pomcp_jax.counters import Stats
 from pomcp_jax.evaluate import Episodes
+from pomcp_jax.running import functions as functions_lib
 from pomcp_jax.running import metrics
-from pomcp_jax.running import run as run_lib
 
 
 def episodes(valid, returns=((1.0, 2.0, 3.0), (4.0, 5.0, 9.0))):
@@ -162,7 +162,7 @@ def test_a_task_that_terminates_without_a_model_of_it_is_a_warning():
     known = tiny.run(env__task="probe/constant", agent_changes={"world_model__termination": True})
     train.build(known, env)
     train.build(tiny.run(), envs.make("probe/truncated"))
-    run_lib.build(config)  # says it when it runs
+    functions_lib.build(config)  # says it when it runs
 
 
 @pytest.mark.parametrize("repeat", [1, 4])

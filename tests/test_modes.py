@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 from pomcp_jax import envs, train
+from pomcp_jax.running import functions as functions_lib
 from pomcp_jax.running import metrics as metrics_lib
-from pomcp_jax.running import run as run_lib
 
 CHANGES = {"env__task": "probe/lqr", "train__total_decisions": 30, "train__capacity": 128}
 
@@ -35,7 +35,7 @@ def columns(config, functions, state, metrics):
 def test_a_hunt_for_nan_finds_none_and_changes_nothing(preset):
     """bmpc has no learned prior: half of its diagnostics mean nothing, and are empty."""
     config = tiny.run(preset, **CHANGES)
-    functions = run_lib.build(config)
+    functions = functions_lib.build(config)
     with jax.debug_nans(True):
         hunted, seen = play(config, functions)
         found = columns(config, functions, hunted, seen[-1])
@@ -51,7 +51,7 @@ def test_a_hunt_for_nan_finds_none_and_changes_nothing(preset):
 def test_the_hunt_does_find_a_nan_of_the_users_own():
     config = tiny.run(**CHANGES)
     with jax.debug_nans(True):  # nothing is donated then
-        functions = run_lib.build(config)
+        functions = functions_lib.build(config)
     state, _ = play(config, functions, until=0)
     broken = jax.tree.map(lambda x: x * jnp.nan, state.agent.params.policy)
     params = state.agent.params._replace(policy=broken)
@@ -65,7 +65,7 @@ def test_training_and_evaluation_run_in_double_precision_mode():
     config = tiny.run(**CHANGES)
     shapes = jax.eval_shape(train.build(config, envs.make("probe/lqr")).init, config)
     with jax.enable_x64(True):
-        functions = run_lib.build(config)
+        functions = functions_lib.build(config)
         state, metrics = play(config, functions)
         found = columns(config, functions, state, metrics[-1])
 

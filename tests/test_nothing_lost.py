@@ -14,13 +14,14 @@ from test_resume import Interruption, Tiny, assert_same_end, table
 
 from experiments import plot
 from experiments import run as run_module
+from experiments import start as start_module
 from pomcp_jax import arrays, checkpoint
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import run_figures
 from pomcp_jax.running import process, starting, tables, trainer, workdirs
 from pomcp_jax.running import run as run_lib
 from pomcp_jax.running.background import Stop
-from pomcp_jax.running.bookkeeping import array, host_of, listed
+from pomcp_jax.running.bookkeeping import array, from_json, listed, to_json
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -209,7 +210,7 @@ def test_what_may_change_may_still_change(tiny_run, copy):
 
 WRONG_HOSTS = {
     "finished": 1, "updates": "3", "seconds": None, "last_evaluation": 1.5, "evaluated": [],
-    "returns": [0.0], "invalid": [0.5, 0.5], "pending": [1, 2], "written": {}, "commit": 3,
+    "returns": [0.0], "invalid": [0.5, 0.5], "pending": [1, 2], "tables": {}, "commit": 3,
     "left": [[7, 1, "x"]], "resets": [1, 2, 3], "evaluated_at": [], "unknown": 1,
 }  # fmt: skip
 WRONG_WRITTEN = {0: [1], 1: "x", 2: {"metrics.csv": 1}, 3: None, 4: [0]}
@@ -227,19 +228,30 @@ def test_a_host_of_another_type_is_one_line(field, tiny_run, copy):
 def test_every_part_of_a_host_is_checked(copy):
     host = checkpoint.read(copy / "checkpoints", 40).host
     good = host | {"pending": ["training", {"x": [1, None]}, 0.5, 10, ""]}
-    assert host_of(good, 2).pending.values == {"x": [1, None]}
-    for place, wrongs in (("written", WRONG_WRITTEN), ("pending", WRONG_PENDING)):
+    assert from_json(good, 2).pending.values["x"][0] == 1.0
+    (written,) = good["tables"]
+    for place, parts, wrongs, put in (
+        ("tables", written, WRONG_WRITTEN, lambda parts: [parts]),
+        ("pending", good["pending"], WRONG_PENDING, list),
+    ):
         for index, value in wrongs.items():
-            bad = list(good[place])
+            bad = list(parts)
             bad[index] = value
             with pytest.raises((ValueError, TypeError, KeyError)):
-                host_of(good | {place: bad}, 2)
+                from_json(good | {place: put(bad)}, 2)
         with pytest.raises((ValueError, TypeError, KeyError)):
-            host_of(good | {place: good[place][:2]}, 2)
+            from_json(good | {place: put(parts[:2])}, 2)
     for name in host:
-        if name not in ("left", "resets"):
+        if name not in ("left", "resets", "grid"):
             with pytest.raises((ValueError, TypeError, KeyError)):
-                host_of({k: v for k, v in good.items() if k != name}, 2)
+                from_json({k: v for k, v in good.items() if k != name}, 2)
+
+
+def test_books_of_runs_before_sweeps_had_checkpoints_are_read(copy):
+    host = checkpoint.read(copy / "checkpoints", 40).host
+    old = {name: value for name, value in host.items() if name not in ("tables", "grid")}
+    books = from_json(old | {"written": host["tables"][0]}, 2)
+    assert to_json(books) == to_json(from_json(host, 2))
 
 
 def test_infinite_numbers_can_be_saved_and_come_back():
@@ -261,7 +273,7 @@ def test_infinite_returns_do_not_stop_saving(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(run_lib.metrics, "chunk_values", infinite)
     tiny_run.sit(tmp_path / "run", stop)
     assert not [text for text in told if "not saved" in text]
-    assert begin(tiny_run, tmp_path / "run").host.returns == ["inf", "-inf"]
+    assert begin(tiny_run, tmp_path / "run").books.returns.tolist() == [np.inf, -np.inf]
 
 
 def test_an_evaluation_whose_row_was_not_written_is_made_again(
@@ -315,7 +327,7 @@ def test_edited_tables_are_noticed_and_nothing_is_lost(name, how, tiny_run, whol
     warned = [note for note in start.notes if note.startswith("warning")]
     assert len(warned) == 1 and name in warned[0] and f"{name}.edited-1" in warned[0]
     assert path.read_bytes() == edited
-    held = tables.Record(copy, start.host.written.columns, written=start.host.written)
+    held = tables.Record(copy, start.books.tables[0].columns, written=start.books.tables[0])
     decisions = {"decisions": 99, "seed": 0}
     held.evaluation(decisions) if "evaluations" in name else held.row(decisions)
     held.close()
@@ -357,7 +369,7 @@ def resumed(tiny_run, copy):
     start = begin(tiny_run, copy)
     run = run_lib.Run(tiny_run.options(copy), tiny_run.functions, start, Interruption())
     yield run
-    run.record.close()
+    run.close()
 
 
 BAD_TABLES = {
@@ -401,7 +413,8 @@ def finish(tiny_run, workdir, start=None, interruption=None):
     start = start or begin(tiny_run, workdir)
     signals = interruption or Interruption()
     run = run_lib.Run(tiny_run.options(workdir), tiny_run.functions, start, signals)
-    code = run_module.report(trainer.finish(run, "run"), tiny_run.config)
+    outcome = trainer.finish(run, "run")
+    code = start_module.end(outcome, lambda end: run_module.report(end, tiny_run.config))
     return code, json.loads((workdir / "run.json").read_text())
 
 
@@ -458,7 +471,7 @@ def test_a_copy_that_cannot_be_made_is_a_failed_save(error, tiny_run, whole, tmp
     monkeypatch.setattr(stop.progress, "say", said.append)
     monkeypatch.setattr(checkpoint, "snapshot", fails)
     tiny_run.sit(tmp_path / "run", stop)
-    assert len([x for x in said if "not saved" in x and x.endswith("training goes on")]) == 1
+    assert len([x for x in said if "not saved" in x and x.endswith("training continues")]) == 1
     assert_same_end(tmp_path / "run", whole)
 
 

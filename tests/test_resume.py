@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments.settings import Settings
 from pomcp_jax import checkpoint
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import add_seeds, process, starting, workdirs
+from pomcp_jax.running import functions as functions_lib
 from pomcp_jax.running import run as run_lib
 from pomcp_jax.running.background import Stop
+from pomcp_jax.running.options import Options
 from pomcp_jax.running.progress import Progress
 
 CLOCKS = {"seconds", "decisions_per_second", "frames_per_second"}
@@ -55,10 +56,10 @@ class Tiny:
         usual = {"num_seeds": 2, "eval_decisions": 20, "checkpoint_decisions": 20}
         usual = {f"train__{name}": value for name, value in usual.items()}
         self.config = tiny.run(**(usual | changes))
-        self.functions = run_lib.build(self.config)
+        self.functions = functions_lib.build(self.config)
 
     def options(self, workdir, **changes):
-        return Settings(self.config, Path(workdir), False, None, False)._replace(**changes)
+        return Options(self.config, Path(workdir))._replace(**changes)
 
     def sit(self, workdir, interruption=None, **changes):
         """One process: start or go on, until the end or the interruption; returns the run."""
@@ -69,7 +70,7 @@ class Tiny:
         start = starting.begin(options, self.functions.program)
         run = run_lib.Run(options, self.functions, start, interruption)
         run.notes, run.stopped = start.notes, None
-        if start.host is not None and start.state is None:
+        if start.books is not None and start.state is None:
             return run
         work = run.work
 
@@ -88,7 +89,7 @@ class Tiny:
         except Killed:
             run.collect_save()  # a real death ends the saving thread too, here or before
         finally:
-            run.record and run.record.close()
+            run.close()
         return run
 
 
@@ -126,7 +127,7 @@ def assert_same_end(workdir, wanted):
     ours, theirs = (checkpoint.read(w / "checkpoints", step) for w in (workdir, wanted))
     assert ours.leaves == theirs.leaves and ours.score == theirs.score
     assert len(ours.leaves["agent"]) > 40 and len(ours.leaves["run"]) > 20
-    for name in set(theirs.host) - {"seconds", "written", "last_checkpoint"}:
+    for name in set(theirs.host) - {"seconds", "tables", "last_checkpoint"}:
         assert ours.host[name] == theirs.host[name], name
     for name in ("metrics.csv", "evaluations.csv"):
         assert table(workdir / name) == table(wanted / name)
@@ -218,7 +219,7 @@ def test_a_save_that_fails_is_told_and_training_goes_on(tiny_run, whole, tmp_pat
     assert len(tried) >= 3 and tried[-1] == 60
     warned = [text for text in told if "No space left" in text]
     assert len(warned) == len([decisions for decisions in tried if decisions < 60]) >= 2
-    assert all(t.startswith("warning: ") and t.endswith("training goes on") for t in warned)
+    assert all(t.startswith("warning: ") and t.endswith("training continues") for t in warned)
     monkeypatch.undo()
     assert_same_end(workdir, whole[0])
 

@@ -12,7 +12,7 @@ from pomcp_jax import checkpoint
 from pomcp_jax import state_edits as resume_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import add_seeds, process, starting
-from pomcp_jax.running import run as run_lib
+from pomcp_jax.running import functions as functions_lib
 
 EXACT = ("decisions", "frames", "seed", "updates", "train/episodes", "refused_updates", "broken")
 """Columns that do not depend on rounding."""
@@ -27,7 +27,7 @@ def tiny_run(num_seeds, seed=0):
 def one_commit_and_one_compilation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "commit", lambda: "0123456789ab")
-        patch.setattr(add_seeds, "build", functools.cache(run_lib.build))
+        patch.setattr(add_seeds, "build", functools.cache(functions_lib.build))
         yield
 
 
@@ -44,7 +44,7 @@ def halfway(tmp_path_factory):
     """A run of two seeds that stopped at 40 decisions."""
     workdir = tmp_path_factory.mktemp("halfway") / "run"
     run = tiny_run(2).sit(workdir, Interruption(12))
-    assert run.done == 40 and run.pending is None
+    assert run.done == 40 and run.books.pending is None
     return workdir
 
 
@@ -144,7 +144,7 @@ def test_an_interruption_while_they_catch_up_loses_nothing(halfway, tmp_path):
 def test_seeds_can_be_added_to_a_finished_run_and_dropped(whole, tmp_path):
     workdir = shutil.copytree(whole[0] / "1", tmp_path / "run")
     run = tiny_run(3).sit(workdir, resume="change_seeds")
-    assert run.done == 60 and np.isfinite(run.evaluated["eval/policy_return"]).all()
+    assert run.done == 60 and np.isfinite(run.books.evaluated["eval/policy_return"]).all()
     for name in ("metrics.csv", "evaluations.csv"):
         same_rows(workdir / name, whole[0] / "3" / name, {0, 1, 2})
     assert tiny_run(3).sit(workdir).state is None
@@ -157,7 +157,7 @@ def test_seeds_can_be_added_to_a_finished_run_and_dropped(whole, tmp_path):
 def test_a_chunk_whose_evaluation_was_cut_short_is_written_with_all_seeds(whole, tmp_path):
     workdir = tmp_path / "run"
     run = tiny_run(1).sit(workdir, Interruption(9))
-    assert run.pending is not None and run.done == 30
+    assert run.books.pending is not None and run.done == 30
     assert tiny_run(3).sit(workdir, resume="change_seeds").done == 60
     same_rows(workdir / "metrics.csv", whole[0] / "3" / "metrics.csv", {0, 1, 2})
 

@@ -16,11 +16,18 @@ import tiny
 from test_cli import DEBUG, ENVIRONMENT, ROOT, call, command
 from test_train import assert_same, program
 
-from experiments import grid, sweep, sweep_report
-from experiments.sweep_report import Diverged, Outcome
+from experiments import sweep
 from pomcp_jax import config as config_lib
 from pomcp_jax import seed_axis, train
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.reporting import statistics
+from pomcp_jax.running import cells as cells_lib
+from pomcp_jax.running import sweeps, workdirs
+from pomcp_jax.running.background import Control
+from pomcp_jax.running.health import Diverged
+from pomcp_jax.running.progress import Progress
+from pomcp_jax.running.sweeps import CellResult
+from pomcp_jax.running.trainer import Trainer
 
 CELLS = (
     {"optimizer__learning_rate": 3e-4, "policy__kl_coef": 0.1, "mppi__temperature": 0.5},
@@ -157,15 +164,16 @@ def test_rows_that_cannot_share_a_program_are_refused():
 
 
 def test_grids_span_products_in_order():
-    axes = grid.parse(["policy.kl_coef=0, 0.1 ;agent.mppi.temperature=1e0,2"], Config())
-    assert [axis.field for axis in axes] == ["agent.policy.kl_coef", "agent.mppi.temperature"]
+    words = sweep.parse_grid(["policy.kl_coef=0, 0.1 ;agent.mppi.temperature=1e0,2"])
+    grid = cells_lib.check_grid(words, Config())
+    assert grid == {"agent.policy.kl_coef": (0, 0.1), "agent.mppi.temperature": (1, 2)}
     base = tiny.run(train__num_seeds=3, train__seed=7)
-    cells = grid.cells(base, axes)
+    cells = cells_lib.cells(base, grid)
     assert [cell.name for cell in cells] == [
         "policy.kl_coef=0,mppi.temperature=1", "policy.kl_coef=0,mppi.temperature=2",
         "policy.kl_coef=0.1,mppi.temperature=1", "policy.kl_coef=0.1,mppi.temperature=2",
     ]  # fmt: skip
-    config = grid.joined(cells)
+    config = cells_lib.joined(cells)
     assert config.train.num_seeds == 12 and list(cells[1].seeds) == [7, 8, 9]
     for cell in cells:
         np.testing.assert_allclose(
@@ -226,19 +234,20 @@ def test_interval_is_students_t():
     values = np.array([1.0, 2.0, 4.0, np.nan])
     # t(0.975, 2) = 4.302653 (tables), mean 7/3, standard error sqrt(7/3) / sqrt(3).
     half = 4.302653 * np.sqrt(7 / 3 / 3)
-    np.testing.assert_allclose(sweep_report.interval(values), [7 / 3 - half, 7 / 3 + half], 1e-6)
-    assert np.isnan(sweep_report.interval(np.array([1.0]))).all()
+    np.testing.assert_allclose(statistics.bounds(values), [7 / 3 - half, 7 / 3 + half], 1e-6)
+    assert np.isnan(statistics.bounds(np.array([1.0]))).all()
 
 
 def test_a_diverged_seed_counts_in_no_mean():
-    cell = grid.cells(tiny.run(train__num_seeds=3), grid.parse(["policy.kl_coef=0.5"], Config()))[0]
+    grid = cells_lib.check_grid({"policy.kl_coef": [0.5]}, Config())
+    cell = cells_lib.cells(tiny.run(train__num_seeds=3), grid)[0]
     returns = np.array([1.0, 100.0, 3.0])
-    outcome = Outcome(cell, returns, returns, returns, {1: Diverged(40, "policy")})
-    row = sweep_report.summary_row(outcome)
+    outcome = CellResult(cell, returns, returns, returns, {1: Diverged(40, "policy")})
+    row = sweeps.summary_row(outcome)
     assert row["eval/return"] == row["train/return"] == 2.0
     assert row["policy.kl_coef"] == 0.5 and row["seeds"] == 3 and row["diverged_seeds"] == 1
     assert row["diverged"] == "seed 1: policy at 40 decisions"
-    assert "1 of 3" in sweep_report.table([outcome])
+    assert "1 of 3" in sweeps.table([outcome])
 
 
 def table(path):
@@ -260,7 +269,8 @@ def swept(tmp_path_factory):
 def test_a_sweep_leaves_everything_it_promises(swept):
     workdir, done, good, bad = swept
     assert {p.name for p in workdir.iterdir()} == {
-        "sweep.json", "summary.csv", "sweep.png", good.name, bad.name,
+        "sweep.json", "summary.csv", "sweep.png", "config.json", "checkpoints",
+        good.name, bad.name,
     }  # fmt: skip
     assert (workdir / "sweep.png").read_bytes()[:4] == b"\x89PNG"
     for cell, rate in ((good, 1e-3), (bad, 1e30)):
@@ -280,7 +290,8 @@ def test_a_cell_that_diverges_is_marked_and_the_others_go_on(swept):
     workdir, _, good, bad = swept
     metrics = {cell: table(cell / "metrics.csv") for cell in (good, bad)}
     assert len(metrics[good]) == 2 * (1 + 1 + 5)
-    assert 0 < len(metrics[bad]) < len(metrics[good])
+    assert [row["broken"] for row in metrics[bad]][-2:] == ["1", "1"]
+    assert {row["broken"] for row in metrics[good]} == {"0"}
     last = [json.loads(line) for line in (good / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["seed"] == 1 and last["updates"] == 20 + 250 and last["loss/model"] > 0
     actors = [row["actor"] for row in table(good / "evaluations.csv")]
@@ -299,7 +310,7 @@ def test_cells_can_be_drawn_like_runs(swept, tmp_path):
 
 
 def test_ctrl_c_ends_a_sweep_cleanly(swept, tmp_path):
-    """In the folder of an earlier sweep, which moves aside."""
+    """In the folder of an earlier sweep, which moves aside on request; then it resumes."""
     workdir = tmp_path / "sweep"
     cell = workdir / "optimizer.learning_rate=0.001"
     old = workdir / "mppi.temperature=2"
@@ -308,7 +319,7 @@ def test_ctrl_c_ends_a_sweep_cleanly(swept, tmp_path):
     process = subprocess.Popen(
         command(
             DEBUG, "--grid=optimizer.learning_rate=1e-3,2e-3", "--seeds=2",
-            f"--workdir={workdir}", "--config.train.total_decisions=1000000",
+            f"--workdir={workdir}", "--config.train.total_decisions=1000000", "--resume=never",
             module="experiments.sweep",
         ),
         cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -325,3 +336,88 @@ def test_ctrl_c_ends_a_sweep_cleanly(swept, tmp_path):
     assert json.loads((cell / "run.json").read_text())["exit_code"] == 130
     assert len(table(workdir / "summary.csv")) == 2 and (workdir / "sweep.png").exists()
     assert (workdir / "previous-1" / old.name).is_dir() and not old.exists()
+
+
+GRID = {"policy.kl_coef": (0.1, 5.0)}
+SWEEP = tiny.run(
+    train__num_seeds=2, train__eval_decisions=20, train__checkpoint_decisions=20,
+    train__max_bad_updates=3,
+)  # fmt: skip
+
+
+def make_trainer(workdir, config=SWEEP, grid=GRID, **options):
+    control = Control(Progress(interval=float("inf")))
+    return Trainer(config, workdir, grid=grid, **{"control": control, **options})
+
+
+def cell_tables(workdir):
+    clocks = ("seconds", "decisions_per_second", "frames_per_second")
+    return [
+        [{k: v for k, v in row.items() if k not in clocks} for row in table(workdir / cell / name)]
+        for cell in ("policy.kl_coef=0.1", "policy.kl_coef=5")
+        for name in ("metrics.csv", "evaluations.csv")
+    ]
+
+
+def test_a_sweep_from_python_resumes_bit_for_bit(tmp_path):
+    told = []
+    whole = make_trainer(tmp_path / "whole", on_row=[told.append]).run()
+    assert whole.code == 0 and whole.evaluation.shape == (4,)
+    assert [found.cell.values for found in whole.cells] == [
+        {"policy.kl_coef": 0.1}, {"policy.kl_coef": 5.0},
+    ]  # fmt: skip
+    np.testing.assert_array_equal(whole.cells[1].planner, whole.evaluation[2:])
+    assert [(row["cell"], row["seed"]) for row in told[:4]] == [
+        ("policy.kl_coef=0.1", 0), ("policy.kl_coef=0.1", 1),
+        ("policy.kl_coef=5", 0), ("policy.kl_coef=5", 1),
+    ]  # fmt: skip
+    again = make_trainer(tmp_path / "whole").run()
+    assert again.nothing_to_do and again.decisions == 60
+    np.testing.assert_array_equal(again.evaluation, whole.evaluation)
+    trainer = make_trainer(tmp_path / "cut")
+    trainer.on_row = [lambda row: row["decisions"] >= 30 and trainer.control.request(5, "enough")]
+    assert trainer.run().code == 5
+    assert trainer.run().nothing_to_do is False
+    assert cell_tables(tmp_path / "cut") == cell_tables(tmp_path / "whole")
+
+
+def test_rows_of_a_sweep_are_reset_when_asked(tmp_path):
+    """A learning rate that breaks its cell every time: reset once, then left."""
+    config = config_lib.replace(
+        SWEEP, {"train.on_broken_seed": "reset", "train.max_seed_resets": 1}
+    )
+    outcome = make_trainer(tmp_path, config, {"optimizer.learning_rate": [1e-3, 1e30]}).run()
+    assert outcome.code == 0 and outcome.text == "done, 2 of 4 rows diverged"
+    rows = table(tmp_path / "optimizer.learning_rate=1e+30" / "metrics.csv")
+    assert {row["resets"] for row in rows[-2:]} == {"1"}
+    assert outcome.cells[0].diverged == {} and set(outcome.cells[1].diverged) == {0, 1}
+
+
+def test_the_folder_of_a_sweep_is_for_that_sweep(tmp_path):
+    (tmp_path / "config.json").write_text(workdirs.config_text(SWEEP))
+    with pytest.raises(ConfigError, match="holds a run, no sweep"):
+        make_trainer(tmp_path)
+    record = {"grid": {"agent.policy.kl_coef": [0.1, 5.0]}, "cells": ["a"]}
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    make_trainer(tmp_path)
+    with pytest.raises(ConfigError, match="holds a sweep of agent.policy.kl_coef=0.1,5.0"):
+        make_trainer(tmp_path, grid={"policy.kl_coef": (0.1, 1.0)})
+    with pytest.raises(ConfigError, match="holds a sweep; choose another folder"):
+        make_trainer(tmp_path, grid=None)
+    with pytest.raises(ConfigError, match="resume = 'change_seeds': not in a sweep"):
+        make_trainer(tmp_path, resume="change_seeds")
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"policy.kl_coef": 1.0}, "must be a list of numbers"),
+        ({"policy.kl_coef": "0.1"}, "must be a list of numbers"),
+        ({"policy.kl_coef": []}, "must be a list of numbers"),
+        ({"policy.kl_coef": [True, 2.0]}, "True: must be a number"),
+        ({"policy.kl_coef": [1], "agent.policy.kl_coef": [2]}, "is there twice"),
+    ],
+)
+def test_grids_that_are_none(grid, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        make_trainer(tmp_path / "sweep", grid=grid)

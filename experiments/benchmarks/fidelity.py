@@ -26,10 +26,10 @@ import numpy as np
 
 from experiments import xla
 from experiments.benchmarks.originals import controls, flat, original, other_tasks, resets
-from experiments.intervals import mean_and_half
 from pomcp_jax import envs
 from pomcp_jax.envs.dm_control import models
 from pomcp_jax.envs.protocol import Task
+from pomcp_jax.reporting.statistics import mean_and_half
 from pomcp_jax.running import process
 
 OUT = pathlib.Path("experiments/results/fidelity")

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import intervals, streams, xla
+from experiments import streams, xla
 from experiments.benchmarks.originals import controls, flat, original
 from pomcp_jax import acting, checkpoint, envs, evaluate
 from pomcp_jax.checkpoint import CheckpointError, Restored
+from pomcp_jax.reporting import statistics
 from pomcp_jax.running import process
 
 SEED = 1000
@@ -107,7 +108,7 @@ def main() -> int:
     returns = {backend: ours(agent, backend, args.episodes) for backend in ("mjx", "host")}
     returns["dm_control"] = theirs(agent, args.episodes)
     print("| task | " + " | ".join(returns) + " |\n|---|" + "---|" * len(returns))
-    found_intervals = map(intervals.mean_and_half, returns.values())
+    found_intervals = map(statistics.mean_and_half, returns.values())
     cells = [f"{mean:.1f} ± {half:.1f}" for mean, half in found_intervals]
     print(f"| {config.env.task} | " + " | ".join(cells) + " |", flush=True)
     found |= {"returns": returns, "seconds": round(time.perf_counter() - start, 1)}

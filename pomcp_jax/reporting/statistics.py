@@ -1,10 +1,11 @@
-"""Interquartile means with stratified-bootstrap intervals.
+"""Means with Student's t intervals; interquartile means with stratified-bootstrap intervals.
 
-As defined by Agarwal et al. 2021 (arXiv 2108.13264) and in google-research/rliable: the mean of the
-middle half of all runs of all tasks; intervals are percentiles of that number over resamples in
-which every task keeps its number of runs.
+The latter as defined by Agarwal et al. 2021 (arXiv 2108.13264) and in google-research/rliable: the
+mean of the middle half of all runs of all tasks; intervals are percentiles of that number over
+resamples in which every task keeps its number of runs.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,45 @@ class Interval(NamedTuple):
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+
+def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
+    """Half width, in standard errors, of the two-sided t interval.
+
+    Args:
+      df: degrees of freedom, >= 1; may be infinite.
+      confidence: in (0, 1).
+
+    Raises:
+      ValueError: for other ``df`` or ``confidence``.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence = {confidence}: must be in (0, 1)")
+    if not df >= 1:
+        raise ValueError(f"df = {df}: must be >= 1")
+    return float(stats.t.ppf((1 + confidence) / 2, df))
+
+
+def mean_and_half(
+    values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Mean of the finite ``values`` and half the width of its t interval; NaN where unknown.
+
+    Below two values there is no interval, below one no mean.
+    """
+    array = np.asarray(values, np.float64)
+    array = array[np.isfinite(array)]
+    mean = float(np.mean(array)) if array.size else math.nan
+    if array.size < 2:
+        return mean, math.nan
+    error = float(np.std(array, ddof=1)) / math.sqrt(array.size)
+    return mean, t_quantile(array.size - 1, confidence) * error
+
+
+def bounds(values: np.ndarray) -> tuple[float, float]:
+    """The t interval of the mean of ``values``; NaN below two of them."""
+    mean, half = mean_and_half(values)
+    return mean - half, mean + half
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""What a run knows besides its training state: plain JSON inside of a checkpoint."""
+"""The books of a run: everything it knows besides its training state, as JSON in checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pomcp_jax.running.health import Diverged
+from pomcp_jax.running.metrics import Results
 from pomcp_jax.running.tables import TABLES, Written
 
 
@@ -12,35 +14,113 @@ class Pending(NamedTuple):
     """A chunk whose row is not written yet because its evaluation is not over."""
 
     phase: str
-    values: dict[str, list[Any]]
+    values: Results
     seconds: float
     decisions: int
     """Of this chunk, per seed."""
     stop: str = ""
-    """Why the run ends after it; empty if it goes on."""
+    """Why the run ends after it; empty if it does not."""
 
 
-class Host(NamedTuple):
-    """What a run knows besides its training state; plain JSON inside of a checkpoint."""
+class Books(NamedTuple):
+    """What a run knows besides its training state: changed in one place, saved as it is.
 
-    finished: bool
-    updates: int
-    seconds: float
-    """Wall-clock of all sittings."""
-    last_evaluation: int
-    """Decisions at the latest evaluation that was due, 0 before it."""
-    last_checkpoint: int
-    evaluated_at: int
-    evaluated: dict[str, list[float | None]]
-    returns: list[float | None]
-    invalid: list[int]
-    pending: Pending | None
-    written: Written
+    Arrays have one entry per row of the seeds' axis, S.
+    """
+
     commit: str | None
-    left: Sequence[tuple[int, int, str]] = ()
-    """Seeds that are left behind: index, and :class:`pomcp_jax.running.health.Diverged`."""
-    resets: Sequence[int] = ()
-    """How often each seed's agent started anew; empty stands for never."""
+    """Of the source that trains."""
+    returns: np.ndarray
+    """``[S]``, means of the latest training episodes."""
+    invalid: np.ndarray
+    """``[S]``, environment steps that were not finite so far."""
+    resets: np.ndarray
+    """``[S]``, how often each seed's agent was reset."""
+    finished: bool = False
+    updates: int = 0
+    seconds: float = 0.0
+    """Wall-clock of all sittings; while a run runs, of those before this one."""
+    last_evaluation: int = 0
+    """Decisions at the latest evaluation that was due, 0 before it."""
+    last_checkpoint: int = 0
+    evaluated_at: int = -1
+    evaluated: Results = {}
+    """Of the latest evaluation, ``[S]`` each."""
+    pending: Pending | None = None
+    tables: tuple[Written, ...] = ()
+    """How far every cell's tables have come; empty before the first row."""
+    left: dict[int, Diverged] = {}
+    """Seeds that were dropped, by row."""
+    grid: dict[str, tuple[float, ...]] = {}
+    """Of a sweep; empty in a run."""
+
+
+def fresh(num_rows: int, commit: str | None, grid: Mapping[str, Sequence[float]] = {}) -> Books:
+    """The books of a run that has not begun."""
+    zeros = np.zeros(num_rows, np.int64)
+    unknown = np.full(num_rows, np.nan)
+    return Books(commit, unknown, zeros, zeros, grid={k: tuple(v) for k, v in grid.items()})
+
+
+def keep_seeds(books: Books, num_seeds: int) -> Books:
+    """What is known of the first seeds of a run."""
+
+    def first(values: Results) -> Results:
+        return {name: value[:num_seeds] for name, value in values.items()}
+
+    pending = books.pending
+    return books._replace(
+        evaluated=first(books.evaluated),
+        returns=books.returns[:num_seeds],
+        invalid=books.invalid[:num_seeds],
+        pending=None if pending is None else pending._replace(values=first(pending.values)),
+        left={i: what for i, what in books.left.items() if i < num_seeds},
+        resets=books.resets[:num_seeds],
+    )
+
+
+def join(books: Books, new: Books) -> Books:
+    """``books`` with the seeds of ``new`` behind its own, where both are equally far."""
+    missing = len(new.returns)
+
+    def both(name: str) -> np.ndarray:
+        return np.concatenate([getattr(books, name), getattr(new, name)])
+
+    def side_by_side(values: Results, others: Results) -> Results:
+        unknown = np.full(missing, np.nan)
+        return {k: np.concatenate([v, others.get(k, unknown)]) for k, v in values.items()}
+
+    pending = books.pending
+    if pending is not None:
+        values = side_by_side(pending.values, new.pending.values)
+        pending = pending._replace(values=values, stop=pending.stop or new.pending.stop)
+    latest = new.evaluated if new.evaluated_at == books.evaluated_at else {}
+    shift = len(books.returns)
+    return books._replace(
+        returns=both("returns"),
+        invalid=both("invalid"),
+        resets=both("resets"),
+        left=books.left | {shift + i: what for i, what in new.left.items()},
+        evaluated=side_by_side(books.evaluated, latest),
+        pending=pending,
+    )
+
+
+def to_json(books: Books) -> dict[str, Any]:
+    """Inverse of :func:`from_json`."""
+    pending = books.pending
+    if pending is not None:
+        named = {name: listed(value) for name, value in pending.values.items()}
+        pending = pending._replace(values=named)
+    return books._asdict() | {
+        "returns": listed(books.returns),
+        "invalid": listed(books.invalid),
+        "resets": listed(books.resets),
+        "evaluated": {name: listed(value) for name, value in books.evaluated.items()},
+        "pending": pending,
+        "tables": list(books.tables),
+        "left": [(i, *what) for i, what in books.left.items()],
+    }
 
 
 def listed(values: np.ndarray) -> list[Any]:
@@ -108,12 +188,18 @@ def _checked(name: str, values: Mapping[str, Any], checks: Mapping[str, Check]) 
             raise ValueError(f"{name}{field} = {values[field]!r:.100} is of another type or length")
 
 
-def host_of(values: Mapping[str, Any], num_seeds: int) -> Host:
-    """``values``, as read from JSON, as a :class:`Host`; every type and length is checked.
+def from_json(values: Mapping[str, Any], num_seeds: int) -> Books:
+    """``values``, as read from a checkpoint; every type and length is checked.
 
     Raises:
       ValueError, TypeError, KeyError: a field is missing, unknown, or of another kind.
     """
+    values = dict(values)
+    if "written" in values:  # before sweeps had checkpoints
+        values["tables"] = [values.pop("written")]
+    known, optional = set(Books._fields), {"left", "resets", "grid"}
+    if values.keys() - known or known - optional - values.keys():
+        raise ValueError(f"fields {sorted(values)!r:.100}: must be {', '.join(Books._fields)}")
     of_seeds = _list(_value, num_seeds)
     _checked(
         "",
@@ -127,38 +213,47 @@ def host_of(values: Mapping[str, Any], num_seeds: int) -> Host:
             "returns": of_seeds,
             "invalid": _list(_whole, num_seeds),
             "pending": lambda value: value is None or _list(lambda _: True)(value),
-            "written": _list(lambda _: True),
+            "tables": _list(_list(lambda _: True)),
             "commit": lambda value: value is None or _text(value),
             "left": _left(num_seeds),
             "resets": lambda value: _list(_whole)(value) and len(value) in (0, num_seeds),
+            "grid": _dict(_list(_number)),
         },
     )
-    host = Host(**values)
-    written = Written(*host.written)
-    _checked(
-        "written.",
-        written._asdict(),
-        {
-            "columns": lambda value: _list(_text)(value) and {"decisions", "seed"} <= set(value),
-            "evaluation_columns": _list(_text),
-            "sizes": lambda value: _dict(_whole)(value) and all(v >= 0 for v in value.values()),
-            "decisions": _whole,
-            "digests": _dict(_text),
-        },
+    pending = values["pending"]
+    resets = values.get("resets") or [0] * num_seeds
+    numbers = {"returns": values["returns"], "invalid": values["invalid"], "resets": resets}
+    return Books(**values)._replace(
+        **{name: array(listed) for name, listed in numbers.items()},
+        evaluated={name: array(listed) for name, listed in values["evaluated"].items()},
+        tables=tuple(_table(Written(*one)) for one in values["tables"]),
+        pending=None if pending is None else _pending(Pending(*pending), of_seeds),
+        left={i: Diverged(*what) for i, *what in values.get("left", ())},
+        grid={name: tuple(listed) for name, listed in values.get("grid", {}).items()},
     )
+
+
+def _table(written: Written) -> Written:
+    checks = {
+        "columns": lambda value: _list(_text)(value) and {"decisions", "seed"} <= set(value),
+        "evaluation_columns": _list(_text),
+        "sizes": lambda value: _dict(_whole)(value) and all(v >= 0 for v in value.values()),
+        "decisions": _whole,
+        "digests": _dict(_text),
+    }
+    _checked("tables.", written._asdict(), checks)
     for name in TABLES:
         written.sizes[name]  # KeyError: a table is missing
-    pending = None if host.pending is None else Pending(*host.pending)
-    if pending is not None:
-        _checked(
-            "pending.",
-            pending._asdict(),
-            {
-                "phase": lambda value: value in ("seeding", "pretraining", "training"),
-                "values": _dict(of_seeds),
-                "seconds": _number,
-                "decisions": _whole,
-                "stop": _text,
-            },
-        )
-    return host._replace(written=written, pending=pending)
+    return written
+
+
+def _pending(pending: Pending, of_seeds: Check) -> Pending:
+    checks = {
+        "phase": lambda value: value in ("seeding", "pretraining", "training"),
+        "values": _dict(of_seeds),
+        "seconds": _number,
+        "decisions": _whole,
+        "stop": _text,
+    }
+    _checked("pending.", pending._asdict(), checks)
+    return pending._replace(values={name: array(v) for name, v in pending.values.items()})

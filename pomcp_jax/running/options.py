@@ -1,5 +1,6 @@
 """What a run is asked to do."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,16 @@ class Options(NamedTuple):
     """A configuration, and where and how it runs."""
 
     config: Config
+    """In a sweep, what its cells share; ``train.num_seeds`` is of each cell."""
     workdir: Path
     tensorboard: bool = False
     """Write TensorBoard events too."""
     resume: str = "auto"
     """One of :data:`RESUME`."""
+    grid: Mapping[str, tuple[float, ...]] = {}
+    """Swept fields, from :func:`pomcp_jax.running.cells.check_grid`; empty in a plain run."""
+
+    @property
+    def record(self) -> str:
+        """Name of the file that says how the run went."""
+        return "sweep.json" if self.grid else "run.json"

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written in a thread of their own while training goes on."""
+"""Checkpoints of a run, written in a thread of their own while training continues."""
 
 import time
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from pomcp_jax import checkpoint, files
 from pomcp_jax.acting import Agent
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.config import Config
-from pomcp_jax.running import crash, process
+from pomcp_jax.running import bookkeeping, crash, process
 from pomcp_jax.running.background import Saver
-from pomcp_jax.running.bookkeeping import Host
+from pomcp_jax.running.bookkeeping import Books
 from pomcp_jax.train import TrainState
 
 
@@ -25,16 +25,17 @@ class Checkpoints:
         static: Agent,
         say: Callable[[str], None],
         committed: int | None,
+        record: str = "run.json",
     ):
-        """``committed``: decisions of the newest checkpoint there is."""
+        """``committed``: decisions of the newest checkpoint there is; ``record``: its file."""
         self._workdir, self._config, self._static, self._say = workdir, config, static, say
         self._saver = Saver()
         self._saved: tuple[int, int, bool] | None = None
-        self.committed = committed
+        self.committed, self._record = committed, record
         self.seconds: list[float] = []
         """For which each save blocked training."""
         self.about: dict[str, Any] = {}
-        """Contents of run.json, where that is kept."""
+        """Contents of the record (run.json), where one is kept."""
 
     @property
     def busy(self) -> bool:
@@ -42,18 +43,18 @@ class Checkpoints:
         return self._saver.busy
 
     def save(
-        self, state: TrainState, host: Host, score: float | None, sync: Callable[[], None]
+        self, state: TrainState, books: Books, score: float | None, sync: Callable[[], None]
     ) -> None:
         """Begin a checkpoint, once for any state; returns when that is copied to the host.
 
         Args:
           state: of the run; may be donated afterwards.
-          host: of the run.
+          books: of the run.
           score: mean evaluation return of this very state, if it was evaluated.
-          sync: forces the rows that ``host`` counts to the disk.
+          sync: forces the rows that ``books`` count to the disk.
         """
         decisions = int(state.iteration) * self._config.env.num_envs
-        key = decisions, host.updates, host.finished
+        key = decisions, books.updates, books.finished
         if self._saved == key:
             return
         self.warn(wait=True)
@@ -64,7 +65,7 @@ class Checkpoints:
             self._saver.failed(CheckpointError(self._text(decisions, error)))
             return
         self.seconds.append(time.monotonic() - begin)
-        self._saver.start(self._write, decisions, shot, host, score, sync)
+        self._saver.start(self._write, decisions, shot, books, score, sync)
         self._saved = key
 
     def _text(self, decisions: int, error: Exception) -> str:
@@ -75,7 +76,7 @@ class Checkpoints:
         self,
         decisions: int,
         shot: checkpoint.Snapshot,
-        host: Host,
+        books: Books,
         score: float | None,
         sync: Callable[[], None],
     ) -> None:
@@ -89,7 +90,7 @@ class Checkpoints:
                 self._static,
                 keep=self._config.train.checkpoint_keep,
                 score=score,
-                host=host._asdict(),
+                host=bookkeeping.to_json(books),
             )
         except (CheckpointError, OSError):
             raise
@@ -104,7 +105,7 @@ class Checkpoints:
             return
         self.about |= {"last_checkpoint": decisions, "decisions_per_seed": decisions}
         try:
-            files.write_json(self._workdir / "run.json", self.about)
+            files.write_json(self._workdir / self._record, self.about)
         except OSError:  # the checkpoint says it too
             pass
 
@@ -122,4 +123,4 @@ class Checkpoints:
         if wait or not self.busy:
             failed = self.collect()
             if failed:
-                self._say(f"warning: {failed}; training goes on")
+                self._say(f"warning: {failed}; training continues")

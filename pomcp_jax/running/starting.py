@@ -1,13 +1,13 @@
 """Where a run starts: afresh, or at the newest checkpoint that is whole. Nothing is guessed.
 
-``--resume=auto`` goes on exactly where the checkpoint was made; ``never`` moves the earlier
-run aside; ``reset_envs`` goes on with fresh episodes, for environments that changed meanwhile;
+``--resume=auto`` resumes exactly where the checkpoint was made; ``never`` moves the earlier
+run aside; ``reset_envs`` resumes with fresh episodes, for environments that changed meanwhile;
 ``change_seeds`` allows another number of seeds (:mod:`pomcp_jax.running.add_seeds`).
 """
 
 import errno
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -21,9 +21,10 @@ from pomcp_jax.checkpoint import (
     ShortageError,
 )
 from pomcp_jax.config import Config, ConfigError
-from pomcp_jax.running import process, tables, workdirs
+from pomcp_jax.running import bookkeeping, process, tables, workdirs
+from pomcp_jax.running import cells as cells_lib
 from pomcp_jax.running.background import Stop
-from pomcp_jax.running.bookkeeping import Host, host_of
+from pomcp_jax.running.bookkeeping import Books
 from pomcp_jax.running.options import Options
 from pomcp_jax.train import Program, TrainState
 
@@ -35,46 +36,29 @@ class Start(NamedTuple):
 
     state: TrainState | None
     """None: afresh, or there is nothing left to do."""
-    host: Host | None
+    books: Books | None
     """None: afresh."""
     decisions: int
     notes: tuple[str, ...]
     """Lines for the user."""
     missing_seeds: int = 0
-    """Seeds that ``state`` and ``host`` lack: they are yet to be trained so far."""
+    """Seeds that ``state`` and ``books`` lack: they are yet to be trained so far."""
 
 
-def _host(found: Manifest) -> Host:
+def _books(found: Manifest) -> Books:
     """What a manifest says of the run, every type and length checked.
 
     Raises:
-      CheckpointError: it is not what :class:`Host` is.
+      CheckpointError: it is not what :class:`Books` is.
     """
     try:
-        return host_of(found.host, found.sizes[2])
+        return bookkeeping.from_json(found.host, found.sizes[2])
     except (KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"checkpoint {found.decisions}: was not made by this command line (host: {text});"
-            " --resume=never moves it aside and starts anew"
+            " --resume=never moves it aside and starts over"
         ) from None
-
-
-def _keep_seeds(host: Host, num_seeds: int) -> Host:
-    """What is known of the first seeds."""
-
-    def first(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return {name: value[:num_seeds] for name, value in values.items()}
-
-    pending = host.pending
-    return host._replace(
-        evaluated=first(host.evaluated),
-        returns=host.returns[:num_seeds],
-        invalid=host.invalid[:num_seeds],
-        pending=None if pending is None else pending._replace(values=first(pending.values)),
-        left=[one for one in host.left if one[0] < num_seeds],
-        resets=host.resets[:num_seeds],
-    )
 
 
 SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -93,14 +77,14 @@ def begin(options: Options, program: Program) -> Start:
     folder = options.workdir / "checkpoints"
     try:
         if options.resume == "never":
-            moved = workdirs.set_aside(options.workdir, workdirs.FILES)
+            moved = workdirs.set_aside(options.workdir, _everything(options))
             notes = [f"the earlier run moved to {moved}/"] if moved else []
             start = Start(None, None, 0, tuple(notes))
         else:
             checkpoint.undo_replacement(folder)
-            start = _newest(options, program, folder) or _afresh(options.workdir, folder)
+            start = _newest(options, program, folder) or _afresh(options, folder)
         checkpoint.recover(folder)
-        files.write_text(options.workdir / "config.json", workdirs.config_text(options.config))
+        _write_configs(options)
         return start
     except ShortageError as error:
         raise Stop(4, f"{error}; nothing was changed") from None
@@ -111,6 +95,29 @@ def begin(options: Options, program: Program) -> Start:
     except OSError as error:
         text = f"--workdir = {str(options.workdir)!r:.300}: {error.strerror or error}"
         raise (Stop(4, text) if error.errno in SHORTAGES else ConfigError(text)) from None
+
+
+def _everything(options: Options) -> list[str]:
+    """Names of what an earlier run or sweep left, and of what this one writes."""
+    cells = cells_lib.cells(options.config, options.grid)
+    names = [*workdirs.held(options.workdir), *(cell.name for cell in cells if cell.name)]
+    return list(dict.fromkeys(names))
+
+
+def _write_configs(options: Options) -> None:
+    """Write config.json; of a sweep also each cell's, and the names of the cells."""
+    files.write_text(options.workdir / "config.json", workdirs.config_text(options.config))
+    if not options.grid:
+        return
+    cells = cells_lib.cells(options.config, options.grid)
+    about = {"grid": options.grid, "cells": [cell.name for cell in cells]}
+    record = options.workdir / options.record
+    if not record.exists():
+        files.write_json(record, about)
+    for cell in cells:
+        folder = cell.folder(options.workdir)
+        folder.mkdir(exist_ok=True)
+        files.write_text(folder / "config.json", workdirs.config_text(cell.config))
 
 
 def _newest(options: Options, program: Program, folder: Path) -> Start | None:
@@ -135,36 +142,42 @@ def _newest(options: Options, program: Program, folder: Path) -> Start | None:
         more = f"; and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise ConfigError(
             f"{folder}: no checkpoint of this run is whole; --resume=never moves everything aside"
-            f" and starts anew ({why}{more})"
+            f" and starts over ({why}{more})"
         )
     return None
 
 
-def _afresh(workdir: Path, folder: Path) -> Start:
+def _afresh(options: Options, folder: Path) -> Start:
     """Start a run where no checkpoint is; its tables, if there are any, move aside.
 
     Raises:
       ConfigError: the run had saved, or nobody knows.
     """
-    anew = "--resume=never moves everything aside and starts anew"
-    rows = [name for name in tables.TABLES if _size(workdir / name)]
+    workdir, over = options.workdir, "--resume=never moves everything aside and starts over"
+    places = [cell.name for cell in cells_lib.cells(options.config, options.grid)]
+    rows = [
+        str(Path(place, name))
+        for place in places
+        for name in tables.TABLES
+        if _size(workdir / place / name)
+    ]
     try:
-        latest = workdirs.saved_at(workdir)
+        latest = workdirs.saved_at(workdir, options.record)
     except ValueError as error:
         if rows:
             raise ConfigError(
-                f"{workdir}/run.json: {error}, and {folder} is empty; {anew}"
+                f"{workdir}/{options.record}: {error}, and {folder} is empty; {over}"
             ) from None
         latest = None
     if latest is not None:
         when = f" at {latest:,} decisions" if latest >= 0 else ""
         raise ConfigError(
-            f"{folder}: is empty, but this run had saved{when} by its run.json; put the"
-            f" checkpoints back, or {anew}"
+            f"{folder}: is empty, but this run had saved{when} by its {options.record}; put the"
+            f" checkpoints back, or {over}"
         )
-    moved = (
-        workdirs.set_aside(workdir, [*rows, "learning_curve.png", "tensorboard"]) if rows else None
-    )
+    pictures = ["learning_curve.png", "tensorboard"]
+    names = _everything(options) if options.grid else [*rows, *pictures]
+    moved = workdirs.set_aside(workdir, names) if rows else None
     note = f"an earlier start saved no checkpoint; its tables moved to {moved}/"
     return Start(None, None, 0, (note,) if moved else ())
 
@@ -176,9 +189,15 @@ def _size(path: Path) -> int:
 def _load(
     options: Options, program: Program, folder: Path, found: Manifest, notes: list[str]
 ) -> Start:
-    host, config = _host(found), options.config
+    books, config = _books(found), options.config
+    cells = cells_lib.cells(config, options.grid)
     place = folder / str(found.decisions)
-    before, wanted = found.sizes[2], config.train.num_seeds
+    before, wanted = found.sizes[2], sum(len(cell.seeds) for cell in cells)
+    if books.grid != options.grid or len(books.tables) != len(cells):
+        raise CheckpointError(
+            f"{place}: has the grid {books.grid!r:.200}, must have {options.grid!r:.200};"
+            " choose another folder"
+        )
     if before != wanted and options.resume != "change_seeds":
         raise CheckpointError(
             f"{place}: has {before} seeds, train.num_seeds is {wanted}; --resume=change_seeds drops"
@@ -196,11 +215,12 @@ def _load(
             f"train.total_decisions = {total}: this run has done {found.decisions};"
             f" must be >= {found.decisions}"
         )
-    over = host.finished and found.decisions >= config.train.total_decisions
+    over = books.finished and found.decisions >= config.train.total_decisions
     if over and before == wanted:
         manifest.verify_files(place, found, ("agent", "run"))
-        return Start(None, host, found.decisions, tuple(notes))
-    held = config_lib.replace(config, {"train.num_seeds": before})
+        return Start(None, books, found.decisions, tuple(notes))
+    whole = cells_lib.joined(cells)
+    held = whole if options.grid else config_lib.replace(config, {"train.num_seeds": before})
     shapes = jax.eval_shape(lambda: train.init(held, program.env, program.static))
     reset = options.resume == "reset_envs"
     changed = [
@@ -211,34 +231,36 @@ def _load(
     if not reset and any(text.split()[0] in ENVIRONMENT_PACKAGES for text in changed):
         raise CheckpointError(
             f"{place}: its environments belong to other versions ({', '.join(changed)});"
-            " --resume=reset_envs goes on with fresh episodes, or install those versions"
+            " --resume=reset_envs resumes with fresh episodes, or install those versions"
         )
     try:
         state = checkpoint.restore_run(folder, found, shapes, environments=not reset)
     except MismatchError as error:
         if all(name.startswith(checkpoint.ENVIRONMENTS) for name in error.leaves):
-            hint = "--resume=reset_envs goes on with fresh episodes"
+            hint = "--resume=reset_envs resumes with fresh episodes"
         else:
-            hint = "it needs the version that wrote it; --resume=never starts anew"
+            hint = "it needs the version that wrote it; --resume=never starts over"
         raise CheckpointError(f"{error}; {hint}") from None
     notes.append(f"resuming at {found.decisions:,} decisions from {place}/")
     if changed:
         notes.append(
-            f"warning: versions changed ({', '.join(changed)}): the run goes on, but not bit for"
+            f"warning: versions changed ({', '.join(changed)}): the run resumes, but not bit for"
             " bit as it would have"
         )
     now = process.commit()
-    if host.commit != now:
-        notes.append(f"warning: the source changed ({host.commit} -> {now})")
+    if books.commit != now:
+        notes.append(f"warning: the source changed ({books.commit} -> {now})")
     if reset:
         renew = jax.jit(lambda state: state_edits.reset_environments(state, held, program.env))
         state = renew(state)
-        notes.append("environments were reset: every episode under way starts anew")
+        notes.append("environments were reset: every episode under way starts again")
     if wanted < before:
-        state, host = state_edits.keep_seeds(state, wanted), _keep_seeds(host, wanted)
+        state = state_edits.keep_seeds(state, wanted)
+        books = bookkeeping.keep_seeds(books, wanted)
         first, last = config.train.seed + wanted, config.train.seed + before - 1
-        notes.append(f"dropped seeds {first} to {last}: their rows stay, their agents do not go on")
+        notes.append(f"dropped seeds {first} to {last}: their rows stay, training them ends")
     if wanted <= before:
         state = seed_axis.place(state, program.mesh, train.SPECS)
-    notes += tables.changed(options.workdir, host.written)
-    return Start(state, host, found.decisions, tuple(notes), max(0, wanted - before))
+    for cell, written in zip(cells, books.tables, strict=True):
+        notes += tables.changed(cell.folder(options.workdir), written)
+    return Start(state, books, found.decisions, tuple(notes), max(0, wanted - before))

@@ -13,14 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pomcp_jax import config as config_lib
 from pomcp_jax import files, seed_axis, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
-from pomcp_jax.running import add_seeds, crash, health, process, starting, workdirs
+from pomcp_jax.running import add_seeds, crash, health, process, starting, sweeps, workdirs
+from pomcp_jax.running import cells as cells_lib
 from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running.cells import Grid
+from pomcp_jax.running.functions import Functions, build
 from pomcp_jax.running.options import RESUME, Options
 from pomcp_jax.running.progress import Progress
-from pomcp_jax.running.run import Functions, Run, build
+from pomcp_jax.running.run import Run
+from pomcp_jax.running.sweeps import CellResult
 
 BROKE, DISK, CRASHED, INTERRUPTED = 3, 4, 1, 130
 """Codes of an outcome beside 0, done, and those given to :meth:`Control.request`."""
@@ -39,12 +44,15 @@ class Outcome(NamedTuple):
     seconds: float
     """Wall-clock of all sittings."""
     training: np.ndarray
-    """Mean return of the latest 8 training episodes ``[S]``; NaN where there are none."""
+    """Mean return of the latest 8 training episodes ``[S]``; NaN where there are none. In a sweep
+    S has all seeds of its first cell, then of its second, and so on."""
     evaluation: np.ndarray
     """Mean return of the planner's latest evaluation ``[S]``."""
     policy: np.ndarray
     """The same of the bare policy."""
     workdir: Path
+    cells: tuple[CellResult, ...] = ()
+    """The same by cell; one in a run."""
     nothing_to_do: bool = False
     """The run was complete before."""
     errors: str = ""
@@ -52,7 +60,7 @@ class Outcome(NamedTuple):
     error: Exception | None = None
     """The unexpected exception of code 1."""
     abandoned: bool = False
-    """Device work goes on in a thread: the process can only end by ``os._exit``."""
+    """Device work is still running in a thread: the process can only end by ``os._exit``."""
 
 
 class Trainer:
@@ -60,7 +68,8 @@ class Trainer:
 
     ``Trainer(config, workdir).run()`` trains or resumes, evaluates, saves and returns an
     :class:`Outcome`. Everything that can be wrong with the arguments is found before anything is
-    compiled or written.
+    compiled or written. With ``grid`` it is a sweep: every combination of the values with
+    ``train.num_seeds`` seeds, all rows of one program.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class Trainer:
         tensorboard: bool = False,
         control: Control | None = None,
         on_row: Sequence[Callable[[dict[str, Any]], None]] = (),
+        grid: Grid | None = None,
         command: str = "pomcp_jax.Trainer",
         began: float | None = None,
     ):
@@ -85,7 +95,10 @@ class Trainer:
           resume: what to do with an earlier run in the workdir, one of ``options.RESUME``.
           tensorboard: write TensorBoard events too.
           control: progress lines and requests to stop; by default lines on stderr.
-          on_row: functions called with every row of metrics.csv, after it is written.
+          on_row: functions called with every row of metrics.csv, after it is written; in a
+            sweep, with the cell's name and values too.
+          grid: of a sweep, ``{"policy.kl_coef": (0.1, 1.0)}``: floats of ``config.agent`` and
+            their values. Rows that break are dropped, or reset if the configuration says so.
           command: how the run was started, for run.json.
           began: when this sitting did, by ``time.monotonic``.
 
@@ -94,12 +107,21 @@ class Trainer:
         """
         if resume not in RESUME:
             raise ConfigError(f"resume = {resume!r}: must be one of {', '.join(RESUME)}")
-        self.options = Options(config, workdirs.expanded(workdir), tensorboard, resume)
+        grid = cells_lib.check_grid(grid or {}, config)
+        if grid and resume == "change_seeds":
+            raise ConfigError("resume = 'change_seeds': not in a sweep; must be auto or never")
+        if grid and config.train.on_broken_seed == "stop":
+            config = config_lib.replace(config, {"train.on_broken_seed": "leave"})
+        place = workdirs.expanded(workdir)
+        self.options = Options(config, place, tensorboard, resume, grid)
         if env is None:
             validation.validate_config(config)
         else:
             validation.validate_run(config)
-        workdirs.check_workdir(self.options.workdir, config, resume)
+        self.cells = cells_lib.cells(config, grid)
+        self.config = cells_lib.joined(self.cells)
+        """All rows: floats that are swept have the axis S."""
+        workdirs.check_workdir(place, config, resume, grid)
         if tensorboard:
             try:
                 import tensorboardX  # noqa: F401
@@ -107,9 +129,13 @@ class Trainer:
                 raise ConfigError(
                     "--tensorboard: needs `pip install pomcp_jax[tensorboard]`"
                 ) from None
-        self.functions: Functions = build(config, env)
-        self.replay_bytes = train.replay_bytes(config, self.functions.program.env)
-        validation.validate_memory(config, self.replay_bytes)
+        self.functions: Functions = build(self.config, env)
+        self.replay_bytes = train.replay_bytes(self.config, self.functions.program.env)
+        try:
+            validation.validate_memory(self.config, self.replay_bytes)
+        except ConfigError as error:
+            rows = f" ({len(self.cells)} cells x {config.train.num_seeds} seeds)" if grid else ""
+            raise ConfigError(f"{error}{rows}") from None
         self.control = Control(Progress()) if control is None else control
         self.on_row, self.command, self._began = tuple(on_row), command, began
 
@@ -133,11 +159,11 @@ class Trainer:
         try:
             start = starting.begin(options, self.functions.program)
             run = Run(options, self.functions, start, self.control, began, self.on_row)
-            if start.host is not None and start.state is None:
+            if start.books is not None and start.state is None:
                 return idle(run, self.command)
             return finish(run, self.command)
         except Stop as stop:  # before training: nothing could be read, nothing was changed
-            unknown = np.full(options.config.train.num_seeds, np.nan)
+            unknown = np.full(self.config.train.num_seeds, np.nan)
             took = round(time.monotonic() - began, 3)
             ended = Outcome(stop.code, str(stop), 0, took, *[unknown] * 3, options.workdir)
             return ended._replace(errors=str(stop))
@@ -154,8 +180,8 @@ def idle(run: Run, command: str) -> Outcome:
     code, said = 0, ""
     for line in run.start.notes:
         run.progress.say(line)
-    if not _says_done(run.options.workdir / "run.json"):
-        status = f"diverged: {health.describe(run.lost())}" if run.left else "done"
+    if not _says_done(run.options.workdir / run.options.record):
+        status = _status(run)
         about = process.describe(command) | {"status": status, "exit_code": 0}
         code, said = write_about(run, about, run.done)
         run.draw()
@@ -192,26 +218,36 @@ def finish(run: Run, command: str) -> Outcome:
         said = text
     if code:
         said += wind_up(run, text, code)
-    if run.left and not code:
-        status = text = f"diverged: {health.describe(run.lost())}"
+    if not code:
+        status = text = _status(run)
     close(run)
     failed, more = write_about(run, about | {"status": status, "exit_code": code}, resumed_at)
     said = "; ".join(line for line in (said.removeprefix("; "), more) if line)
     return outcome(run, failed or code, text, said)._replace(error=error)
 
 
+def _status(run: Run) -> str:
+    """How a run that was not cut short ended."""
+    lost = run.lost()
+    if lost and run.options.grid:
+        return f"done, {len(lost)} of {run.config.train.num_seeds} rows diverged"
+    return f"diverged: {health.describe(lost)}" if lost else "done"
+
+
 def outcome(run: Run, code: int, text: str, errors: str) -> Outcome:
     """What is known of a run that has ended."""
-    unknown = np.full(run.config.train.num_seeds, np.nan)
+    books = run.books
+    unknown = np.full(len(books.returns), np.nan)
     return Outcome(
         code=code,
         text=text,
         decisions=run.done,
         seconds=run.seconds(),
-        training=run.returns,
-        evaluation=run.evaluated.get("eval/return", unknown),
-        policy=run.evaluated.get("eval/policy_return", unknown),
+        training=books.returns,
+        evaluation=books.evaluated.get("eval/return", unknown),
+        policy=books.evaluated.get("eval/policy_return", unknown),
         workdir=run.options.workdir,
+        cells=tuple(sweeps.results(run.cells, books)),
         errors=errors,
         abandoned=run.work.abandoned,
     )
@@ -225,7 +261,7 @@ def _says_done(path: Path) -> bool:
 
 
 def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> tuple[int, str]:
-    """Write run.json: ``about`` and what the run knows of itself.
+    """Write the record: ``about`` and what the run knows of itself.
 
     Returns:
       ``(0, "")``, or code 4 and why it could not be written.
@@ -235,21 +271,32 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> tuple[int, 
         "seconds": run.seconds(),
         "peak_memory_gb": round(process.peak_memory_gb(), 3),
         "decisions_per_seed": run.done,
-        "updates_per_seed": run.updates,
+        "updates_per_seed": run.books.updates,
         "num_devices": seed_axis.mesh_size(run.functions.program.mesh),
         "resumed_at": resumed_at,
-        "diverged": {str(seed): what._asdict() for seed, what in run.lost().items()},
-        "resets": int(run.resets.sum()),
+        "diverged": {label: what._asdict() for label, what in _by_seed(run).items()},
+        "resets": int(run.books.resets.sum()),
         "saves": len(saves),
         "longest_save_seconds": round(max(saves, default=0.0), 4),
         "last_checkpoint": run.checkpoints.committed,
     }
+    options = run.options
+    if options.grid:
+        names = [cell.name for cell in run.cells]
+        about |= {"grid": options.grid, "cells": names, "rows": run.config.train.num_seeds}
     run.checkpoints.about = about
     try:
-        files.write_json(run.options.workdir / "run.json", about)
+        files.write_json(options.workdir / options.record, about)
+        if options.grid and about["exit_code"] is not None:
+            sweeps.write_records(options, run.cells, run.books, about)
     except OSError as error:
-        return DISK, f"{run.options.workdir}/run.json: {error.strerror or error}"
+        return DISK, f"{options.workdir}/{options.record}: {error.strerror or error}"
     return 0, ""
+
+
+def _by_seed(run: Run) -> dict[str, health.Diverged]:
+    """Seeds that were dropped: by number in a run, by label in a sweep."""
+    return {label if run.options.grid else label.split()[-1]: w for label, w in run.lost().items()}
 
 
 def wind_up(run: Run, text: str, code: int) -> str:
@@ -261,7 +308,7 @@ def wind_up(run: Run, text: str, code: int) -> str:
         failed = f"not saved ({crash.one_line(error)})"
     if failed:
         return "" if failed == text else f"{'; ' if code in (1, 3, 4) else ''}{failed}"
-    if code != CRASHED and (run.state is not None or run.record is None):
+    if code != CRASHED and (run.state is not None or not run.tables):
         return ""
     newest = run.checkpoints.committed
     if newest is None:
@@ -273,10 +320,6 @@ def wind_up(run: Run, text: str, code: int) -> str:
 def close(run: Run) -> None:
     """Close all files and draw for the last time; nothing of it can end the program."""
     run.progress.close()
-    if run.record is None:
-        return
-    try:
-        run.record.close()
-    except OSError:  # the disk is full; the row that was lost has been reported
-        pass
-    run.draw()
+    if run.tables:
+        run.close()
+        run.draw()

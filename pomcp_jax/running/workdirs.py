@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import files
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import crash
+from pomcp_jax.running.cells import Grid
 
 FILES = (
     "config.json",
@@ -25,6 +25,8 @@ FILES = (
     crash.NAME,
 )
 """Everything a run may leave in its workdir."""
+SWEEP_FILES = ("sweep.json", "summary.csv", "sweep.png")
+"""What a sweep leaves beside these and its cells' folders."""
 FOLDERS = (".", "checkpoints", "tensorboard")
 """Those of :data:`FILES` that are folders, and the workdir."""
 LONGEST_NAME = 200
@@ -48,11 +50,11 @@ CHANGEABLE = (
     "on_broken_seed",
     "max_seed_resets",
 )
-"""Fields of ``train`` that may change when a run goes on: they say how long and how often."""
+"""Fields of ``train`` that may change when a run resumes: they say how long and how often."""
 
 
 def differences(before: Config, config: Config, resume: str = "auto") -> str:
-    """What of ``config`` may not change when a run goes on and did: ``a = 1, this one has 2``."""
+    """What of ``config`` may not change when a run resumes and did: ``a = 1, this one has 2``."""
     old, new = config_lib.flatten(before), config_lib.flatten(config)
     found = [
         f"{name} = {old[name]!r}, this one has {new[name]!r}"
@@ -102,12 +104,19 @@ def expanded(folder: Path | str, name: str = "--workdir") -> Path:
         raise ConfigError(f"{name} = {str(folder)!r}: there is no user {user}") from None
 
 
-def check_workdir(workdir: Path, config: Config, resume: str = "auto") -> None:
+def check_workdir(
+    workdir: Path, config: Config, resume: str = "auto", grid: Grid | None = None
+) -> None:
     """Refuse a workdir that cannot be written or holds a run of another configuration.
 
     Fields that the earlier run did not know had their defaults. Writes nothing.
-    ``resume`` is the command line's: ``change_seeds`` allows another number of seeds, ``never``
-    any other run, which will move aside.
+
+    Args:
+      workdir: need not exist.
+      config: of the run that is to use it; of a sweep, what its cells share.
+      resume: ``change_seeds`` allows another number of seeds, ``never`` any other run, which
+        will move aside.
+      grid: of a sweep.
 
     Raises:
       ConfigError: one line for the user.
@@ -123,6 +132,7 @@ def check_workdir(workdir: Path, config: Config, resume: str = "auto") -> None:
         if type(found) not in (dict, type(None)):
             raise ValueError("is no configuration")
         before = None if found is None else config_lib.from_dict(Config, found)
+        _check_grid(workdir, name, grid or {})
     except ConfigError as error:
         text = str(error)
         if not text.startswith("--workdir"):
@@ -140,6 +150,60 @@ def check_workdir(workdir: Path, config: Config, resume: str = "auto") -> None:
         hint = "--resume=change_seeds drops the last ones or adds some, or "
         hint = hint if "train.num_seeds = " in differ else ""
         raise ConfigError(f"{name}: holds a run with {differ}; {hint}choose another folder")
+
+
+def _check_grid(workdir: Path, name: str, grid: Grid) -> None:
+    """Refuse a workdir that holds another sweep, a run for a sweep or a sweep for a run."""
+    before = swept(workdir, name)
+    if before is None:
+        if grid and (workdir / "config.json").exists():
+            raise ConfigError(f"{name}: holds a run, no sweep; choose another folder")
+        return
+    if not grid:
+        raise ConfigError(f"{name}: holds a sweep; choose another folder")
+    old, new = ({k: [*map(float, v)] for k, v in one.items()} for one in (before.grid, grid))
+    if old and old != new:
+        shown = "; ".join(f"{k}={','.join(map(str, v))}" for k, v in old.items())
+        raise ConfigError(
+            f"{name}: holds a sweep of {shown:.300}; choose another folder, or --resume=never"
+            " moves that one aside"
+        )
+
+
+class Swept(NamedTuple):
+    """What the record of a sweep says of its cells."""
+
+    grid: dict[str, list[float]]
+    """Empty where an earlier version or a killed process wrote it."""
+    folders: list[str]
+    """Of the cells."""
+
+
+def swept(workdir: Path, name: str) -> Swept | None:
+    """The cells of an earlier sweep; None where there was none. ``name`` is for the error.
+
+    Raises:
+      ConfigError: its record cannot be read.
+    """
+    path = workdir / "sweep.json"
+    if not os.path.lexists(path):
+        return None
+    try:
+        about = read_json(path)
+        folders = [Path(cell).name for cell in about["cells"]]
+        grid = {str(k): [*map(float, v)] for k, v in about.get("grid", {}).items()}
+        return Swept(grid, folders)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{name}: its sweep.json is unreadable") from None
+
+
+def held(workdir: Path) -> list[str]:
+    """Names of everything that a run or a sweep may have left in ``workdir``."""
+    try:
+        before = swept(workdir, str(workdir))
+    except ConfigError:
+        before = None
+    return [*FILES, *SWEEP_FILES, *(before.folders if before else ())]
 
 
 def _check_place(workdir: Path, name: str) -> None:
@@ -182,16 +246,16 @@ def _check_kinds(workdir: Path, name: str) -> None:
             raise ConfigError(f"{name}: its {entry} cannot be read and written")
 
 
-def saved_at(workdir: Path) -> int | None:
-    """Decisions of the latest checkpoint by run.json; -1 if it says so of an unknown one.
+def saved_at(workdir: Path, record: str = "run.json") -> int | None:
+    """Decisions of the latest checkpoint by the record; -1 if it says so of an unknown one.
 
-    None: it had saved nothing, or there is no run.json.
+    None: it had saved nothing, or there is no record.
 
     Raises:
-      OSError, ValueError: run.json is unreadable.
+      OSError, ValueError: the record is unreadable.
     """
     try:
-        about = read_json(workdir / "run.json")
+        about = read_json(workdir / record)
     except FileNotFoundError:
         return None
     if type(about) is not dict:
@@ -205,7 +269,7 @@ def saved_at(workdir: Path) -> int | None:
 
 
 def lock(workdir: Path) -> int:
-    """Make the folder and hold it for this process, until that ends in whatever way.
+    """Make the folder and lock it for this process (``flock``), until that ends in whatever way.
 
     Raises:
       ConfigError: when another process holds it, or it cannot be made.
@@ -225,18 +289,6 @@ def lock(workdir: Path) -> int:
     except OSError:  # a file system without locks
         pass
     return place
-
-
-def open_workdir(workdir: Path, config: Config) -> Path | None:
-    """Make the folder and save the configuration; an earlier run moves aside.
-
-    Returns:
-      Where the earlier run went, if there was one.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    moved = set_aside(workdir, FILES)
-    files.write_text(workdir / "config.json", config_text(config))
-    return moved
 
 
 def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:

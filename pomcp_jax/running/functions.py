@@ -1,0 +1,80 @@
+"""Compiled functions of a run: the training program, evaluations, resets of diverged agents."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from pomcp_jax import compiled, diagnostics, envs, evaluate, seed_axis, state_edits, train
+from pomcp_jax.compiled import Compiled
+from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.envs.protocol import Env
+from pomcp_jax.evaluate import Episodes
+from pomcp_jax.running.metrics import Results
+from pomcp_jax.train import Program, TrainState
+
+
+class Functions(NamedTuple):
+    """Compiled functions of a run, evaluation included."""
+
+    program: Program
+    evaluate_planner: Callable[[TrainState, Config], tuple[Episodes, Results]]
+    """With diagnostics."""
+    evaluate_policy: Callable[[TrainState, Config], Episodes]
+    reset_agents: Callable[[TrainState, Config, jax.Array], TrainState]
+    """Donates its state."""
+
+
+def build(config: Config, env: Env | None = None) -> Functions:
+    """Prepare everything; compiles nothing. Without ``env`` the configuration names it.
+
+    Raises:
+      ConfigError: a package, a file or an ability of the physics is missing.
+    """
+    env = environment(config) if env is None else env
+    with warnings.catch_warnings():  # a run says them in its own way
+        warnings.simplefilter("ignore", UserWarning)
+        program = train.build(config, env)
+
+    def planner(state: TrainState, config: Config) -> tuple[Episodes, Any]:
+        played = diagnostics.evaluate_run(state, config, env=env, agent=program.static)
+        return played[0], compiled.hide_nans(played[1])
+
+    def with_nans(out: tuple[Episodes, Any], *_: Any) -> tuple[Episodes, Results]:
+        return out[0], compiled.show_nans(*out[1])
+
+    def policy(state: TrainState, config: Config) -> Episodes:
+        return evaluate.rollout(
+            state.agent.params,
+            train.fold_keys(state, train.EVALUATION, state.iteration),
+            env=env,
+            agent=program.static,
+            config=config.agent,
+            episodes=config.train.eval_episodes,
+            planner=False,
+        )
+
+    def renew(state: TrainState, config: Config, which: jax.Array) -> TrainState:
+        return state_edits.reset_agents(state, config, program.static, which)
+
+    def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
+        return seed_axis.spread(function, program.mesh, in_specs, out_specs)
+
+    only_state, reads = (train.SPECS, None), diagnostics.READS
+    renewed = spread(renew, (*only_state, seed_axis.SPLIT), train.SPECS)
+    return Functions(
+        program,
+        Compiled(jax.jit(spread(planner, only_state, seed_axis.SPLIT)), reads, finish=with_nans),
+        Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads),
+        Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
+    )
+
+
+def environment(config: Config) -> Env:
+    """The environments that a configuration names; ConfigError for what is missing for them."""
+    try:
+        return envs.make(config.env.task, config.env.action_repeat, config.env.backend)
+    except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
+        chosen = f"env.task = {config.env.task!r}, env.backend = {config.env.backend!r}"
+        raise ConfigError(f"{chosen}: {' '.join(str(error).split())}") from None
