@@ -21,8 +21,9 @@ from jaxtyping import Array, Bool, Float
 from pomcp_jax import acting, checkpoint, envs
 from pomcp_jax.acting import Agent, AgentParams
 from pomcp_jax.checkpoint import CheckpointError, Restored
-from pomcp_jax.config import AgentConfig, Config
+from pomcp_jax.config import AgentConfig, Config, ConfigError
 from pomcp_jax.mppi import PlanState
+from pomcp_jax.running import cells as cells_lib
 from pomcp_jax.types import Key
 
 ACTORS = ("planner", "policy", "prior")
@@ -273,15 +274,37 @@ def choose_checkpoint(folder: Path, which: str | int = "best") -> int | None:
 def load(run: Path | str, which: str | int = "best") -> Restored:
     """The agents of a run: of ``RUN/checkpoints``, or of a folder of checkpoints itself.
 
+    Of a sweep, ``run`` is the folder of one of its cells; its best checkpoint is the one with the
+    best mean over all cells.
+
     Raises:
       CheckpointError: one line that says what is missing or damaged.
     """
     folder = Path(run).expanduser()
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; must be the workdir of a run")
-    inner = folder / "checkpoints"
+    inner, cell = folder / "checkpoints", ""
+    if not inner.is_dir() and (folder.parent / "sweep.json").is_file():
+        inner, cell = folder.parent / "checkpoints", folder.name
     folder = inner if inner.is_dir() else folder
-    return checkpoint.restore(folder, choose_checkpoint(folder, which))
+    restored = checkpoint.restore(folder, choose_checkpoint(folder, which))
+    grid = checkpoint.read(folder, restored.decisions).host.get("grid")
+    return _of_cell(restored, grid, cell, folder) if grid else restored
+
+
+def _of_cell(restored: Restored, grid: Any, name: str, folder: Path) -> Restored:
+    """The agents of one cell of a sweep, with the cell's own configuration."""
+    try:
+        cells = cells_lib.cells(restored.config, cells_lib.check_grid(grid, restored.config))
+    except (ConfigError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: its grid is none ({error})") from None
+    found = {cell.name: cell for cell in cells}
+    if name not in found:
+        shown = ", ".join(found)
+        raise CheckpointError(f"{folder.parent}: holds a sweep; choose a cell: {shown:.300}")
+    cell = found[name]
+    state = jax.tree.map(lambda x: x[cell.rows], restored.state)
+    return restored._replace(state=state, config=cell.config)
 
 
 def load_controller(

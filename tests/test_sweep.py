@@ -17,8 +17,8 @@ from test_cli import DEBUG, ENVIRONMENT, ROOT, call, command
 from test_train import assert_same, program
 
 from experiments import sweep
+from pomcp_jax import checkpoint, controller, seed_axis, train
 from pomcp_jax import config as config_lib
-from pomcp_jax import seed_axis, train
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running import cells as cells_lib
@@ -374,6 +374,12 @@ def test_a_sweep_from_python_resumes_bit_for_bit(tmp_path):
     again = make_trainer(tmp_path / "whole").run()
     assert again.nothing_to_do and again.decisions == 60
     np.testing.assert_array_equal(again.evaluation, whole.evaluation)
+    agents = controller.load(tmp_path / "whole" / "policy.kl_coef=5", "newest")
+    assert agents.config == whole.cells[1].cell.config
+    both = checkpoint.restore(tmp_path / "whole" / "checkpoints").state
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[2:]), agents.state, both)
+    with pytest.raises(checkpoint.CheckpointError, match="holds a sweep; choose a cell: policy"):
+        controller.load(tmp_path / "whole")
     trainer = make_trainer(tmp_path / "cut")
     trainer.on_row = [lambda row: row["decisions"] >= 30 and trainer.control.request(5, "enough")]
     assert trainer.run().code == 5

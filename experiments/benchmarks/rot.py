@@ -15,18 +15,18 @@ from experiments import settings
 from pomcp_jax import checkpoint, manifest, train
 from pomcp_jax.checkpoint import CheckpointError, DamagedError
 from pomcp_jax.running import bookkeeping, process, starting, tables
-from pomcp_jax.running import functions as functions_lib
+from pomcp_jax.running.functions import Functions, build
 
 CONFIG = "--config=experiments/configs/debug.py"
 
 
 def small_state(
     folder: Path,
-) -> tuple[settings.Settings, functions_lib.Functions, train.TrainState]:
+) -> tuple[settings.Settings, Functions, train.TrainState]:
     """A debug run's state with a ring that is partly full; two checkpoints in ``folder``."""
     arguments = ["faults", CONFIG, "--config.train.num_seeds=2", f"--workdir={folder}"]
     options = settings.parse(arguments)
-    functions = functions_lib.build(options.config)
+    functions = build(options.config)
     state = filled(jax.jit(functions.program.init)(options.config), 100)
     for decisions in (100, 200):
         save(options, functions, state, decisions)
@@ -40,7 +40,7 @@ def filled(state: train.TrainState, rows: int) -> train.TrainState:
 
 def save(
     options: settings.Settings,
-    functions: functions_lib.Functions,
+    functions: Functions,
     state: train.TrainState,
     decisions: int,
 ) -> None:
@@ -178,7 +178,7 @@ def saves(count: int, folder: Path) -> dict[str, Any]:
     options = settings.parse(
         ["faults", "--config=experiments/configs/quickstart.py", f"--workdir={folder / 'saves'}"]
     )
-    functions = functions_lib.build(options.config)
+    functions = build(options.config)
     state = jax.jit(functions.program.init)(options.config)
     state = jax.block_until_ready(filled(state, options.config.train.capacity))
     stalls, writes, cpu = [], [], []
