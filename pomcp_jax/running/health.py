@@ -1,6 +1,6 @@
-"""Rows that break, a seed of a run or of a sweep's cell: who stops, who is left, who starts anew.
+"""Policy for diverged seeds: stop the run, drop the seed, or reset it.
 
-All of it is decided here, on the host and between chunks, from counters that checkpoints hold.
+Decided on the host, between chunks, from counters that checkpoints hold.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from pomcp_jax.running.metrics import Fault, Results
 
 
 class Diverged(NamedTuple):
-    """A row that was left behind."""
+    """A row that was dropped."""
 
     decisions: int
     term: str
@@ -22,13 +22,13 @@ class Verdict(NamedTuple):
     """What follows from the faults of a chunk."""
 
     stop: str
-    """Why everything ends; empty if it goes on."""
+    """Why the run ends; empty if it continues."""
     left: dict[int, Diverged]
-    """All rows that are left behind, earlier ones included."""
+    """All rows that are dropped, earlier ones included."""
     reset: tuple[int, ...]
-    """Rows whose agents start anew."""
+    """Rows whose agents are reset."""
     lines: tuple[str, ...]
-    """For the user, one for every row that was left or reset."""
+    """For the user, one for every row that was dropped or reset."""
 
 
 def judge(
@@ -45,8 +45,8 @@ def judge(
 
     Args:
       faults: by row, from :func:`pomcp_jax.running.metrics.faults`.
-      left: rows that were left behind before; their faults mean nothing.
-      resets: ``[rows]``, how often each has started anew.
+      left: rows that were dropped before; their faults mean nothing.
+      resets: ``[rows]``, how often each was reset.
       decisions: done so far, of every row.
       name: of a row, for the user.
       on_broken: as ``train.on_broken_seed``.
@@ -71,10 +71,10 @@ def judge(
     return Verdict(stop, left, tuple(reset), tuple(lines))
 
 
-def describe(left: Mapping[int, Diverged]) -> str:
-    """``seed 3: policy_gradient at 300 decisions; ...``, by seed number."""
+def describe(left: Mapping[str, Diverged]) -> str:
+    """``seed 3: policy_gradient at 300 decisions; ...``, by label."""
     return "; ".join(
-        f"seed {seed}: {what.term} at {what.decisions} decisions" for seed, what in left.items()
+        f"{label}: {what.term} at {what.decisions} decisions" for label, what in left.items()
     )
 
 
