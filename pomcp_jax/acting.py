@@ -28,7 +28,7 @@ class AgentParams(NamedTuple):
     """The learned prior; None unless ``policy.prior`` is ``learned``."""
 
 
-class Agent(NamedTuple):
+class AgentSpec(NamedTuple):
     """Static companions of a state: networks and sizes, no parameters."""
 
     nets: Networks
@@ -36,13 +36,13 @@ class Agent(NamedTuple):
     action_size: int
 
 
-def build(config: AgentConfig, obs_size: int, action_size: int) -> Agent:
+def build(config: AgentConfig, obs_size: int, action_size: int) -> AgentSpec:
     """The static part for an environment of these sizes."""
-    return Agent(world_model.build(config.world_model, action_size), obs_size, action_size)
+    return AgentSpec(world_model.build(config.world_model, action_size), obs_size, action_size)
 
 
 def model_fns(
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     log_std_range: tuple[Number, Number] | None = None,
 ) -> ModelFns:
@@ -53,7 +53,7 @@ def model_fns(
     (:func:`plan_params`), once for all samples. ``log_std_range`` overrides the
     actors' when they propose.
     """
-    nets, model = agent.nets, config.world_model
+    nets, model = spec.nets, config.world_model
     low, high = log_std_range or (model.log_std_min, model.log_std_max)
     bins = world_model.bins(model)
     discount = config.optimizer.discount
@@ -105,20 +105,20 @@ def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentPara
     return params._replace(model=params.model._replace(value=value))
 
 
-def init_plan(config: AgentConfig, agent: Agent, num_envs: int) -> PlanState:
+def init_plan(config: AgentConfig, spec: AgentSpec, num_envs: int) -> PlanState:
     """Warm starts ``[N, H, A]`` of fresh episodes."""
-    state = mppi.init(config.mppi, agent.action_size, jnp.float32)
+    state = mppi.init(config.mppi, spec.action_size, jnp.float32)
     return jax.tree.map(lambda x: jnp.zeros((num_envs, *x.shape), x.dtype), state)
 
 
-def _check_obs(obs: Float[Array, "N O"], agent: Agent) -> None:
+def _check_obs(obs: Float[Array, "N O"], spec: AgentSpec) -> None:
     if obs.ndim != 2:
         raise ConfigError(
-            f"obs has shape {list(obs.shape)}: must be [N, {agent.obs_size}] for N environments"
+            f"obs has shape {list(obs.shape)}: must be [N, {spec.obs_size}] for N environments"
         )
-    if obs.shape[1] != agent.obs_size:
+    if obs.shape[1] != spec.obs_size:
         raise ConfigError(
-            f"observation has {obs.shape[1]} entries; this agent was built for {agent.obs_size}"
+            f"observation has {obs.shape[1]} entries; this agent was built for {spec.obs_size}"
         )
 
 
@@ -136,7 +136,7 @@ def act(
     plan_state: PlanState,
     is_first: Bool[Array, " N"],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     explore: Number = 1.0,
 ) -> PlanOutput:
@@ -149,15 +149,15 @@ def act(
       ConfigError: for observations of another size than the agent's, and for a warm
         start or ``is_first`` of another number of environments.
     """
-    _check_obs(obs, agent)
+    _check_obs(obs, spec)
     num, horizon = obs.shape[0], config.mppi.horizon
-    _check_rows("plan_state.mean", plan_state.mean.shape, (num, horizon, agent.action_size))
+    _check_rows("plan_state.mean", plan_state.mean.shape, (num, horizon, spec.action_size))
     _check_rows("is_first", is_first.shape, (num,))
     key_heads, key_plan = jax.random.split(key)
     params = plan_params(params, key_heads, config)
-    latent = world_model.encode(agent.nets, params.model.encoder, obs)
+    latent = world_model.encode(spec.nets, params.model.encoder, obs)
     mean = jnp.where(is_first[:, None, None], 0.0, plan_state.mean)
-    model = model_fns(agent, config)
+    model = model_fns(spec, config)
 
     def plan(key: Key, root: Array, state: PlanState) -> PlanOutput:
         return mppi.plan(params, key, root, state, model=model, config=config.mppi, explore=explore)
@@ -171,7 +171,7 @@ def act_policy(
     key: Key,
     obs: Float[Array, "N O"],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     explore: Number = 1.0,
 ) -> Float[Array, "N A"]:
@@ -180,11 +180,11 @@ def act_policy(
     Raises:
       ConfigError: for observations of another size than the agent's.
     """
-    _check_obs(obs, agent)
+    _check_obs(obs, spec)
     model = config.world_model
-    latent = world_model.encode(agent.nets, params.model.encoder, obs)
+    latent = world_model.encode(spec.nets, params.model.encoder, obs)
     mean, log_std = world_model.policy(
-        agent.nets, params.policy, latent, model.log_std_min, model.log_std_max
+        spec.nets, params.policy, latent, model.log_std_min, model.log_std_max
     )
     scale = jnp.asarray(explore).astype(mean.dtype)
     noise = scale * jax.random.normal(key, mean.shape, mean.dtype)
@@ -192,7 +192,7 @@ def act_policy(
 
 
 def replan(
-    params: AgentParams, key: Key, batch: Batch, *, agent: Agent, config: AgentConfig
+    params: AgentParams, key: Key, batch: Batch, *, spec: AgentSpec, config: AgentConfig
 ) -> tuple[Gaussian, Float[Array, "H b"]]:
     """Plan afresh at the first ``b = replan.batch_size`` windows of ``batch``, steps 0 to H-1.
 
@@ -205,15 +205,15 @@ def replan(
     obs = rows.obs[:horizon, :size].reshape(horizon * size, -1)
     key_heads, key_plan = jax.random.split(key)
     params = plan_params(params, key_heads, config)
-    latent = world_model.encode(agent.nets, params.model.encoder, obs)
+    latent = world_model.encode(spec.nets, params.model.encoder, obs)
     limits = (config.replan.proposal_log_std_min, config.replan.proposal_log_std_max)
-    model = model_fns(agent, config, limits)
+    model = model_fns(spec, config, limits)
     planner = dataclasses.replace(
         config.mppi,
         num_samples=config.replan.num_samples or config.mppi.num_samples,
         iterations=config.replan.iterations or config.mppi.iterations,
     )
-    state = mppi.init(planner, agent.action_size, jnp.float32)
+    state = mppi.init(planner, spec.action_size, jnp.float32)
 
     def plan(key: Key, root: Array) -> PlanOutput:
         return mppi.plan(params, key, root, state, model=model, config=planner, explore=0.0)
@@ -229,7 +229,7 @@ def replan_order(
     batch: Batch,
     updates: Int[Array, ""] | int,
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> Int[Array, " B"]:
     """The batch's windows, the ones to plan anew first, as ``replan.select`` says.
@@ -242,7 +242,7 @@ def replan_order(
     if config.replan.select == "oldest":
         urgency = (updates - rows.made[:steps]).astype(rows.reward.dtype)
     else:
-        nets, model = agent.nets, config.world_model
+        nets, model = spec.nets, config.world_model
         latent = world_model.encode(nets, params.model.encoder, rows.obs[:steps])
         mean, log_std = world_model.policy(
             nets, params.policy, latent, model.log_std_min, model.log_std_max

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import maths, model_loss, optimise, policy_loss, replay, world_model
-from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
@@ -60,15 +60,15 @@ class AgentState(NamedTuple):
     faults: Faults
 
 
-def init(key: Key, config: AgentConfig, agent: Agent) -> AgentState:
+def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     """A fresh agent of one seed."""
     key_model, key_policy, key_prior = jax.random.split(key, 3)
     model_config = config.world_model
-    model = world_model.init(key_model, model_config, agent.obs_size, agent.action_size)
-    policy = world_model.init_policy(key_policy, model_config, agent.action_size)
+    model = world_model.init(key_model, model_config, spec.obs_size, spec.action_size)
+    policy = world_model.init_policy(key_policy, model_config, spec.action_size)
     prior = None
     if config.policy.learns_prior:
-        prior = world_model.init_policy(key_prior, model_config, agent.action_size)
+        prior = world_model.init_policy(key_prior, model_config, spec.action_size)
     adam = optax.scale_by_adam()
     opt = OptStates(
         adam.init(model), adam.init(policy), None if prior is None else adam.init(prior)
@@ -106,7 +106,7 @@ def update(
     batch: Batch,
     key: Key,
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     train_actors: Bool[Array, ""] | bool = True,
 ) -> tuple[AgentState, dict[str, Float[Array, ""]]]:
@@ -116,7 +116,7 @@ def update(
       state: of one seed.
       batch: windows of H + 1 rows.
       key: consumed.
-      agent: static part.
+      spec: static part of the agent.
       config: of the agent.
       train_actors: False leaves policy, prior and scales alone (BMPC's pre-training).
 
@@ -124,7 +124,7 @@ def update(
       The new state and scalar metrics. A part whose loss or gradient is not
       finite keeps its parameters, and the fault is counted.
     """
-    nets, opt, bins = agent.nets, config.optimizer, world_model.bins(config.world_model)
+    nets, opt, bins = spec.nets, config.optimizer, world_model.bins(config.world_model)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
     params = state.params
     target = model_loss.targets(
@@ -136,7 +136,7 @@ def update(
         key_target,
         nets=nets,
         config=config,
-        kl_weight=_kl_price(state.scales, agent.action_size, config),
+        kl_weight=_kl_price(state.scales, spec.action_size, config),
     )
     target = jax.lax.stop_gradient(target)
     value_and_grad = jax.value_and_grad(model_loss.loss, has_aux=True)
@@ -175,7 +175,7 @@ def update(
         params=params._replace(model=step.params), opt=state.opt._replace(model=step.opt)
     )
     state, finite_actors, more = _update_actors(
-        state, batch, terms.latents, key_policy, train_actors, agent=agent, config=config
+        state, batch, terms.latents, key_policy, train_actors, spec=spec, config=config
     )
     metrics.update(more)
     rate = opt.target_rate
@@ -202,11 +202,11 @@ def _update_actors(
     key: Key,
     enabled: Bool[Array, ""] | bool,
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> tuple[AgentState, list[Bool[Array, ""]], dict[str, Array]]:
     """Learned prior, then policy; returns the finite flags of ``policy_loss.TERMS``."""
-    nets, opt = agent.nets, config.optimizer
+    nets, opt = spec.nets, config.optimizer
     params, scales, metrics = state.params, state.scales, {}
     yes = jnp.ones((), bool)
     finite = [yes, yes]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import diagnostics_gradients, evaluate, losses, maths, model_loss, replay, train
 from pomcp_jax import world_model as wm
-from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.envs.protocol import Env
@@ -123,7 +123,7 @@ class Seen(NamedTuple):
 
 
 def critic_value(
-    agent: Agent,
+    spec: AgentSpec,
     params: AgentParams,
     key: Key,
     latents: Float[Array, "*batch L"],
@@ -136,22 +136,22 @@ def critic_value(
     action = None
     if config.world_model.critic == "q":
         sample = model_loss.sample_policy(
-            agent.nets, params.policy, key, latents, config.world_model
+            spec.nets, params.policy, key, latents, config.world_model
         )
         action = sample.action
-    logits = wm.value_logits(agent.nets, params.model.value, latents, action)
+    logits = wm.value_logits(spec.nets, params.model.value, latents, action)
     return jnp.mean(maths.two_hot_decode(logits, wm.bins(config.world_model)), axis=0)
 
 
-def probe(agent: Agent) -> evaluate.Probe:
+def probe(spec: AgentSpec) -> evaluate.Probe:
     """Notes :class:`Seen`, for :func:`pomcp_jax.evaluate.traced`."""
 
     def look(config, params, key, obs, plan: PlanOutput) -> Seen:
-        latents = wm.encode(agent.nets, params.model.encoder, obs)
-        critic = critic_value(agent, params, key, latents, config)
+        latents = wm.encode(spec.nets, params.model.encoder, obs)
+        critic = critic_value(spec, params, key, latents, config)
         model = config.world_model
         low, high = model.log_std_min, model.log_std_max
-        raw = wm.policy(agent.nets, params.policy, latents, low, high)
+        raw = wm.policy(spec.nets, params.policy, latents, low, high)
         policy = action_policy(*raw, model.squash)
         record = losses.floored(plan.prior, config.policy)
         return Seen(jnp.stack([plan.value, critic], axis=-1), mismatch(policy, record))
@@ -276,7 +276,7 @@ def learning_metrics(
     updates: Int[Array, ""] | int,
     key: Key,
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> dict[str, Float[Array, ""]]:
     """Records and policy gradients of one seed, on M batches.
@@ -288,16 +288,16 @@ def learning_metrics(
       batches: windows with a leading axis M.
       updates: done so far, in units of ``rows.made``.
       key: consumed.
-      agent: static part.
+      spec: static part of the agent.
       config: of the agent.
     """
     key_scale, key = jax.random.split(key)
     keys = jax.random.split(key, batches.valid.shape[0])
     mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
-    latents = wm.encode(agent.nets, state.params.model.encoder, acted.obs)
+    latents = wm.encode(spec.nets, state.params.model.encoder, acted.obs)
     model = config.world_model
-    raw = wm.policy(agent.nets, state.params.policy, latents, model.log_std_min, model.log_std_max)
+    raw = wm.policy(spec.nets, state.params.policy, latents, model.log_std_min, model.log_std_max)
     record = losses.floored(acted.prior, config.policy)
     found = mismatch(action_policy(*raw, model.squash), record)
     out = _mismatch_metrics(found, mask, "record")
@@ -307,7 +307,7 @@ def learning_metrics(
 
     if not config.policy.learns_prior:
         found = diagnostics_gradients.moments(
-            state, batches, keys, state.scales.kl, agent=agent, config=config
+            state, batches, keys, state.scales.kl, spec=spec, config=config
         )
         snr = diagnostics_gradients.signal_to_noise(found)
         snr = jnp.stack([snr, jnp.full_like(snr, jnp.nan)])
@@ -322,7 +322,7 @@ def learning_metrics(
         kl = losses.divergence(sample, record, config.policy)
         scale = jnp.maximum(maths.percentile_range(kl, holds), 1.0)
         both = diagnostics_gradients.side_by_side(
-            state, batches, keys, scale, agent=agent, config=config
+            state, batches, keys, scale, spec=spec, config=config
         )
         snr = jax.vmap(diagnostics_gradients.signal_to_noise)(both)
         found = jax.tree.map(lambda x: x[0], both)
@@ -348,14 +348,14 @@ def _term_metrics(terms: Params) -> dict[str, Float[Array, ""]]:
 
 
 def diagnose(
-    state: TrainState, config: Config, agent: Agent, keys: Key, batches: int = BATCHES
+    state: TrainState, config: Config, spec: AgentSpec, keys: Key, batches: int = BATCHES
 ) -> dict[str, Float[Array, " S"]]:
     """:func:`learning_metrics` of every seed, on ``batches`` batches of its replay.
 
     Args:
       state: of the run; only read.
       config: of the run.
-      agent: static part.
+      spec: static part of the agent.
       keys: ``[S]``, consumed.
       batches: M, of ``optimizer.batch_size`` windows each.
     """
@@ -372,13 +372,13 @@ def diagnose(
             return jnp.moveaxis(x.reshape(length, batches, size, *x.shape[2:]), 1, 0)
 
         parts = jax.tree.map(split, windows)
-        return learning_metrics(learner, parts, state.updates, key, agent=agent, config=config)
+        return learning_metrics(learner, parts, state.updates, key, spec=spec, config=config)
 
     return over_seeds(one, config.agent, state.agent, windows, keys[:, 1])
 
 
 def evaluate_run(
-    state: TrainState, config: Config, *, env: Env, agent: Agent
+    state: TrainState, config: Config, *, env: Env, spec: AgentSpec
 ) -> tuple[Episodes, dict[str, Float[Array, " S"]]]:
     """The planner's evaluation of a run, and all of :data:`NAMES`.
 
@@ -388,9 +388,9 @@ def evaluate_run(
     episodes, trace = evaluate.traced(
         state.agent.params,
         keys,
-        probe(agent),
+        probe(spec),
         env=env,
-        agent=agent,
+        spec=spec,
         config=config.agent,
         episodes=config.train.eval_episodes,
         select=config.train.eval_select,
@@ -398,4 +398,4 @@ def evaluate_run(
     # The streams 0 to 2 of these keys are the evaluation's.
     own = jax.vmap(lambda key: jax.random.fold_in(key, 3))(keys)
     found = acting_metrics(episodes, trace, config.agent)
-    return episodes, found | diagnose(state, config, agent, own)
+    return episodes, found | diagnose(state, config, spec, own)

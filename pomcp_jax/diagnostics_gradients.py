@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from pomcp_jax import model_loss, policy_loss
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.replay import Batch
@@ -82,7 +82,7 @@ def term_gradients(
     key: Key,
     scale_kl: Float[Array, ""],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> Params:
     """Gradients of :data:`TERMS`, with their coefficients, as an update would take them.
@@ -92,7 +92,7 @@ def term_gradients(
     """
     params, scales = state.params, state.scales
     latents = model_loss.roll_out(
-        agent.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
+        spec.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
     )
 
     def gradient(share: Float[Array, " terms"]) -> Params:
@@ -113,7 +113,7 @@ def term_gradients(
             scale_kl,
             scales.log_multiplier,
             key,
-            nets=agent.nets,
+            nets=spec.nets,
             config=dataclasses.replace(config, policy=policy),
         )
         return grads
@@ -127,13 +127,13 @@ def moments(
     keys: Key,
     scale_kl: Float[Array, ""],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> Moments:
     """Over batches with a leading axis M; one at a time, so memory is that of one gradient."""
 
     def step(moments: Moments, one: tuple[Batch, Key]) -> tuple[Moments, None]:
-        terms = term_gradients(state, *one, scale_kl, agent=agent, config=config)
+        terms = term_gradients(state, *one, scale_kl, spec=spec, config=config)
         return add_gradient(moments, terms), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros((len(TERMS), *x.shape), x.dtype), state.params.policy)
@@ -147,7 +147,7 @@ def side_by_side(
     keys: Key,
     stored_scale: Float[Array, ""],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> Moments:
     """:func:`moments` with the prior of ``config`` and with the records themselves, ``[2]``.
@@ -161,7 +161,7 @@ def side_by_side(
       batches: with a leading axis M.
       keys: ``[M]``.
       stored_scale: of the KL to the records, in the place of the running scale.
-      agent: static part.
+      spec: static part of the agent.
       config: of the agent.
     """
     policy, scale = config.policy, state.scales.kl
@@ -170,7 +170,7 @@ def side_by_side(
     def measure(choice: tuple[Array, Array]) -> Moments:
         mixed = dataclasses.replace(policy, prior="mixture", prior_mix=choice[0])
         changed = dataclasses.replace(config, policy=mixed)
-        return moments(state, batches, keys, choice[1], agent=agent, config=changed)
+        return moments(state, batches, keys, choice[1], spec=spec, config=changed)
 
     weights = jnp.stack([weight, jnp.zeros_like(weight)])
     return jax.lax.map(measure, (weights, jnp.stack([scale, stored_scale])))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import acting
-from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanOutput
@@ -52,7 +52,7 @@ def rollout(
     keys: Key,
     *,
     env: Env,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     episodes: int,
     select: str = "sample",
@@ -68,14 +68,14 @@ def rollout(
       params: leading axis S.
       keys: ``[S]``, consumed.
       env: batched environment.
-      agent: static part.
+      spec: static part of the agent.
       config: of the agent; floats may have the axis S (:mod:`pomcp_jax.seed_axis`).
       episodes: E, per seed.
       select: how the planner chooses its elite, ``sample`` or ``argmax``.
       planner: act with the planner; False acts with the bare policy.
       explore: scale of the exploration noise.
     """
-    return _play(params, keys, env, agent, config, episodes, select, planner, explore, None)[0]
+    return _play(params, keys, env, spec, config, episodes, select, planner, explore, None)[0]
 
 
 def traced(
@@ -84,7 +84,7 @@ def traced(
     probe: Probe,
     *,
     env: Env,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     episodes: int,
     select: str = "sample",
@@ -95,14 +95,14 @@ def traced(
     is made than an episode has decisions, for the final state. A trace of 5 seeds
     and 10 episodes of 500 decisions takes 0.1 MB for each number noted.
     """
-    return _play(params, keys, env, agent, config, episodes, select, True, 0.0, probe)
+    return _play(params, keys, env, spec, config, episodes, select, True, 0.0, probe)
 
 
 def _play(
     params: AgentParams,
     keys: Key,
     env: Env,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     episodes: int,
     select: str,
@@ -116,17 +116,15 @@ def _play(
     env_state, timestep = env.reset(env_keys.reshape(-1))
     plan = jax.tree.map(
         lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype),
-        acting.init_plan(config, agent, episodes),
+        acting.init_plan(config, spec, episodes),
     )
 
     def decide(config, params, key, probe_key, obs, plan, is_first):
         if not planner:
-            action = acting.act_policy(
-                params, key, obs, agent=agent, config=config, explore=explore
-            )
+            action = acting.act_policy(params, key, obs, spec=spec, config=config, explore=explore)
             return action, plan, None
         out = acting.act(
-            params, key, obs, plan, is_first, agent=agent, config=config, explore=explore
+            params, key, obs, plan, is_first, spec=spec, config=config, explore=explore
         )
         seen = None if probe is None else probe(config, params, probe_key, obs, out)
         return out.action, out.next_state, seen

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from pomcp_jax import train, train_state
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.schedule import Chunks, Work
@@ -134,7 +134,7 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
 
 
 def reset_agents(
-    state: TrainState, config: Config, static: Agent, which: Bool[Array, " S"]
+    state: TrainState, config: Config, spec: AgentSpec, which: Bool[Array, " S"]
 ) -> TrainState:
     """``state`` with fresh agents and plans of the seeds ``which``; replay and the rest stay.
 
@@ -142,7 +142,7 @@ def reset_agents(
     whether the run was interrupted. Refused updates stay in the total; their row begins anew.
     """
     keys = train.fold_keys(state, _RENEWED, state.iteration)
-    old, new = state.agent, train.init_agents(keys, config, static)
+    old, new = state.agent, train.init_agents(keys, config, spec)
     new = new._replace(faults=new.faults._replace(total=old.faults.total))
 
     def choose(new: Array, old: Array) -> Array:
