@@ -10,22 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import losses, maths, mppi, networks, world_model
+from pomcp_jax import actors, losses, maths, mppi, networks, world_model
+from pomcp_jax.actors import AgentParams
 from pomcp_jax.config import AgentConfig, ConfigError
 from pomcp_jax.mppi import ModelFns, PlanOutput, PlanState
 from pomcp_jax.planner_checks import Number
 from pomcp_jax.replay import Batch
-from pomcp_jax.types import Gaussian, Key, Params
-from pomcp_jax.world_model import ModelParams, Networks
-
-
-class AgentParams(NamedTuple):
-    """All that acting needs."""
-
-    model: ModelParams
-    policy: Params
-    prior: Params | None
-    """The learned prior; None unless ``policy.prior`` is ``learned``."""
+from pomcp_jax.types import Gaussian, Key
+from pomcp_jax.world_model import Networks
 
 
 class AgentSpec(NamedTuple):
@@ -54,37 +46,25 @@ def model_fns(
     actors' when they propose.
     """
     nets, model = spec.nets, config.world_model
-    low, high = log_std_range or (model.log_std_min, model.log_std_max)
     bins = world_model.bins(model)
-    discount = config.optimizer.discount
-
-    def act(actor: Params, key: Key, latent: Array, low, high) -> Array:
-        mean, log_std = world_model.policy(nets, actor, latent, low, high)
-        noise = jax.random.normal(key, mean.shape, mean.dtype)
-        return losses.squash(mean, log_std, noise, model.squash).action
 
     def policy_proposes(params: AgentParams, key: Key, latent: Array) -> Array:
-        return act(params.policy, key, latent, low, high)
+        return actors.sample(nets, params.policy, key, latent, model, log_std_range).action
 
     def prior_proposes(params: AgentParams, key: Key, latent: Array) -> Array:
-        return act(params.prior, key, latent, low, high)
+        return actors.sample(nets, params.prior, key, latent, model, log_std_range).action
 
     def step(params: AgentParams, latent: Array, action: Array):
-        reward = world_model.reward_logits(nets, params.model.reward, latent, action)
-        latent = world_model.dynamics(nets, params.model.dynamics, latent, action)
-        gamma = jnp.asarray(discount, reward.dtype)
-        if params.model.termination is not None:
-            # [TD-MPC2] plans on past a state unless it is more likely than not terminal.
-            logit = world_model.termination_logits(nets, params.model.termination, latent)
-            gamma = gamma * (logit <= 0.0).astype(gamma.dtype)
-        return latent, maths.two_hot_decode(reward, bins), gamma
+        following, reward = world_model.step(nets, params.model, latent, action, bins)
+        gamma = jnp.asarray(config.optimizer.discount, reward.dtype)
+        going = world_model.continues(nets, params.model, following)
+        return following, reward, gamma if going is None else gamma * going
 
     def value(params: AgentParams, key: Key, latent: Array) -> Array:
         action = None
         if model.critic == "q":
-            action = act(params.policy, key, latent, model.log_std_min, model.log_std_max)
-        logits = world_model.value_logits(nets, params.model.value, latent, action)
-        values = maths.two_hot_decode(logits, bins)
+            action = actors.sample(nets, params.policy, key, latent, model).action
+        values = world_model.values(nets, params.model.value, latent, action, bins)
         return jnp.mean(values) - config.critic.tail_penalty * jnp.std(values)
 
     proposers = {
@@ -183,12 +163,11 @@ def act_policy(
     _check_obs(obs, spec)
     model = config.world_model
     latent = world_model.encode(spec.nets, params.model.encoder, obs)
-    mean, log_std = world_model.policy(
-        spec.nets, params.policy, latent, model.log_std_min, model.log_std_max
-    )
-    scale = jnp.asarray(explore).astype(mean.dtype)
-    noise = scale * jax.random.normal(key, mean.shape, mean.dtype)
-    return jnp.clip(losses.squash(mean, log_std, noise, model.squash).action, -1.0, 1.0)
+    dist = actors.distribution(spec.nets, params.policy, latent, model)
+    scale = jnp.asarray(explore).astype(dist.mean.dtype)
+    noise = scale * jax.random.normal(key, dist.mean.shape, dist.mean.dtype)
+    # Rounding lets the straight-through form of the clip pass 1 by a last bit.
+    return jnp.clip(actors.draw(dist, noise, model.squash).action, -1.0, 1.0)
 
 
 def replan(
@@ -242,12 +221,8 @@ def replan_order(
     if config.replan.select == "oldest":
         urgency = (updates - rows.made[:steps]).astype(rows.reward.dtype)
     else:
-        nets, model = spec.nets, config.world_model
-        latent = world_model.encode(nets, params.model.encoder, rows.obs[:steps])
-        mean, log_std = world_model.policy(
-            nets, params.policy, latent, model.log_std_min, model.log_std_max
-        )
-        dist = losses.squash(mean, log_std, jnp.zeros_like(mean), model.squash).dist
+        latent = world_model.encode(spec.nets, params.model.encoder, rows.obs[:steps])
+        dist = actors.distribution(spec.nets, params.policy, latent, config.world_model)
         record = jax.tree.map(lambda x: x[:steps], rows.prior)
         record = losses.floored(record, config.policy)
         urgency = jnp.sum(maths.gaussian_kl(dist, record), axis=-1)

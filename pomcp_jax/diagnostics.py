@@ -6,16 +6,14 @@ term in the gradient (docs/method.md, "Diagnostics"). Pure functions; nothing of
 learning or acting depends on them.
 """
 
-import statistics
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import diagnostics_gradients, evaluate, losses, maths, model_loss, replay, train
+from pomcp_jax import actors, diagnostics_gradients, evaluate, losses, maths, replay, train
 from pomcp_jax import world_model as wm
 from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.agent import AgentState
@@ -55,41 +53,6 @@ BATCHES = 16
 # Policy and planner
 
 
-def _quantiles(number: int) -> np.ndarray:
-    """``[number]`` equally likely values of a standard normal, of variance exactly one."""
-    inverse = statistics.NormalDist().inv_cdf
-    values = np.array([inverse((i + 0.5) / number) for i in range(number)])
-    return values / np.sqrt(np.mean(values**2))
-
-
-class ActionPolicy(NamedTuple):
-    """A policy in the space of actions, where the planner's records live."""
-
-    dist: Gaussian
-    mode: Float[Array, "*batch A"]
-    """The action without noise."""
-
-
-def action_policy(mean: Array, log_std: Array, squash: str) -> ActionPolicy:
-    """A policy's raw mean and log-std ``[..., A]`` as a Gaussian over actions.
-
-    Policies that clip are compared as the loss does, by the Gaussian before the
-    clip. A tanh policy is a Gaussian *before* the tanh, no density to hold
-    against a record: it is replaced by the Gaussian with the mean and std of
-    ``tanh(m + s eps)``, from 64 equally likely values of eps.
-    """
-    zero = jnp.zeros_like(mean)
-    sample = losses.squash(mean, log_std, zero, squash)
-    if squash != "tanh":
-        return ActionPolicy(sample.dist, jnp.clip(sample.dist.mean, -1.0, 1.0))
-    grid = jnp.asarray(_quantiles(64), mean.dtype)
-    grid = grid.reshape(-1, *(1 for _ in mean.shape))
-    actions = jnp.tanh(mean[None] + jnp.exp(log_std)[None] * grid)
-    centre = jnp.mean(actions, axis=0)
-    spread = jnp.sqrt(jnp.mean(jnp.square(actions - centre[None]), axis=0) + 1e-12)
-    return ActionPolicy(Gaussian(centre, spread), sample.action)
-
-
 class Mismatch(NamedTuple):
     """How far a policy and a planner's record are apart."""
 
@@ -101,12 +64,19 @@ class Mismatch(NamedTuple):
     """Root mean square over A of the policy's action without noise minus the record's mean."""
 
 
-def mismatch(policy: ActionPolicy, record: Gaussian) -> Mismatch:
-    """Both divergences in closed form, and the distance of the modes."""
+def mismatch(policy: Gaussian, record: Gaussian, squash: str) -> Mismatch:
+    """Both divergences in closed form, and the distance of the modes.
+
+    Args:
+      policy: its distribution, before the tanh for squash ``tanh``.
+      record: a planner's record, over actions.
+      squash: ``world_model.squash``.
+    """
+    dist, mode = actors.over_actions(policy, squash), actors.mode(policy, squash)
     return Mismatch(
-        jnp.sum(maths.gaussian_kl(policy.dist, record), axis=-1),
-        jnp.sum(maths.gaussian_kl(record, policy.dist), axis=-1),
-        jnp.sqrt(jnp.mean(jnp.square(policy.mode - record.mean), axis=-1)),
+        jnp.sum(maths.gaussian_kl(dist, record), axis=-1),
+        jnp.sum(maths.gaussian_kl(record, dist), axis=-1),
+        jnp.sqrt(jnp.mean(jnp.square(mode - record.mean), axis=-1)),
     )
 
 
@@ -135,12 +105,9 @@ def critic_value(
     """
     action = None
     if config.world_model.critic == "q":
-        sample = model_loss.sample_policy(
-            spec.nets, params.policy, key, latents, config.world_model
-        )
-        action = sample.action
-    logits = wm.value_logits(spec.nets, params.model.value, latents, action)
-    return jnp.mean(maths.two_hot_decode(logits, wm.bins(config.world_model)), axis=0)
+        action = actors.sample(spec.nets, params.policy, key, latents, config.world_model).action
+    bins = wm.bins(config.world_model)
+    return jnp.mean(wm.values(spec.nets, params.model.value, latents, action, bins), axis=0)
 
 
 def probe(spec: AgentSpec) -> evaluate.Probe:
@@ -150,11 +117,10 @@ def probe(spec: AgentSpec) -> evaluate.Probe:
         latents = wm.encode(spec.nets, params.model.encoder, obs)
         critic = critic_value(spec, params, key, latents, config)
         model = config.world_model
-        low, high = model.log_std_min, model.log_std_max
-        raw = wm.policy(spec.nets, params.policy, latents, low, high)
-        policy = action_policy(*raw, model.squash)
+        policy = actors.distribution(spec.nets, params.policy, latents, model)
         record = losses.floored(plan.prior, config.policy)
-        return Seen(jnp.stack([plan.value, critic], axis=-1), mismatch(policy, record))
+        apart = mismatch(policy, record, model.squash)
+        return Seen(jnp.stack([plan.value, critic], axis=-1), apart)
 
     return look
 
@@ -297,9 +263,9 @@ def learning_metrics(
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
     latents = wm.encode(spec.nets, state.params.model.encoder, acted.obs)
     model = config.world_model
-    raw = wm.policy(spec.nets, state.params.policy, latents, model.log_std_min, model.log_std_max)
+    policy = actors.distribution(spec.nets, state.params.policy, latents, model)
     record = losses.floored(acted.prior, config.policy)
-    found = mismatch(action_policy(*raw, model.squash), record)
+    found = mismatch(policy, record, model.squash)
     out = _mismatch_metrics(found, mask, "record")
     age = (updates - acted.made).astype(rows.reward.dtype)
     out["diag/record_age"] = _mean(age, mask)
@@ -314,10 +280,9 @@ def learning_metrics(
     else:
         # The scale that the KL to the records would settle at, as the loss measures it:
         # over the first states of the windows.
-        first = jax.tree.map(lambda x: x[:, 0], (*raw, record, mask))
-        mean, log_std, record, holds = first
-        noise = jax.random.normal(key_scale, mean.shape, mean.dtype)
-        sample = losses.squash(mean, log_std, noise, model.squash)
+        policy, record, holds = jax.tree.map(lambda x: x[:, 0], (policy, record, mask))
+        noise = jax.random.normal(key_scale, policy.mean.shape, policy.mean.dtype)
+        sample = actors.draw(policy, noise, model.squash)
         record = losses.prepare_prior(record, sample, config.policy)
         kl = losses.divergence(sample, record, config.policy)
         scale = jnp.maximum(maths.percentile_range(kl, holds), 1.0)

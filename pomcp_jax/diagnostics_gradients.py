@@ -90,10 +90,8 @@ def term_gradients(
     The policy loss is linear in its coefficients, so each term is the loss with
     the other coefficients zero. They sum to the gradient of the loss.
     """
-    params, scales = state.params, state.scales
-    latents = model_loss.roll_out(
-        spec.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
-    )
+    params, rows = state.params, batch.rows
+    latents = model_loss.roll_out(spec.nets, params.model, rows.obs[0], rows.action[:-1])
 
     def gradient(share: Float[Array, " terms"]) -> Params:
         policy = config.policy
@@ -105,13 +103,10 @@ def term_gradients(
         )
         grads, _ = jax.grad(policy_loss.policy_loss, has_aux=True)(
             params.policy,
-            params.model,
-            params.prior,
+            params,
             jax.lax.stop_gradient(latents),
             batch,
-            scales.q,
-            scale_kl,
-            scales.log_multiplier,
+            state.scales._replace(kl=scale_kl),
             key,
             nets=spec.nets,
             config=dataclasses.replace(config, policy=policy),

@@ -139,13 +139,6 @@ def simnorm(x: Float[Array, "*batch L"], group: int) -> Float[Array, "*batch L"]
     return jax.nn.softmax(grouped, axis=-2).reshape(x.shape)
 
 
-def bounded_log_std(
-    raw: Float[Array, "..."], low: Float[Array, ""] | float, high: Float[Array, ""] | float
-) -> Float[Array, "..."]:
-    """``low + (high - low) (1 + tanh(raw)) / 2`` ([TD-MPC2] ``math.log_std``)."""
-    return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
-
-
 def gaussian_log_prob(x: Float[Array, "*batch A"], dist: Gaussian) -> Float[Array, "*batch"]:
     """Log-density summed over the last axis."""
     z = (x - dist.mean) / dist.std

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from experiments import plot
-from pomcp_jax import acting, diagnostics, diagnostics_gradients, envs, evaluate, policy_loss, train
+from pomcp_jax import (
+    acting,
+    actors,
+    diagnostics,
+    diagnostics_gradients,
+    envs,
+    evaluate,
+    policy_loss,
+    train,
+)
 from pomcp_jax import agent as agent_lib
-from pomcp_jax.diagnostics import action_policy, mismatch, value_bias
+from pomcp_jax.diagnostics import mismatch, value_bias
 from pomcp_jax.diagnostics_gradients import Moments
 from pomcp_jax.replay import Batch, Index, Row
 from pomcp_jax.reporting import diagnostic_figures
@@ -140,9 +149,9 @@ def test_values_end_where_the_episode_terminates():
 
 
 def test_divergences_and_distance_of_known_gaussians():
-    policy = action_policy(jnp.zeros((1, 2)), jnp.log(jnp.full((1, 2), 0.5)), "clip")
+    policy = Gaussian(jnp.zeros((1, 2)), jnp.full((1, 2), 0.5))
     record = Gaussian(jnp.array([[0.6, 0.0]]), jnp.array([[1.0, 0.5]]))
-    got = mismatch(policy, record)
+    got = mismatch(policy, record, "clip")
     forth = np.log(2) + (0.25 + 0.36) / 2 - 0.5
     back = -np.log(2) + (1 + 0.36) / (2 * 0.25) - 0.5
     np.testing.assert_allclose(got.kl_policy, [forth], rtol=1e-5)
@@ -152,16 +161,17 @@ def test_divergences_and_distance_of_known_gaussians():
 
 @pytest.mark.parametrize("mean, std", [(0.0, 0.02), (0.8, 0.3), (-1.5, 1.0), (0.3, 7.0)])
 def test_a_tanh_policy_is_compared_by_its_moments_over_actions(mean, std):
-    got = action_policy(jnp.full((1,), mean), jnp.log(jnp.full((1,), std)), "tanh")
+    policy = Gaussian(jnp.full((1,), mean), jnp.full((1,), std))
+    got = actors.over_actions(policy, "tanh")
     x = np.linspace(-9, 9, 200_001)
     weight = np.exp(-0.5 * x**2)
     weight /= weight.sum()
     action = np.tanh(mean + std * x)
     centre = weight @ action
     spread = np.sqrt(weight @ (action - centre) ** 2)
-    np.testing.assert_allclose(got.dist.mean[0], centre, atol=0.02 * spread)
-    np.testing.assert_allclose(got.dist.std[0], spread, rtol=0.02)
-    np.testing.assert_allclose(got.mode[0], np.tanh(mean), rtol=1e-6)
+    np.testing.assert_allclose(got.mean[0], centre, atol=0.02 * spread)
+    np.testing.assert_allclose(got.std[0], spread, rtol=0.02)
+    np.testing.assert_allclose(actors.mode(policy, "tanh")[0], np.tanh(mean), rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------
@@ -242,13 +252,13 @@ def test_terms_sum_to_the_gradient_of_the_loss():
         terms = diagnostics_gradients.term_gradients(
             state, batch, key, scale, spec=spec, config=config
         )
-        params, scales = state.params, state.scales
+        params = state.params
         latents = diagnostics_gradients.model_loss.roll_out(
             spec.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
         )
         return terms, jax.grad(policy_loss.policy_loss, has_aux=True)(
-            params.policy, params.model, params.prior, latents, batch, scales.q, scale,
-            scales.log_multiplier, key, nets=spec.nets, config=config,
+            params.policy, params, latents, batch, state.scales._replace(kl=scale), key,
+            nets=spec.nets, config=config,
         )[0]  # fmt: skip
 
     terms, whole = both(state, batch)
