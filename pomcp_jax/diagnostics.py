@@ -21,7 +21,7 @@ from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes, Trace
 from pomcp_jax.mppi import PlanOutput
-from pomcp_jax.replay import Batch, Replay
+from pomcp_jax.replay import Batch
 from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.train import TrainState
 from pomcp_jax.types import Gaussian, Key, Params
@@ -326,9 +326,9 @@ def diagnose(
     """
     size, length = config.agent.optimizer.batch_size, config.agent.mppi.horizon + 1
     keys = jax.vmap(jax.random.split)(keys)
-    seeds = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
     sample = jax.vmap(
-        lambda ring, key: replay.sample(ring, key, batches * size, length), in_axes=(seeds, 0)
+        lambda ring, key: replay.sample(ring, key, batches * size, length),
+        in_axes=(replay.SEEDS, 0),
     )
     windows = sample(state.replay, keys[:, 0])
 

@@ -124,17 +124,9 @@ def policy_loss(
         kl = losses.divergence(sample, prior, policy)
         scales = scales._replace(kl=_updated(scales.kl, kl, mask, policy))
 
+    numbers = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight, "config": policy}
     multiplier = jnp.exp(scales.log_multiplier)
-    out = losses.policy_loss(
-        sample,
-        q,
-        kl,
-        scale_q=scales.q,
-        scale_kl=scales.kl,
-        weight=weight,
-        config=policy,
-        multiplier=multiplier,
-    )
+    out = losses.policy_loss(sample, q, kl, multiplier=multiplier, **numbers)
     mean_kl = maths.masked_mean(out.kl, mask)
     if policy.kl_tuning == "dual":
         size, stopped = sample.noise.shape[-1], jax.lax.stop_gradient(mean_kl)

@@ -6,8 +6,8 @@ row ``t`` unless ``last[t]``: then row ``t`` is an episode's final observation
 (or led to a broken state) and its action, reward and record mean nothing.
 
 Symbols: C rows per environment, N environments, B windows, T = H + 1 rows of a window.
-For seeds, ``vmap`` with ``in_axes=Replay(rows=0, inserted=None)``: the cursor is
-shared, so inserting stays one contiguous in-place write.
+For seeds, ``vmap`` with ``in_axes=SEEDS``: the cursor is shared, so inserting stays one
+contiguous in-place write.
 """
 
 from typing import NamedTuple
@@ -53,6 +53,10 @@ class Replay(NamedTuple):
     def size(self) -> Int[Array, ""]:
         """Rows filled per environment."""
         return jnp.minimum(self.inserted, self.capacity)
+
+
+SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
+"""Axes of a ring of many seeds, for ``vmap``."""
 
 
 class Index(NamedTuple):

@@ -13,6 +13,7 @@ from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.schedule import Chunks, Work
 from pomcp_jax.train import Program, TrainState
+from pomcp_jax.types import PyTree
 
 _FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
 """Streams of randomness of environments and of agents that were reset on purpose."""
@@ -99,14 +100,11 @@ def join(state: TrainState, other: TrainState) -> TrainState:
 
 def _of_seeds(function: Callable, *states: TrainState) -> TrainState:
     """``function`` of every leaf that has the seeds' axis; the others are the first state's."""
-    rest = dict(iteration=None, updates=None)
-    lead = [one._replace(replay=one.replay.rows, **rest) for one in states]
-    found, first = jax.tree.map(function, *lead), states[0]
-    return found._replace(
-        replay=first.replay._replace(rows=found.replay),
-        iteration=first.iteration,
-        updates=first.updates,
-    )
+
+    def edit(axis: int | None, *parts: PyTree) -> PyTree:
+        return parts[0] if axis is None else jax.tree.map(function, *parts)
+
+    return jax.tree.map(edit, train_state.SEEDS, *states, is_leaf=lambda axis: axis is None)
 
 
 def reset_environments(state: TrainState, config: Config, env: Env) -> TrainState:

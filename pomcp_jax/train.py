@@ -24,7 +24,7 @@ from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanState
-from pomcp_jax.replay import Batch, Index, Replay, Row
+from pomcp_jax.replay import Batch, Index, Row
 from pomcp_jax.schedule import Chunks, Ratio, Work, ratio
 from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.train_state import (
@@ -76,8 +76,6 @@ __all__ = [
 
 PLAN = "plan/"
 """How metrics of acting begin; all others are of updates."""
-
-_SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
 
 
 def _split_seeds(tree: PyTree, num_seeds: int) -> PyTree:
@@ -144,9 +142,9 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         prior_value=decision.value,
         made=jnp.full_like(decision.value, state.updates, jnp.int32),
     )
-    ring = jax.vmap(replay.insert, in_axes=(_SEEDS, 0), out_axes=_SEEDS)(state.replay, row)
+    insert = jax.vmap(replay.insert, in_axes=(replay.SEEDS, 0), out_axes=replay.SEEDS)
     return state._replace(
-        replay=ring,
+        replay=insert(state.replay, row),
         env=env_state,
         timestep=following,
         plan=decision.plan,
@@ -162,7 +160,7 @@ def update_step(
     length = config.agent.mppi.horizon + 1
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(fold_keys(state, UPDATING, state.updates))
     size = config.agent.optimizer.batch_size
-    sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(_SEEDS, 0))
+    sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(replay.SEEDS, 0))
     batch = sample(state.replay, keys[:, 0])
     ring = state.replay
     if config.agent.replan.interval:
@@ -186,7 +184,8 @@ def update_step(
         # either way (mostly with what it holds), so it is never copied.
         prior, value, made = jax.lax.cond(due, fresh, lambda: held)
         batch, index = jax.vmap(agent.apply_replan)(batch, prior, value, made)
-        write = jax.vmap(replay.write_back, in_axes=(_SEEDS, 0, 0, 0, 0), out_axes=_SEEDS)
+        axes = (replay.SEEDS, 0, 0, 0, 0)
+        write = jax.vmap(replay.write_back, in_axes=axes, out_axes=replay.SEEDS)
         ring = write(ring, Index(*index), prior, value, made)
 
     def learn(config, one, batch, key):

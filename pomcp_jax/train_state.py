@@ -39,10 +39,14 @@ class TrainState(NamedTuple):
     updates: Int[Array, ""]
 
 
-SPECS = TrainState(
-    *[seed_axis.SPLIT] * 7, iteration=seed_axis.WHOLE, updates=seed_axis.WHOLE
-)._replace(replay=Replay(rows=seed_axis.SPLIT, inserted=seed_axis.WHOLE))
-"""How a run is spread over devices: all but three counters by its seeds."""
+SEEDS = TrainState(*[0] * 7, iteration=None, updates=None)._replace(replay=replay.SEEDS)
+"""Axes of the seeds, for ``vmap``: all but three counters have one."""
+SPECS = jax.tree.map(
+    lambda axis: seed_axis.WHOLE if axis is None else seed_axis.SPLIT,
+    SEEDS,
+    is_leaf=lambda axis: axis is None,
+)
+"""How a run is spread over devices: by its seeds."""
 
 
 def rows_per_env(config: Config) -> int:
