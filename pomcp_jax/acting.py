@@ -1,6 +1,6 @@
 """Acting with the learned model: the planner's callables, decisions, re-planning, bare policy.
 
-All functions are pure, for one seed and N environments; ``vmap`` them over seeds.
+All functions are pure and serve one seed with N environments; ``vmap`` them over seeds.
 """
 
 import dataclasses
@@ -211,10 +211,10 @@ def replan_order(
     spec: AgentSpec,
     config: AgentConfig,
 ) -> Int[Array, " B"]:
-    """The batch's windows, the ones to plan anew first, as ``replan.select`` says.
+    """Order of the batch's windows, those to re-plan first, by ``replan.select``.
 
-    ``oldest`` by the mean age of their records, ``kl`` by the mean KL(policy ||
-    record); windows without a transition come last.
+    ``oldest`` sorts by the mean age of their records, ``kl`` by the mean KL(policy || record);
+    windows without a transition come last.
     """
     rows, mask = batch.rows, batch.transition
     steps = mask.shape[0]

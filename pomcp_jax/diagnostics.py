@@ -1,9 +1,9 @@
-"""What the numbers of a run cannot say by themselves, measured when it is evaluated.
+"""Diagnostics computed at each evaluation: value bias, policy-planner mismatch, gradient noise.
 
-Over-estimation of values, mismatch of policy and planner, signal and noise of the
-policy gradient with and without the learned prior, age of the records, share of each
-term in the gradient (docs/method.md, "Diagnostics"). Pure functions; nothing of
-learning or acting depends on them.
+Over-estimation of values, mismatch of policy and planner, signal and noise of the policy
+gradient with and without the learned prior, age of the records, and each term's share of
+the gradient (docs/method.md, "Diagnostics"). Pure functions; neither learning nor acting
+depends on them.
 """
 
 from typing import NamedTuple
@@ -42,7 +42,7 @@ NAMES = tuple(
         *(f"cosine_{name}" for name in diagnostics_gradients.TERMS),
     )
 )
-"""Every metric; what means nothing for a configuration is NaN."""
+"""Every metric; NaN where a configuration gives it no meaning."""
 READS = frozenset({"train.num_seeds", "train.eval_episodes", "train.eval_select"})
 """Settings that an evaluation reads (:mod:`pomcp_jax.compiled`)."""
 BATCHES = 16
@@ -54,7 +54,7 @@ BATCHES = 16
 
 
 class Mismatch(NamedTuple):
-    """How far a policy and a planner's record are apart."""
+    """Distances between a policy and a planner's record."""
 
     kl_policy: Float[Array, "*batch"]
     """KL(policy || record) in nats, summed over A."""
@@ -85,7 +85,7 @@ def mismatch(policy: Gaussian, record: Gaussian, squash: str) -> Mismatch:
 
 
 class Seen(NamedTuple):
-    """What is noted at the states of an evaluation."""
+    """Quantities noted at the states of an evaluation."""
 
     values: Float[Array, "*batch 2"]
     """Of :data:`ESTIMATES`: the plan's value; the mean over the critic's heads."""
@@ -111,7 +111,7 @@ def critic_value(
 
 
 def probe(spec: AgentSpec) -> evaluate.Probe:
-    """Notes :class:`Seen`, for :func:`pomcp_jax.evaluate.traced`."""
+    """A function that notes :class:`Seen`, for :func:`pomcp_jax.evaluate.traced`."""
 
     def look(config, params, key, obs, plan: PlanOutput) -> Seen:
         latents = wm.encode(spec.nets, params.model.encoder, obs)

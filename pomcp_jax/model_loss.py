@@ -36,7 +36,7 @@ class ModelLoss(NamedTuple):
 
 
 def random_heads(params: Params, key: Key, num: int) -> Params:
-    """``num`` distinct heads of stacked ``params``, drawn anew each update."""
+    """``num`` distinct heads of stacked ``params``."""
     heads = jax.tree.leaves(params)[0].shape[0]
     if num == heads:
         return params

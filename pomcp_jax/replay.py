@@ -138,7 +138,7 @@ def sample(replay: Replay, key: Key, batch_size: int, length: int) -> Batch:
 
 
 def read(replay: Replay, index: Index) -> Row:
-    """The rows at ``index``; rows no longer held give whatever overwrote them."""
+    """The rows at ``index``; overwritten rows give whatever replaced them."""
     place = jnp.mod(index.row, replay.capacity)
     return jax.tree.map(lambda ring: ring[place, index.env], replay.rows)
 
@@ -152,11 +152,11 @@ def write_back(
 ) -> Replay:
     """Replace the planner records at ``index``, dropping rows overwritten since sampling.
 
-    ``made`` are the numbers of updates that their model had had.
+    ``made`` counts the updates of the model that planned them.
     """
-    held = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
+    kept = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
     # An index past the end is dropped by the scatter.
-    place = jnp.where(held, jnp.mod(index.row, replay.capacity), replay.capacity)
+    place = jnp.where(kept, jnp.mod(index.row, replay.capacity), replay.capacity)
 
     def put(ring, values):
         return ring.at[place, index.env].set(values.astype(ring.dtype), mode="drop")

@@ -1,4 +1,4 @@
-"""Going on with a run: what is left of its work; fresh environments or agents; other seeds."""
+"""Edits of a run's state: the work left, fresh environments or agents, other seeds."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -108,7 +108,7 @@ def _of_seeds(function: Callable, *states: TrainState) -> TrainState:
 
 
 def reset_environments(state: TrainState, config: Config, env: Env) -> TrainState:
-    """``state`` with fresh episodes in all environments; its own ``env`` is not looked at.
+    """``state`` with fresh episodes in all environments; its own ``env`` is ignored.
 
     The newest rows of replay lose their transitions: their successors are lost.
     """
@@ -137,7 +137,7 @@ def reset_agents(
     """``state`` with fresh agents and plans of the seeds ``which``; replay and the rest stay.
 
     New parameters are drawn from the seed's key and the iteration, so that it does not matter
-    whether the run was interrupted. Refused updates stay in the total; their row begins anew.
+    whether the run was interrupted. Refused updates stay in the total; those in a row restart at 0.
     """
     keys = train.fold_keys(state, _RENEWED, state.iteration)
     old, new = state.agent, train.init_agents(keys, config, spec)

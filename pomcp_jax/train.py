@@ -177,12 +177,12 @@ def update_step(
         if config.agent.replan.select != "first":
             batch = _reorder(state, batch, due, config, spec)
         rows = batch.rows
-        held = jax.tree.map(
+        stored = jax.tree.map(
             lambda x: x[:, :horizon, :width], (rows.prior, rows.prior_value, rows.made)
         )
         # The condition chooses among small arrays only; the ring is written
-        # either way (mostly with what it holds), so it is never copied.
-        prior, value, made = jax.lax.cond(due, fresh, lambda: held)
+        # either way (mostly with what it has), so it is never copied.
+        prior, value, made = jax.lax.cond(due, fresh, lambda: stored)
         batch, index = jax.vmap(agent.apply_replan)(batch, prior, value, made)
         axes = (replay.SEEDS, 0, 0, 0, 0)
         write = jax.vmap(replay.write_back, in_axes=axes, out_axes=replay.SEEDS)
@@ -200,7 +200,7 @@ def update_step(
 def _reorder(
     state: TrainState, batch: Batch, due: Bool[Array, ""], config: Config, spec: AgentSpec
 ) -> Batch:
-    """Every seed's batch with the windows first that are to be planned anew, if it is due."""
+    """Every seed's batch, with the windows to re-plan first if re-planning is due."""
 
     def by_urgency():
         def one(config, params, batch):
@@ -291,19 +291,19 @@ def _without_what_did_not_happen(
 def _check_state(state: TrainState, config: Config, work: Work) -> None:
     """Refuse a state of other sizes than ``config`` says, before it is traced."""
     _, rows, num_envs = state.replay.rows.reward.shape
-    for name, held, wanted in (
+    for name, actual, wanted in (
         ("train.num_seeds", state.keys.shape[0], config.train.num_seeds),
         ("env.num_envs", num_envs, config.env.num_envs),
         ("train.capacity", rows * num_envs, rows_per_env(config) * config.env.num_envs),
     ):
-        if held != wanted:
-            raise ConfigError(f"{name} = {wanted}: the state was made with {held}")
+        if actual != wanted:
+            raise ConfigError(f"{name} = {wanted}: the state was made with {actual}")
 
 
 class Program(NamedTuple):
     """The compiled functions of a run; each is traced exactly once.
 
-    ``chunk`` donates its state: go on with what it returns.
+    ``chunk`` donates its state: continue with the one it returns.
     """
 
     env: Env
@@ -323,7 +323,7 @@ class Program(NamedTuple):
 
 INIT_READS = frozenset({"train.num_seeds", "train.capacity", "env.num_envs"})
 CHUNK_READS = frozenset({"train.num_seeds", "env.num_envs"})
-"""Settings that the compiled functions see; any other never compiles them anew."""
+"""Settings that the compiled functions read; changing any other never recompiles them."""
 
 
 def check_environment(config: Config, env: Env) -> None:
@@ -340,7 +340,7 @@ def check_environment(config: Config, env: Env) -> None:
 
 
 def doubts(config: Config, env: Env) -> tuple[str, ...]:
-    """What is allowed and hardly meant: a line each, with the setting that mends it."""
+    """Warnings about settings that are allowed but rarely intended, one line each."""
     if env.terminates and not config.agent.world_model.termination:
         return (
             f"agent.world_model.termination = False: episodes of {env.name!r} can terminate, and"

@@ -55,7 +55,7 @@ class _Host(NamedTuple):
 
 
 def _seconds_of_a_step(model: Any, data: Any, runs: int = 20) -> float:
-    """Of one physics step from rest: the median of a few."""
+    """Seconds of one physics step from rest, the median of ``runs``."""
     import mujoco
 
     took = []
