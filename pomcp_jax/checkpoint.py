@@ -27,7 +27,7 @@ from pomcp_jax import __version__, acting, agent, validation
 from pomcp_jax import arrays as arrays_lib
 from pomcp_jax import config as config_lib
 from pomcp_jax import manifest as manifest_lib
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.arrays import Arrays, MismatchError
 from pomcp_jax.config import Config
@@ -60,7 +60,7 @@ class Restored(NamedTuple):
 
     state: AgentState
     """Leading axis S."""
-    static: Agent
+    spec: AgentSpec
     config: Config
     decisions: int
 
@@ -114,7 +114,7 @@ def save(
     decisions: int,
     state: AgentState | TrainState | Snapshot,
     config: Config,
-    static: Agent,
+    spec: AgentSpec,
     *,
     keep: int = 3,
     score: float | None = None,
@@ -127,7 +127,7 @@ def save(
       decisions: per seed; the checkpoint's name. One of that name is replaced.
       state: leading axis S; a whole run, or an agent only.
       config: of the run.
-      static: sizes of the environment.
+      spec: sizes of the environment.
       keep: checkpoints to keep, this one included; at least 1.
       score: mean evaluation return of this state, if it was evaluated.
       host: plain JSON that belongs to the state; comes back in the manifest.
@@ -156,7 +156,7 @@ def save(
             decisions=decisions,
             versions=versions(),
             config=config_lib.to_dict(config),
-            sizes=(static.obs_size, static.action_size, len(next(iter(shot.agent.values())))),
+            sizes=(spec.obs_size, spec.action_size, len(next(iter(shot.agent.values())))),
             score=score if score is not None and math.isfinite(score) else None,
             host=dict(host or {}),
             leaves={
@@ -323,9 +323,9 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         # What is not traced but looped over must not be believed.
         if config.agent.world_model.encoder_layers > len(manifest.leaves["agent"]):
             raise ValueError("agent.world_model.encoder_layers: more than there are arrays")
-        static = acting.build(config.agent, obs_size, action_size)
+        spec = acting.build(config.agent, obs_size, action_size)
         shapes = jax.eval_shape(
-            lambda: jax.vmap(lambda key: agent.init(key, config.agent, static))(
+            lambda: jax.vmap(lambda key: agent.init(key, config.agent, spec))(
                 jax.random.split(jax.random.key(0), num_seeds)
             )
         )
@@ -334,7 +334,7 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         raise CheckpointError(f"{place}: its configuration cannot be built ({text})") from None
     arrays_lib.check(place, shapes, manifest.leaves["agent"])
     arrays = arrays_lib.read(place, manifest, "agent")
-    return Restored(arrays_lib.assemble(shapes, arrays), static, config, manifest.decisions)
+    return Restored(arrays_lib.assemble(shapes, arrays), spec, config, manifest.decisions)
 
 
 def restore_run(

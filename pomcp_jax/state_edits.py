@@ -1,4 +1,4 @@
-"""Going on with a run: what is left of its work; fresh environments or agents; other seeds."""
+"""Edits of a run's state: the work left, fresh environments or agents, other seeds."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from pomcp_jax import train, train_state
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.schedule import Chunks, Work
 from pomcp_jax.train import Program, TrainState
+from pomcp_jax.types import PyTree
 
 _FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
 """Streams of randomness of environments and of agents that were reset on purpose."""
@@ -99,18 +100,15 @@ def join(state: TrainState, other: TrainState) -> TrainState:
 
 def _of_seeds(function: Callable, *states: TrainState) -> TrainState:
     """``function`` of every leaf that has the seeds' axis; the others are the first state's."""
-    rest = dict(iteration=None, updates=None)
-    lead = [one._replace(replay=one.replay.rows, **rest) for one in states]
-    found, first = jax.tree.map(function, *lead), states[0]
-    return found._replace(
-        replay=first.replay._replace(rows=found.replay),
-        iteration=first.iteration,
-        updates=first.updates,
-    )
+
+    def edit(axis: int | None, *parts: PyTree) -> PyTree:
+        return parts[0] if axis is None else jax.tree.map(function, *parts)
+
+    return jax.tree.map(edit, train_state.SEEDS, *states, is_leaf=lambda axis: axis is None)
 
 
 def reset_environments(state: TrainState, config: Config, env: Env) -> TrainState:
-    """``state`` with fresh episodes in all environments; its own ``env`` is not looked at.
+    """``state`` with fresh episodes in all environments; its own ``env`` is ignored.
 
     The newest rows of replay lose their transitions: their successors are lost.
     """
@@ -134,15 +132,15 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
 
 
 def reset_agents(
-    state: TrainState, config: Config, static: Agent, which: Bool[Array, " S"]
+    state: TrainState, config: Config, spec: AgentSpec, which: Bool[Array, " S"]
 ) -> TrainState:
     """``state`` with fresh agents and plans of the seeds ``which``; replay and the rest stay.
 
     New parameters are drawn from the seed's key and the iteration, so that it does not matter
-    whether the run was interrupted. Refused updates stay in the total; their row begins anew.
+    whether the run was interrupted. Refused updates stay in the total; those in a row restart at 0.
     """
     keys = train.fold_keys(state, _RENEWED, state.iteration)
-    old, new = state.agent, train.init_agents(keys, config, static)
+    old, new = state.agent, train.init_agents(keys, config, spec)
     new = new._replace(faults=new.faults._replace(total=old.faults.total))
 
     def choose(new: Array, old: Array) -> Array:

@@ -55,7 +55,7 @@ class Run:
         self.checkpoints = Checkpoints(
             options.workdir,
             options.config,
-            functions.program.static,
+            functions.program.spec,
             self.progress.say,
             start.decisions if start.books is not None else None,
             options.record,

@@ -221,7 +221,7 @@ def _load(
         return Start(None, books, found.decisions, tuple(notes))
     whole = cells_lib.joined(cells)
     held = whole if options.grid else config_lib.replace(config, {"train.num_seeds": before})
-    shapes = jax.eval_shape(lambda: train.init(held, program.env, program.static))
+    shapes = jax.eval_shape(lambda: train.init(held, program.env, program.spec))
     reset = options.resume == "reset_envs"
     changed = [
         f"{name} {found.versions.get(name)} -> {now}"
