@@ -23,6 +23,8 @@ LEARNING = {
 FORBIDDEN = {
     "types": {"*"},
     "nearest": {"*"},
+    "attribute_docs": {"*"},
+    "fields": {"*"},
     "values": {"*"},
     "config": {"*"},
     "maths": {"*"},
@@ -38,7 +40,7 @@ FORBIDDEN = {
     "evaluate": {"agent", "train", "diagnostics", "diagnostics_gradients"},
 }
 """What a room may not import; ``*`` is all but the ground floor."""
-GROUND = {"types", "config", "nearest", "values"}
+GROUND = {"types", "config", "fields", "attribute_docs", "nearest", "values"}
 
 
 def imports(path):
