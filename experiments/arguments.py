@@ -11,7 +11,7 @@ from pomcp_jax import nearest
 
 def underscored(argv: Sequence[str]) -> list[str]:
     """``argv`` with ``_`` for ``-`` in the names of flags; values stay as they are."""
-    out = []
+    out: list[str] = []
     for i, arg in enumerate(argv):
         if arg == "--":
             return out + list(argv[i:])
@@ -34,7 +34,7 @@ def parse(
     def error(message: str) -> NoReturn:
         parser.exit(2, f"error: {message}; see --help\n")
 
-    parser.error = error
+    parser.error = error  # type: ignore[method-assign]
     args, rest = parser.parse_known_args(underscored(sys.argv[1:] if argv is None else argv))
     if rest and not others:
         name = rest[0].partition("=")[0]

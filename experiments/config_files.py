@@ -1,5 +1,6 @@
 """Configuration files: ``get_config`` of a Python file; everything wrong is one line."""
 
+import ast
 import importlib.machinery
 import importlib.util
 import inspect
@@ -28,6 +29,12 @@ def known() -> list[str]:
     """The configuration files of the repository."""
     files = (HOME / FOLDER).glob("[a-z]*.py")
     return sorted(str(p.relative_to(HOME)) for p in files if p.stem != "common")
+
+
+def first_line(path: str) -> str:
+    """What a configuration file of the repository says it is, without running it."""
+    text = ast.get_docstring(ast.parse((HOME / path).read_text())) or ""
+    return text.partition("\n")[0]
 
 
 def located(path: str) -> str:
@@ -88,7 +95,7 @@ def _function(path: str, name: str) -> Callable[..., Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     loader = importlib.machinery.SourceFileLoader("pomcp_jax_configuration", path)
-    spec = importlib.util.spec_from_loader(loader.name, loader, origin=path)
+    spec = importlib.machinery.ModuleSpec(loader.name, loader, origin=path)
     module = importlib.util.module_from_spec(spec)
     module.__file__ = path
     sys.modules[loader.name] = module  # dataclasses of the file look themselves up
@@ -175,7 +182,7 @@ def changed(config: Config, texts: Mapping[str, str | None]) -> Config:
             )
         if name not in fields:
             hint = nearest.hint(name, fields, "--config.{}")
-            raise ConfigError(f"{shown}: unknown field{hint or '; --help has a list'}")
+            raise ConfigError(f"{shown}: unknown field{hint or '; --help=all has a list'}")
         if text is None:
             raise ConfigError(f"{shown}: needs a value, for example {fields[name]}")
         try:

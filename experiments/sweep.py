@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import config_files, grid, settings, signals, streams, sweep_report, xla
+from experiments import config_files, grid, settings, signals, streams, sweep_report, usage, xla
 from experiments.grid import Axis, Cell
 from experiments.settings import Settings
 from experiments.sweep_report import Outcome
@@ -42,26 +42,28 @@ from pomcp_jax.running.run import Functions
 from pomcp_jax.train import TrainState, Work
 
 USAGE = """\
-usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset]
+usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset,size]
            --grid="policy.kl_coef=0,0.1,1,9" [--grid="optimizer.learning_rate=3e-4,1e-3"]
-           [--seeds=K] [--config.any.field=value ...] [--workdir=DIR] [--tensorboard]
-           [--cache_dir=DIR|none] [--print_config]
+           [--seeds=K] [--config.any.field=value ...] [--size=SIZE] [--workdir=DIR]
+           [--tensorboard] [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
 
   --grid         a field of the agent and its values; several, or `;` in one, span a product
   --seeds        seeds of every cell (default config.train.num_seeds)
-  --config       configuration file; behind a colon the task and the preset
+  --config       configuration file; behind a colon task, preset and size
   --config.F     override of a field that is the same in all cells
   --workdir      one folder per cell, summary.csv, sweep.png (default runs/sweep/NAME/task-preset)
   --tensorboard  write TensorBoard events too (needs pomcp_jax[tensorboard])
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --print_config print the resolved configuration and stop
-  --help         this text and the names of tasks, presets and fields
+  --help=TOPIC   a section of fields, or a field; also configs, tasks, presets, sizes, all
 
 Only floats of `agent` can be swept: they are traced numbers. Sizes, names and switches are part
 of the compiled program; run those value by value with experiments.run.
 
 A sweep cannot be resumed: it keeps no checkpoints. The same command line again moves the earlier
 sweep to previous-N and starts anew; what was written of an interrupted one stays readable.
+
+sections of fields:
 """
 
 
@@ -341,8 +343,8 @@ def _main(argv: list[str]) -> int:
     xla.save_memory()
     try:
         plan = prepare(argv)
-    except settings.HelpWanted:
-        print(settings.help_text(USAGE))
+    except settings.HelpWanted as wanted:
+        print(wanted.answer or usage.short_help(USAGE))
         return 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

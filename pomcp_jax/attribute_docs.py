@@ -7,6 +7,7 @@ standard library, so that a command can describe the configuration before JAX is
 import ast
 import functools
 import inspect
+import re
 import sys
 from typing import NamedTuple
 
@@ -51,3 +52,13 @@ def _of_module(name: str) -> dict[str, ClassDocs]:
 def of_class(cls: type) -> ClassDocs:
     """Docstrings of ``cls``, all empty where its source is not available."""
     return _of_module(cls.__module__).get(cls.__name__, ClassDocs("", {}, {}))
+
+
+def first_line(doc: str | None) -> str:
+    """The first line of a docstring, in Markdown."""
+    return markdown(doc or "").partition("\n")[0]
+
+
+def markdown(doc: str) -> str:
+    """A docstring whose literals and references are between single backticks."""
+    return re.sub(r":\w+:`|``", "`", doc)

@@ -137,7 +137,7 @@ class WorldModelConfig:
 
 @config
 class MppiConfig:
-    """MPPI of TD-MPC2; see :func:`pomcp_jax.mppi.plan`."""
+    """The planner, MPPI as in TD-MPC2; see :func:`pomcp_jax.mppi.plan`."""
 
     horizon: Count = 3
     """Steps of a plan, H; training windows have the same number of transitions."""

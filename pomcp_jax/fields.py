@@ -11,6 +11,7 @@ Checks, command-line help and the documentation page all use this declaration.
 """
 
 import dataclasses
+import functools
 import math
 import typing
 from typing import Annotated, Any, Literal, NamedTuple
@@ -95,6 +96,11 @@ def _spec(annotation: Any, default: Any, doc: str) -> Spec:
 
 def specs(cls: Any) -> dict[str, Spec]:
     """Specifications of a dataclass' own fields, without its groups."""
+    return _specs(cls)
+
+
+@functools.cache
+def _specs(cls: Any) -> dict[str, Spec]:
     docs = attribute_docs.of_class(cls).fields
     return {
         field.name: _spec(field.type, field.default, docs.get(field.name, ""))

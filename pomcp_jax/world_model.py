@@ -19,16 +19,6 @@ from pomcp_jax.types import Key, Params
 
 Bound = Float[Array, ""] | float
 
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": dict(latent_size=64, encoder_width=64, mlp_width=64, num_heads=2),
-    "small": dict(latent_size=128, encoder_width=128, mlp_width=128, num_heads=2),
-    "1M": dict(latent_size=128, encoder_width=256, mlp_width=384, num_heads=2),
-    "5M": dict(latent_size=512, encoder_width=256, mlp_width=512, num_heads=5),
-    "19M": dict(latent_size=768, encoder_width=1024, mlp_width=1024, encoder_layers=3, num_heads=5),
-    "48M": dict(latent_size=768, encoder_width=1792, mlp_width=1792, encoder_layers=4, num_heads=5),
-}
-"""Model sizes; 1M to 48M are those of [TD-MPC2] table 8 (``common/__init__.py``)."""
-
 
 class ModelParams(NamedTuple):
     """Everything but the actors; ``value`` has a leading axis of heads."""

@@ -167,8 +167,8 @@ def test_the_last_override_holds_and_a_value_may_follow():
         ("--config.agent.policy.value_weight=2", "value_weight = '2': must be bool, for example F"),
         ("--config.agent.policy.kl_cof=2", "did you mean --config.agent.policy.kl_coef?"),
         ("--config.kl_coef=2", "did you mean --config.agent.policy.kl_coef?"),
-        ("--config.agent.zzz=2", "--config.agent.zzz = '2': unknown field; --help has a list"),
-        ("--config.=2", "unknown field; --help has a list"),
+        ("--config.agent.zzz=2", "--config.agent.zzz = '2': unknown field; --help=all has a list"),
+        ("--config.=2", "unknown field; --help=all has a list"),
     ],
 )
 def test_overrides_that_cannot_be(flag, expected):
@@ -189,6 +189,12 @@ def test_overrides_that_cannot_be(flag, expected):
         (["--horizon=3"], "did you mean --config.agent.mppi.horizon?"),
         (["--agent.mppi.horizon=3"], "did you mean --config.agent.mppi.horizon?"),
         (["--dry-run"], "did you mean --print_config?"),
+        (["--model-size=5M"], "did you mean --size?"),
+        (
+            ["--size=5m"],
+            "--size = '5m': must be one of tiny, small, 1M, 5M, 19M, 48M; did you mean 5M",
+        ),
+        (["--size="], "--size = '': must be one of tiny"),
         (["--workdirr=x"], "did you mean --workdir?"),
         (["--noconfig.train.seed=3"], "--noconfig.train.seed: unknown flag; did you mean --conf"),
         (["--noconfig.agent.policy.last_state=1"], "--noconfig.agent.policy.last_state: unknown"),
@@ -212,6 +218,32 @@ def test_flags_may_have_dashes():
     options = settings.parse(["run", DEBUG, "--print-config", "--cache-dir=none", "--workdir=a-b"])
     assert options.print_only and options.cache_dir is None and str(options.workdir) == "a-b"
     assert arguments.underscored(["--dry-run", "--", "--a-b"]) == ["--dry_run", "--", "--a-b"]
+
+
+def test_size_is_a_flag_and_part_of_the_argument():
+    flag, argument = (
+        settings.parse(["run", *flags])
+        for flags in ([DEBUG + ":,bmpc", "--size=1M"], [DEBUG + ":,bmpc,1M"])
+    )
+    assert flag == argument and flag.config.agent.world_model.mlp_width == 384
+    assert str(flag.workdir) == "runs/debug/bmpc-1M"
+    field = "--config.agent.world_model.mlp_width=32"
+    changed = settings.parse(["run", DEBUG, "--size=1M", field]).config.agent.world_model
+    assert (changed.mlp_width, changed.latent_size) == (32, 128)
+
+
+@pytest.mark.parametrize(
+    "argument,size,workdir",
+    [
+        ("", "", "default"),
+        ("walker-walk,bmpc", "", "walker-walk-bmpc"),
+        ("brax/ant", "5M", "brax_ant-5M"),
+        (",bmpc", "", "bmpc"),
+        ("a,,1M", "", "a-1M"),
+    ],
+)
+def test_default_workdir(argument, size, workdir):
+    assert settings._default_workdir("x/file.py", argument, size) == f"runs/file/{workdir}"
 
 
 def test_help_may_stand_anywhere():
