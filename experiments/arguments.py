@@ -1,4 +1,4 @@
-"""Arguments of the programs: dashes in names of flags, mistakes in one line."""
+"""Parse arguments: flags may have dashes, mistakes end in one line."""
 
 import argparse
 import re
@@ -26,9 +26,9 @@ def underscored(argv: Sequence[str]) -> list[str]:
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, others: bool = False
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments that ``parser`` knows and, with ``others``, all others.
+    """The arguments that ``parser`` defines and, with ``others``, the remaining ones.
 
-    Ends the process with one line and code 2 for what it does not know.
+    Exits with one line and code 2 for unknown or malformed arguments.
     """
 
     def error(message: str) -> NoReturn:

@@ -28,7 +28,7 @@ from pomcp_jax.running.trainer import CRASHED, Outcome, Trainer
 
 
 def summary(outcome: Outcome, config: Config) -> str:
-    """What happened and where everything is."""
+    """Result, task, returns, time and files of a run as lines of text."""
     seeds = [str(config.train.seed + i) for i in range(config.train.num_seeds)]
 
     def each(values: np.ndarray) -> str:
@@ -116,7 +116,7 @@ def _main(argv: list[str]) -> int:
 
 
 def report(outcome: Outcome, config: Config) -> int:
-    """Tell the user how a run ended; the exit code."""
+    """Print how a run ended; returns the exit code."""
     if outcome.nothing_to_do:
         total = config.train.total_decisions
         print(

@@ -1,4 +1,4 @@
-"""The command line's arguments, as a validated configuration; everything wrong is one line."""
+"""Resolve the arguments of a training; every mistake raises an error of one line."""
 
 import os
 from pathlib import Path
@@ -51,7 +51,7 @@ MEANT = {
     "dry_run": "--print_config",
     "device": "the variable JAX_PLATFORMS",
 }
-"""What other programs call it, and what it is called here."""
+"""Names that other programs use, and what they are called here."""
 
 
 def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
@@ -131,7 +131,7 @@ def _sized(config: Config, size: str | None) -> Config:
 
 
 def _unknown_flag(name: str, values: flags.FlagValues) -> str:
-    """One line for a flag that there is not."""
+    """One line for an unknown flag."""
     name, fields = name.partition("=")[0], config_lib.flatten(Config())
     meant = MEANT.get(name, "")
     if not meant and nearest.find(name, values):
@@ -142,7 +142,7 @@ def _unknown_flag(name: str, values: flags.FlagValues) -> str:
 
 
 def _cache_dir(chosen: str | None) -> str | None:
-    """The folder of compiled programs; None keeps none."""
+    """The folder of compiled programs; None if they are not kept."""
     folder = chosen or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder == "none":
         return None
@@ -151,7 +151,7 @@ def _cache_dir(chosen: str | None) -> str | None:
     if folder:
         return str(workdirs.expanded(folder, "--cache_dir"))
     home = os.path.expanduser("~")
-    # A user without a home, as in a container: "~" stays.
+    # Users without a home, as in a container, keep the "~".
     return str(Path(home, ".cache", "pomcp_jax", "xla")) if os.path.isabs(home) else None
 
 

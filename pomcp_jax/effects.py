@@ -107,7 +107,7 @@ RULES: tuple[Rule, ...] = (
         "replan.proposal_log_std_max",
     ),
     _agent(
-        # A smaller batch than the default 20 asks for a smaller replan.batch_size in any case.
+        # A batch below the default of 20 demands a smaller replan.batch_size in any case.
         lambda agent: agent.replan.interval == 0 and agent.optimizer.batch_size >= 20,
         "agent.replan.interval is 0: nothing is re-planned",
         "replan.batch_size",

@@ -50,8 +50,8 @@ BROKEN = {
     "an exception at once": ("\nraise ValueError('a\\nb')", "line 2: ValueError: a b"),
     "an end": ("import sys\nsys.exit(3)", "line 2: SystemExit: 3"),
     "a missing module": ("import no_such_module", "line 1: ModuleNotFoundError: No module named"),
-    "no Python": ("def get_config(:", "line 1: no Python (invalid syntax)"),
-    "zeros": ("\0\0", "no Python ("),
+    "not Python": ("def get_config(:", "line 1: not valid Python (invalid syntax)"),
+    "zeros": ("\0\0", "not valid Python ("),
     "no function": ("x = 3", "has no function get_config; must have get_config(argument=None)"),
     "no function of that name": ("get_config = 3", "has no function get_config"),
     "arguments": ("def get_config(a, b): return {}", "its get_config needs arguments; must be"),
@@ -89,7 +89,7 @@ def test_an_argument_that_a_file_does_not_take(tmp_path):
 @pytest.mark.parametrize(
     "path,expected",
     [
-        ("/dev/null", "is no plain file; must be one like experiments/configs/quickstart.py"),
+        ("/dev/null", "is not a regular file; must be a file like experiments/"),
         ("experiments/configs", "is a folder; must be a file like experiments/configs/quickstart."),
         ("experiments/configs/quikstart.py", "did you mean experiments/configs/quickstart.py?"),
         ("quickstart", "did you mean experiments/configs/quickstart.py?"),
@@ -98,8 +98,8 @@ def test_an_argument_that_a_file_does_not_take(tmp_path):
         ("walker-run,bmpc", "a task: --config=experiments/configs/quickstart.py:walker-run,bmpc"),
         ("bmpc", "a preset: --config=experiments/configs/quickstart.py:,bmpc"),
         ("a" * 300, "File name too long"),
-        ("README.md", "no Python ("),
-        ("docs/quickstart.png", "no Python ("),
+        ("README.md", "not valid Python ("),
+        ("docs/quickstart.png", "not valid Python ("),
     ],
 )
 def test_a_path_that_is_no_configuration(path, expected, monkeypatch):

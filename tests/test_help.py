@@ -1,5 +1,6 @@
 """Help: short and quick, sections and fields on demand, and a page that follows the code."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,20 @@ def test_sweeps_have_the_same_help(capsys):
     assert out.startswith("usage: python -m experiments.sweep") and "\n  policy       The" in out
     assert sweep.main(["sweep", "--help=prior"]) == 0
     assert capsys.readouterr().out == answer("--help=prior") + "\n"
+
+
+def test_commands_and_code_of_the_page_on_configuration(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/configuration.md").read_text()
+    commands = re.findall(r"python -m experiments\.run (--help=.*)", text.replace("`", " # "))
+    assert len(commands) == 4
+    for command in commands:
+        assert answer(*command.partition(" #")[0].partition(" >")[0].split())
+    scope = {}
+    exec(re.findall(r"```python\n(.*?)```", text, flags=re.S)[0], scope)
+    assert scope["settings"].train.num_seeds == 3 and scope["agent"].policy.kl_coef == 0.1
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / "docs" / link).exists(), link
 
 
 def test_the_page_of_fields_is_up_to_date():
