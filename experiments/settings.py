@@ -90,7 +90,8 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r}: unexpected argument; flags look like --config.field=value")
     if values.resume not in RESUME:
-        raise ConfigError(f"--resume = {values.resume!r}: must be one of {', '.join(RESUME)}")
+        hint = nearest.hint(values.resume, RESUME)
+        raise ConfigError(f"--resume = {values.resume!r}: must be one of {', '.join(RESUME)}{hint}")
     path, colon, argument = values.config[0].partition(":")
     default = _default_workdir(path, argument, values.size or "")
     workdir = default if values.workdir is None else values.workdir

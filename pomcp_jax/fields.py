@@ -99,7 +99,7 @@ def specs(cls: Any) -> dict[str, Spec]:
     return _specs(cls)
 
 
-@functools.cache
+@functools.cache  # on its own: type checkers take classes for unhashable
 def _specs(cls: Any) -> dict[str, Spec]:
     docs = attribute_docs.of_class(cls).fields
     return {

@@ -200,6 +200,7 @@ def test_overrides_that_cannot_be(flag, expected):
         (["--noconfig.agent.policy.last_state=1"], "--noconfig.agent.policy.last_state: unknown"),
         (["--zzz=x"], "--zzz: unknown flag; see --help"),
         (["--resume=no"], "--resume = 'no': must be one of auto, never"),
+        (["--resume=nevr"], "reset_envs, change_seeds; did you mean never?"),
         (["--workdir=~nosuchuser/x"], "there is no user ~nosuchuser"),
         (["--workdir="], "--workdir = '': must name a folder"),
         (["--cache_dir=~nosuchuser/x"], "--cache_dir = '~nosuchuser/x': there is no user"),
