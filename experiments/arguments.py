@@ -1,4 +1,4 @@
-"""Arguments of the programs: dashes in names of flags, mistakes in one line."""
+"""Parse arguments: flags may have dashes, mistakes end in one line."""
 
 import argparse
 import re
@@ -11,7 +11,7 @@ from pomcp_jax import nearest
 
 def underscored(argv: Sequence[str]) -> list[str]:
     """``argv`` with ``_`` for ``-`` in the names of flags; values stay as they are."""
-    out = []
+    out: list[str] = []
     for i, arg in enumerate(argv):
         if arg == "--":
             return out + list(argv[i:])
@@ -26,15 +26,15 @@ def underscored(argv: Sequence[str]) -> list[str]:
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, others: bool = False
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments that ``parser`` knows and, with ``others``, all others.
+    """The arguments that ``parser`` defines and, with ``others``, the remaining ones.
 
-    Ends the process with one line and code 2 for what it does not know.
+    Exits with one line and code 2 for unknown or malformed arguments.
     """
 
     def error(message: str) -> NoReturn:
         parser.exit(2, f"error: {message}; see --help\n")
 
-    parser.error = error
+    parser.error = error  # type: ignore[method-assign]
     args, rest = parser.parse_known_args(underscored(sys.argv[1:] if argv is None else argv))
     if rest and not others:
         name = rest[0].partition("=")[0]

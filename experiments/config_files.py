@@ -1,5 +1,6 @@
-"""Configuration files: ``get_config`` of a Python file; everything wrong is one line."""
+"""Load configuration files and overrides; every mistake raises an error of one line."""
 
+import ast
 import importlib.machinery
 import importlib.util
 import inspect
@@ -30,8 +31,14 @@ def known() -> list[str]:
     return sorted(str(p.relative_to(HOME)) for p in files if p.stem != "common")
 
 
+def first_line(path: str) -> str:
+    """What a configuration file of the repository says it is, without running it."""
+    text = ast.get_docstring(ast.parse((HOME / path).read_text())) or ""
+    return text.partition("\n")[0]
+
+
 def located(path: str) -> str:
-    """``path``, or the file of that name that comes with us where there is none here."""
+    """``path``, or the file of that name in this distribution if there is none here."""
     ours = os.path.join(HOME, path)  # os.path: a name that is too long is no file
     return ours if not os.path.lexists(path) and os.path.isfile(ours) else path
 
@@ -80,7 +87,7 @@ def _function(path: str, name: str) -> Callable[..., Any]:
         elif Path(path).is_dir():
             raise ConfigError(f"{name}: is a folder; must be a file like {EXAMPLE}")
         elif Path(path).exists():  # a pipe would be waited for
-            raise ConfigError(f"{name}: is no plain file; must be one like {EXAMPLE}")
+            raise ConfigError(f"{name}: is not a regular file; must be a file like {EXAMPLE}")
         else:
             raise ConfigError(f"{name}: no such file{_meant(path)}")
     except ConfigError:
@@ -88,7 +95,7 @@ def _function(path: str, name: str) -> Callable[..., Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     loader = importlib.machinery.SourceFileLoader("pomcp_jax_configuration", path)
-    spec = importlib.util.spec_from_loader(loader.name, loader, origin=path)
+    spec = importlib.machinery.ModuleSpec(loader.name, loader, origin=path)
     module = importlib.util.module_from_spec(spec)
     module.__file__ = path
     sys.modules[loader.name] = module  # dataclasses of the file look themselves up
@@ -100,7 +107,7 @@ def _function(path: str, name: str) -> Callable[..., Any]:
 
 
 def _meant(path: str) -> str:
-    """What could have been meant by a file that does not exist."""
+    """A suggestion for a file that does not exist."""
     from pomcp_jax import envs, presets
 
     task = path.partition(",")[0]
@@ -113,14 +120,14 @@ def _meant(path: str) -> str:
 
 
 def _guarded(call: Callable[[], Any], path: str, name: str) -> Any:
-    """``call()``, which runs code of the user's file; whatever it raises is one line."""
+    """``call()``, which runs code of the user's file; turns any exception into one line."""
     try:
         return call()
     except ConfigError:
         raise
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
-        raise ConfigError(f"{name}: {where}no Python ({error.msg})") from None
+        raise ConfigError(f"{name}: {where}not valid Python ({error.msg})") from None
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == path]
@@ -130,7 +137,7 @@ def _guarded(call: Callable[[], Any], path: str, name: str) -> Any:
 
 
 def overrides(argv: list[str]) -> tuple[dict[str, str | None], list[str]]:
-    """Arguments ``--config.FIELD=VALUE`` of a command line, the last of each, and the others.
+    """Split a command line into ``--config.FIELD=VALUE`` (the last of each) and other arguments.
 
     A flag without a value (None) is a switch: True, or False for ``--noconfig.FIELD``.
     """
@@ -157,7 +164,7 @@ def overrides(argv: list[str]) -> tuple[dict[str, str | None], list[str]]:
 
 
 def changed(config: Config, texts: Mapping[str, str | None]) -> Config:
-    """``config`` with fields as a command line gives them.
+    """``config`` with fields replaced by the texts of a command line.
 
     Raises:
       ConfigError: one line that names the flag.
@@ -175,7 +182,7 @@ def changed(config: Config, texts: Mapping[str, str | None]) -> Config:
             )
         if name not in fields:
             hint = nearest.hint(name, fields, "--config.{}")
-            raise ConfigError(f"{shown}: unknown field{hint or '; --help has a list'}")
+            raise ConfigError(f"{shown}: unknown field{hint or '; --help=all has a list'}")
         if text is None:
             raise ConfigError(f"{shown}: needs a value, for example {fields[name]}")
         try:

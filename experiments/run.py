@@ -1,14 +1,15 @@
 """Train an agent: ``python -m experiments.run --config=experiments/configs/quickstart.py``.
 
-``--help`` lists flags, tasks, presets and fields.
+``--help`` is short; ``--help=TOPIC`` describes fields, tasks, presets and sizes.
 
-The same command line again goes on where the run stopped; see docs/reliability.md.
+The same command line again resumes where the run stopped; see docs/reliability.md.
 
 Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 training broke, 4 the disk is full or
 cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip
 from experiments import clock  # isort: skip
 
 import sys
@@ -26,7 +27,7 @@ from pomcp_jax.running.trainer import Outcome, Trainer
 
 
 def summary(outcome: Outcome, config: Config) -> str:
-    """What happened and where everything is."""
+    """Result, task, returns, time and files of a run as lines of text."""
     seeds = [str(config.train.seed + i) for i in range(config.train.num_seeds)]
 
     def each(values: np.ndarray) -> str:
@@ -55,7 +56,7 @@ def summary(outcome: Outcome, config: Config) -> str:
 
 
 def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
-    """Everything that can be wrong is found here; nothing is compiled or written.
+    """The arguments and a trainer; finds everything wrong before anything is compiled or written.
 
     Raises:
       ConfigError: one line for the user.
@@ -85,16 +86,17 @@ def _main(argv: list[str]) -> int:
     xla.save_memory()
     try:
         options, trainer = prepare(argv)
-    except settings.HelpWanted:
-        print(settings.help_text())
+    except settings.HelpWanted as wanted:
+        print(wanted.answer or usage.short_help())
         return 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for name, value in config_lib.flatten(options.config).items():
-        print(f"{name} = {value}")
     if options.print_only:
+        for name, value in config_lib.flatten(options.config).items():
+            print(f"{name} = {value}")
         return 0
+    print("\n".join(settings.shown(options.config)))
     return start.train(trainer, lambda outcome: report(outcome, options.config))
 
 

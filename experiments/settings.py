@@ -1,4 +1,4 @@
-"""The command line's arguments, as a validated configuration; everything wrong is one line."""
+"""Resolve the arguments of a training; every mistake raises an error of one line."""
 
 import os
 from pathlib import Path
@@ -6,32 +6,12 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments import arguments, config_files
+from experiments import arguments, config_files, help_topics, usage
 from pomcp_jax import config as config_lib
-from pomcp_jax import nearest
+from pomcp_jax import nearest, presets
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import workdirs
 from pomcp_jax.running.options import RESUME
-
-USAGE = """\
-usage: python -m experiments.run --config=experiments/configs/NAME.py[:task,preset]
-           [--config.any.field=value ...] [--workdir=DIR] [--tensorboard]
-           [--cache_dir=DIR|none] [--print_config]
-           [--resume=auto|never|reset_envs|change_seeds]
-
-  --config       configuration file; behind a colon the task and the preset
-  --config.F     override of a field, for example --config.train.num_seeds=5
-  --workdir      where records, pictures and checkpoints go (default runs/NAME/task-preset)
-  --tensorboard  write TensorBoard events too (needs pomcp_jax[tensorboard])
-  --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
-  --resume       what to do with an earlier run in the workdir: auto (default) goes on where it
-                 stopped, bit for bit; never moves it to previous-N and starts anew; reset_envs
-                 goes on with fresh episodes, after an upgrade that changed the environments;
-                 change_seeds allows another train.num_seeds: it drops the last ones, or trains
-                 further ones up to where the run stopped and goes on with all
-  --print_config print the resolved configuration and stop
-  --help         this text and the names of tasks, presets and fields
-"""
 
 
 class Settings(NamedTuple):
@@ -46,7 +26,11 @@ class Settings(NamedTuple):
 
 
 class HelpWanted(Exception):
-    """``--help`` was given."""
+    """``--help`` was given; ``--help=TOPIC`` with the answer."""
+
+    def __init__(self, answer: str = ""):
+        super().__init__(answer)
+        self.answer = answer
 
 
 MEANT = {
@@ -63,10 +47,11 @@ MEANT = {
     "outdir": "--workdir",
     "output": "--workdir",
     "out": "--workdir",
+    "model_size": "--size",
     "dry_run": "--print_config",
     "device": "the variable JAX_PLATFORMS",
 }
-"""What other programs call it, and what it is called here."""
+"""Names that other programs use, and what they are called here."""
 
 
 def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
@@ -76,18 +61,22 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
 
     Raises:
       ConfigError: one line for the user.
-      HelpWanted: for ``--help``.
+      HelpWanted: for ``--help`` and ``--help=TOPIC``.
     """
     argv = [*argv[:1], *arguments.underscored(argv[1:])]
-    if any(arg in ("--help", "-h", "-help", "--helpfull", "--helpshort") for arg in argv[1:]):
+    if usage.is_plain(argv):
         raise HelpWanted
-    values = flags.FlagValues() if values is None else values
-    flags.DEFINE_multi_string("config", [], "configuration file", flag_values=values)
-    flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
-    flags.DEFINE_bool("tensorboard", False, "write TensorBoard events", flag_values=values)
-    flags.DEFINE_string("cache_dir", None, "compilation cache", flag_values=values)
-    flags.DEFINE_string("resume", "auto", ", ".join(RESUME), flag_values=values)
-    flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
+    topics = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith("--help=")]
+    if topics:
+        others = [arg for arg in argv if not arg.startswith("--help=")]
+        has_config = any(arg.lstrip("-").startswith("config=") for arg in others[1:])
+        config = _resolved(others, values).config if has_config else None
+        raise HelpWanted("\n\n".join(help_topics.text(topic, config) for topic in topics))
+    return _resolved(argv, values)
+
+
+def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
+    values = _defined(values)
     overrides, others = config_files.overrides(argv)
     try:
         rest = values(others)
@@ -101,12 +90,14 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r}: unexpected argument; flags look like --config.field=value")
     if values.resume not in RESUME:
-        raise ConfigError(f"--resume = {values.resume!r}: must be one of {', '.join(RESUME)}")
+        hint = nearest.hint(values.resume, RESUME)
+        raise ConfigError(f"--resume = {values.resume!r}: must be one of {', '.join(RESUME)}{hint}")
     path, colon, argument = values.config[0].partition(":")
-    workdir = values.workdir if values.workdir is not None else _default_workdir(path, argument)
+    default = _default_workdir(path, argument, values.size or "")
+    workdir = default if values.workdir is None else values.workdir
     if not workdir:
         raise ConfigError("--workdir = '': must name a folder")
-    config = config_files.load(path, argument if colon else None)
+    config = _sized(config_files.load(path, argument if colon else None), values.size)
     return Settings(
         config=config_files.changed(config, overrides),
         workdir=workdirs.expanded(workdir),
@@ -117,8 +108,31 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
     )
 
 
+def _defined(values: flags.FlagValues | None) -> flags.FlagValues:
+    """``values`` with the flags of every training."""
+    values = flags.FlagValues() if values is None else values
+    flags.DEFINE_multi_string("config", [], "configuration file", flag_values=values)
+    flags.DEFINE_string("size", None, "size of the world model", flag_values=values)
+    flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
+    flags.DEFINE_bool("tensorboard", False, "write TensorBoard events", flag_values=values)
+    flags.DEFINE_string("cache_dir", None, "compilation cache", flag_values=values)
+    flags.DEFINE_string("resume", "auto", ", ".join(RESUME), flag_values=values)
+    flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
+    return values
+
+
+def _sized(config: Config, size: str | None) -> Config:
+    """``config`` with the world model that ``--size`` asks for."""
+    if size is None:
+        return config
+    try:
+        return config_lib.replace(config, {"agent": presets.with_size(config.agent, size)})
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
+
+
 def _unknown_flag(name: str, values: flags.FlagValues) -> str:
-    """One line for a flag that there is not."""
+    """One line for an unknown flag."""
     name, fields = name.partition("=")[0], config_lib.flatten(Config())
     meant = MEANT.get(name, "")
     if not meant and nearest.find(name, values):
@@ -129,7 +143,7 @@ def _unknown_flag(name: str, values: flags.FlagValues) -> str:
 
 
 def _cache_dir(chosen: str | None) -> str | None:
-    """The folder of compiled programs; None keeps none."""
+    """The folder of compiled programs; None if they are not kept."""
     folder = chosen or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder == "none":
         return None
@@ -138,22 +152,25 @@ def _cache_dir(chosen: str | None) -> str | None:
     if folder:
         return str(workdirs.expanded(folder, "--cache_dir"))
     home = os.path.expanduser("~")
-    # A user without a home, as in a container: "~" stays.
+    # Users without a home, as in a container, keep the "~".
     return str(Path(home, ".cache", "pomcp_jax", "xla")) if os.path.isabs(home) else None
 
 
-def _default_workdir(path: str, argument: str) -> str:
-    tail = argument.replace("/", "_").replace(",", "-").strip("-") or "default"
+def _default_workdir(path: str, argument: str, size: str) -> str:
+    parts = [*argument.replace("/", "_").split(","), size]
+    tail = "-".join(part for part in parts if part) or "default"
     return str(Path("runs") / Path(path).stem / tail)
 
 
-def help_text(usage: str = USAGE) -> str:
-    """``usage`` with every name that can be chosen."""
-    from pomcp_jax import envs, presets
+def shown(config: Config) -> list[str]:
+    """The preset and size of a configuration, its task, and the fields that differ from them.
 
-    lines = [usage, "configurations: " + ", ".join(config_files.known())]
-    lines.append("presets: " + ", ".join(presets.PRESETS))
-    lines.append("tasks: " + ", ".join(envs.available()))
-    lines.append("fields, with the defaults of the 5M PO-MPC agent:")
-    lines += [f"  --config.{name}={value}" for name, value in config_lib.flatten(Config()).items()]
-    return "\n".join(lines)
+    Floats must be plain numbers.
+    """
+    origin = presets.origin(config)
+    first = (
+        f"preset {origin.preset}, size {origin.size}; fields that differ from them, or from the"
+        " defaults of env and train:"
+    )
+    changes = {"env.task": config.env.task} | origin.changes
+    return [first, *(f"{name} = {value}" for name, value in changes.items())]

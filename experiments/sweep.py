@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import config_files, settings, start, streams, xla
+from experiments import config_files, settings, start, streams, usage, xla
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects
 from pomcp_jax.config import ConfigError
@@ -29,14 +29,15 @@ from pomcp_jax.running.progress import Progress, duration
 from pomcp_jax.running.trainer import Outcome, Trainer
 
 USAGE = """\
-usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset]
+usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset,size]
            --grid="policy.kl_coef=0,0.1,1,9" [--grid="optimizer.learning_rate=3e-4,1e-3"]
-           [--seeds=K] [--config.any.field=value ...] [--workdir=DIR] [--tensorboard]
-           [--cache_dir=DIR|none] [--print_config] [--resume=auto|never|reset_envs]
+           [--seeds=K] [--config.any.field=value ...] [--size=SIZE] [--workdir=DIR]
+           [--tensorboard] [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
+           [--resume=auto|never|reset_envs]
 
   --grid         a field of the agent and its values; several, or `;` in one, span a product
   --seeds        seeds of every cell (default config.train.num_seeds)
-  --config       configuration file; behind a colon the task and the preset
+  --config       configuration file; behind a colon task, preset and size
   --config.F     override of a field that is the same in all cells
   --workdir      one folder per cell, summary.csv, sweep.png (default runs/sweep/NAME/task-preset)
   --tensorboard  write TensorBoard events too (needs pomcp_jax[tensorboard])
@@ -45,10 +46,12 @@ usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,pr
                  bit; never moves it to previous-N and starts over; reset_envs resumes with fresh
                  episodes
   --print_config print the resolved configuration and stop
-  --help         this text and the names of tasks, presets and fields
+  --help=TOPIC   a section of fields, or a field; also configs, tasks, presets, sizes, all
 
 Only floats of `agent` can be swept: they are traced numbers. Sizes, names and switches are part
 of the compiled program; run those value by value with experiments.run.
+
+sections of fields:
 """
 
 
@@ -136,18 +139,21 @@ def _main(argv: list[str]) -> int:
     xla.save_memory()
     try:
         options, trainer = prepare(argv)
-    except settings.HelpWanted:
-        print(settings.help_text(USAGE))
+    except settings.HelpWanted as wanted:
+        print(wanted.answer or usage.short_help(USAGE))
         return 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    swept = trainer.options.grid
-    for name, value in config_lib.flatten(options.config).items():
-        shown = ", ".join(map(text, swept[name])) + "  (swept)" if name in swept else value
-        print(f"{name} = {shown}")
+    swept = {name: ", ".join(map(text, values)) for name, values in trainer.options.grid.items()}
     if options.print_only:
+        for name, value in config_lib.flatten(options.config).items():
+            print(f"{name} = {swept[name]}  (swept)" if name in swept else f"{name} = {value}")
         return 0
+    lines = settings.shown(options.config)
+    print("\n".join(line for line in lines if line.partition(" = ")[0] not in swept))
+    for name, values in swept.items():
+        print(f"{name} = {values}  (swept)")
     about = f"{len(trainer.cells)} cells x {options.config.train.num_seeds} seeds; "
     return start.train(trainer, report, about)
 

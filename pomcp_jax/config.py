@@ -1,23 +1,40 @@
 """Configuration: frozen dataclasses that are pytrees.
 
-Integers, strings, booleans and optional sizes are *static* (part of the
-compilation key); floats are *traced leaves*, so changing a coefficient never
-recompiles and a sweep can ``vmap`` over it. ``static()`` marks the few floats
-that decide a shape or a structure.
+Integers, strings, booleans and floats marked ``STATIC`` are part of the compilation key; other
+floats are *traced leaves*, so changing a coefficient never recompiles and a sweep can ``vmap``
+over it.
 
-``validate`` raises :class:`ConfigError` with one line naming the field, its
-value and what would be right; nothing is compiled before it has passed.
-Formulas and symbols are those of docs/method.md.
+Every field is declared once: its type with range or choices, its default and, below it, its
+documentation (:mod:`pomcp_jax.fields`). :func:`check` compares values with their declarations;
+what fields demand of each other is in :mod:`pomcp_jax.validation`. Both raise
+:class:`ConfigError` with one line naming the field, its value and what would be right, before
+anything is compiled. Formulas and symbols are those of docs/method.md.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
 
-from pomcp_jax import nearest, values
+from pomcp_jax import fields, nearest, values
+from pomcp_jax.fields import (
+    STATIC,
+    BelowOne,
+    Count,
+    CountOrZero,
+    HostCount,
+    HostCountOrZero,
+    LogStd,
+    NotNegative,
+    Positive,
+    Power,
+    Range,
+    Rate,
+    Share,
+    Symlog,
+)
 
 C = TypeVar("C")
 
@@ -26,125 +43,143 @@ class ConfigError(ValueError):
     """A configuration that cannot work; the message is one line for the user."""
 
 
-def static(default: float) -> Any:
-    """A float field that is part of the compilation key."""
-    return dataclasses.field(default=default, metadata={"static": True})
-
-
-def is_traced(field: dataclasses.Field) -> bool:
-    """Whether a field is a leaf of its configuration's pytree."""
-    return field.type is float and not field.metadata.get("static", False)
-
-
+@dataclass_transform(frozen_default=True)
 def config(cls: type[C]) -> type[C]:
-    """Make ``cls`` a frozen dataclass and a pytree whose leaves are its float fields.
+    """Make ``cls`` a frozen dataclass and a pytree whose leaves are its traced floats.
 
-    Constructing one takes numbers of numpy, too. What is no number stays as it is in a
-    leaf: JAX rebuilds configurations with leaves of all kinds.
+    The constructor converts numpy numbers to Python's. Any other value passes unchanged into a
+    leaf, because JAX rebuilds configurations with leaves of all kinds.
     """
 
     def __post_init__(self: Any) -> None:
-        for name, kind, traced in kinds:
+        for name, spec in specs.items():
             value = getattr(self, name)
-            if not traced and type(value) is not kind:
-                object.__setattr__(self, name, _taken(cls.__name__, name, kind, value))
+            if spec.static and type(value) is not spec.kind:
+                object.__setattr__(self, name, _converted(cls.__name__, name, spec, value))
             elif isinstance(value, np.generic | np.ndarray):
                 object.__setattr__(self, name, values.scalar(value))
 
-    cls.__post_init__ = __post_init__
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True)(cls)
     # Annotations are what a user writes; JAX rebuilds configurations with leaves of all kinds.
     cls.__no_type_check__ = True  # type: ignore[attr-defined]
-    fields = dataclasses.fields(cls)
-    nested = [field.name for field in fields if dataclasses.is_dataclass(field.type)]
-    kinds = [(f.name, f.type, is_traced(f)) for f in fields if f.name not in nested]
-    meta = [name for name, _, traced in kinds if not traced]
-    data = [field.name for field in fields if field.name not in meta]
+    specs = fields.specs(cls)
+    if specs:
+        cls.__doc__ = fields.document(cls)
+    meta = [name for name, spec in specs.items() if spec.static]
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    data = [name for name in names if name not in meta]
     return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
 
 
-def _taken(group: str, name: str, kind: type, value: Any, traced: bool = False) -> Any:
+def _converted(group: str, name: str, spec: fields.Spec, value: Any) -> Any:
     path = f"{group}.{name}" if group else name
     try:
-        return values.taken(kind, traced, value)
+        return values.taken(spec.kind, not spec.static, value)
     except TypeError as error:
         raise ConfigError(f"{path} = {values.shown(value)}: {error}") from None
 
 
 @config
 class EnvConfig:
-    """The task. ``num_envs`` is N, the parallel environments of one seed."""
+    """The task and how many copies of it a seed acts in."""
 
     task: str = "cartpole-swingup"
-    action_repeat: int = 2
-    num_envs: int = 1
-    backend: str = "mjx"
-    """``mjx``: physics on the accelerator. ``host``: dm_control's tasks in MuJoCo's C
-    code on the CPU, original models, much cheaper there for bodies with contacts."""
+    """Name of the task; ``pomcp_jax.envs.available()`` lists them."""
+    action_repeat: Count = 2
+    """Environment steps (frames) that one decision's action is repeated for."""
+    num_envs: Count = 1
+    """Parallel environments of one seed, N."""
+    backend: Literal["mjx", "host", "warp", "spring", "positional", "generalized"] = "mjx"
+    """``mjx``: physics on the accelerator. ``host``: dm_control's tasks in MuJoCo's C code on the
+    CPU, original models, much cheaper there for bodies with contacts. ``warp``: MuJoCo Warp, for
+    NVIDIA GPUs. The others are brax' own."""
 
 
 @config
 class WorldModelConfig:
-    """Sizes and output conventions; the defaults are TD-MPC2's 5M model."""
+    """Sizes and output conventions of the networks; the defaults are TD-MPC2's 5M model."""
 
-    latent_size: int = 512
-    encoder_width: int = 256
-    encoder_layers: int = 2
-    """Layers of the encoder, the last (to the latent) included."""
-    mlp_width: int = 512
-    simnorm_group: int = 8
-    num_bins: int = 101
-    bin_low: float = -10.0
-    bin_high: float = 10.0
-    critic: str = "q"
+    latent_size: Count = 512
+    """Size of the latent state, a multiple of ``simnorm_group``."""
+    encoder_width: Count = 256
+    """Width of the encoder's hidden layers."""
+    encoder_layers: Count = 2
+    """Layers of the encoder, including the last one, to the latent state; at least two are made."""
+    mlp_width: Count = 512
+    """Width of the two hidden layers of every other network."""
+    simnorm_group: Count = 8
+    """Entries of the latent state that SimNorm normalises together by a softmax."""
+    num_bins: Annotated[int, Range(2)] = 101
+    """Bins of the distributions over reward and value."""
+    bin_low: Symlog = -10.0
+    """Lowest bin, in symlog space."""
+    bin_high: Symlog = 10.0
+    """Highest bin, in symlog space."""
+    critic: Literal["q", "v"] = "q"
     """``q``: Q(z, a). ``v``: V(z), trained on model-based TD targets as in BMPC."""
-    num_heads: int = 5
-    dropout: float = static(0.01)
+    num_heads: Count = 5
+    """Value networks in the ensemble."""
+    dropout: Annotated[BelowOne, STATIC] = 0.01
+    """Dropout rate of the value networks' first layer, in training only."""
     termination: bool = False
-    """Learn a termination head and let the planner see it."""
-    squash: str = "clip_straight_through"
-    """``tanh``: a = tanh(m + s eps). ``clip``: a = clip(tanh(m) + s eps, -1, 1), densities
-    of the unclipped Gaussian; ``clip_straight_through`` lets gradients pass the clip."""
-    log_std_min: float = -3.0
-    log_std_max: float = 1.0
-    compute_dtype: str = "float32"
+    """Learn to predict terminations and let the planner see them."""
+    squash: Literal["tanh", "clip", "clip_straight_through"] = "clip_straight_through"
+    """``tanh``: a = tanh(m + s eps). ``clip``: a = clip(tanh(m) + s eps, -1, 1), densities of the
+    unclipped Gaussian; ``clip_straight_through`` lets gradients pass the clip."""
+    log_std_min: LogStd = -3.0
+    """Lower bound of the log standard deviation of the policy and the learned prior."""
+    log_std_max: LogStd = 1.0
+    """Upper bound of the log standard deviation of the policy and the learned prior."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that networks compute in; parameters are float32."""
 
 
 @config
 class MppiConfig:
-    """MPPI of TD-MPC2; see :func:`pomcp_jax.mppi.plan`."""
+    """The planner, MPPI as in TD-MPC2; see :func:`pomcp_jax.mppi.plan`."""
 
-    horizon: int = 3
-    num_samples: int = 512
-    """All candidates of an iteration, proposals included."""
-    num_proposals: int = 24
-    """Of a model's proposal policy; without one it has no effect."""
-    num_elites: int = 64
-    iterations: int = 6
-    temperature: float = 0.5
+    horizon: Count = 3
+    """Steps of a plan, H; training windows have the same number of transitions."""
+    num_samples: Count = 512
+    """Candidate plans of an iteration, proposals included."""
+    num_proposals: CountOrZero = 24
+    """Candidates that the model's proposal policy makes; without one it has no effect."""
+    num_elites: Count = 64
+    """Best candidates of an iteration, to which the next distribution is fitted."""
+    iterations: Count = 6
+    """Iterations of sampling and fitting."""
+    temperature: NotNegative = 0.5
     """Elites weigh ``softmax(temperature * return)``, as in TD-MPC2: the inverse of the
     temperature of MPPI's papers. Higher averages over fewer; 0 over all elites alike."""
-    std_min: float = 0.05
-    std_max: float = 2.0
-    select: str = "sample"
-    """How the executed elite is chosen: ``sample`` (Gumbel) or ``argmax``."""
-    record: str = "sampled_elite"
-    """What is stored as the prior: ``sampled_elite``, ``mean`` or ``best_elite``."""
+    std_min: NotNegative = 0.05
+    """Lower bound of the standard deviation of the fitted distribution."""
+    std_max: NotNegative = 2.0
+    """Upper bound of that standard deviation, and its value in the first iteration."""
+    select: Literal["sample", "argmax"] = "sample"
+    """How the executed elite is chosen: by its weight (``sample``) or the best one."""
+    record: Literal["sampled_elite", "mean", "best_elite"] = "sampled_elite"
+    """What is stored as the prior: a Gaussian around the chosen elite's first action, around the
+    fitted mean, or around the best elite's first action."""
 
 
 @config
 class CriticConfig:
     """Value targets (docs/method.md, "World model")."""
 
-    target_reduce: str = "min"
-    target_actor: str = "policy"
+    target_reduce: Literal["min", "mean"] = "min"
+    """How a target combines its heads."""
+    target_actor: Literal["policy", "prior"] = "policy"
+    """Whose action a target evaluates: the policy's or the learned prior's."""
     soft_target: bool = False
     """Subtract the policy's closed-form KL to the prior at the next state (needs a prior)."""
-    soft_target_clip: float = 10.0
-    num_target_heads: int = 2
-    num_tail_heads: int = 2
-    """Heads, drawn anew for each plan, whose mean is the value at a plan's end."""
-    tail_penalty: float = 0.0
+    soft_target_clip: NotNegative = 10.0
+    """Upper bound of that KL, in nats."""
+    num_target_heads: Count = 2
+    """Target heads per update, drawn at random."""
+    num_tail_heads: Count = 2
+    """Heads whose mean is the value at a plan's end; every plan draws its own."""
+    tail_penalty: NotNegative = 0.0
     """Standard deviations over those heads that are subtracted from their mean."""
 
 
@@ -152,53 +187,65 @@ class CriticConfig:
 class PolicyConfig:
     """The one policy loss of the family (docs/method.md, "Policy")."""
 
-    q_coef: float = 1.0
-    q_source: str = "critic"
+    q_coef: NotNegative = 1.0
+    """Weight of the value term."""
+    q_source: Literal["critic", "model", "none"] = "critic"
     """``critic``: Q(z, a) of a Q critic. ``model``: R(z, a) + gamma V(d(z, a)) of a V critic.
     ``none``: the loss has no value term."""
-    kl_coef: float = 1.0
-    kl_tuning: str = "fixed"
+    kl_coef: NotNegative = 1.0
+    """Weight of the divergence from the prior, the paper's lambda."""
+    kl_tuning: Literal["fixed", "dual"] = "fixed"
     """``dual`` multiplies ``kl_coef`` by a factor that is learned so that the divergence per
     dimension approaches ``kl_target``."""
-    kl_target: float = 0.1
-    """Nats per dimension."""
-    dual_rate: float = 1e-3
-    """Change of the factor's logarithm per update and nat."""
-    kl_dim_power: float = 0.0
+    kl_target: NotNegative = 0.1
+    """Target of the dual factor, in nats per dimension of the action."""
+    dual_rate: NotNegative = 1e-3
+    """Change of the dual factor's logarithm per update and nat."""
+    kl_dim_power: Power = 0.0
     """The KL term is multiplied by A to this power: 0 sums over dimensions, -1 averages."""
-    entropy_coef: float = 1e-4
-    entropy_dim_power: float = 1.0
+    entropy_coef: NotNegative = 1e-4
+    """Weight of the entropy bonus."""
+    entropy_dim_power: Power = 1.0
     """The Gaussian log-density in the bonus is multiplied by A to this power."""
-    entropy: str = "gaussian"
+    entropy: Literal["gaussian", "squashed"] = "gaussian"
     """``gaussian``: of the unsquashed Gaussian; ``squashed`` adds sum log(1 - a^2)."""
-    prior: str = "learned"
-    """Source of the prior: ``none``, ``stored``, ``replanned``, ``learned``, or ``mixture``:
-    the normalised geometric mean of the learned one and the record."""
-    prior_mix: float = 0.5
+    prior: Literal["none", "stored", "replanned", "learned", "mixture"] = "learned"
+    """Source of the prior: ``none``, the planner's record in replay (``stored``), the same kept
+    fresh by re-planning (``replanned``), a network fitted to records (``learned``), or
+    ``mixture``: the normalised geometric mean of the learned one and the record."""
+    prior_mix: Share = 0.5
     """Weight of the learned prior in a mixture."""
-    proposer: str = "policy"
+    proposer: Literal["policy", "prior", "both"] = "policy"
     """Who proposes plans: ``policy``, the learned ``prior``, or ``both``, half of them each."""
-    seed_record: str = "standard"
+    seed_record: Literal["standard", "action"] = "standard"
     """Record of random actions: ``standard`` N(0, 1) or ``action`` N(action, seed_std)."""
-    seed_std: float = 1.0
-    divergence: str = "reverse"
-    """``reverse`` KL(pi || p), ``forward`` KL(p || pi), ``cross_entropy`` -log p(a), ``nll``."""
-    kl_scale: str = "own"
+    seed_std: Positive = 1.0
+    """Standard deviation of that record."""
+    divergence: Literal["reverse", "forward", "cross_entropy", "nll"] = "reverse"
+    """``reverse`` KL(pi || p), ``forward`` KL(p || pi), ``cross_entropy`` -log p(a), ``nll``
+    -log pi at the prior's mean."""
+    kl_scale: Literal["own", "q", "none"] = "own"
     """What divides the KL term: its ``own`` running scale, that of ``q``, or ``none``."""
-    kl_gate: float = 0.0
+    kl_gate: NotNegative = 0.0
     """The KL term acts only while the Q scale exceeds this."""
-    prior_std_min: float = 0.0
-    prior_std_from: str = "prior"
-    """``policy`` replaces the prior's std by the (stopped) policy's."""
+    prior_std_min: NotNegative = 0.0
+    """Lower bound of the prior's standard deviation."""
+    prior_std_from: Literal["prior", "policy"] = "prior"
+    """``policy`` replaces the prior's standard deviation by the policy's, without its gradient."""
     value_weight: bool = False
     """Weight the KL of an example by B softmax(Q / S_Q / value_weight_temperature)."""
-    value_weight_temperature: float = 1.0
-    q_reduce: str = "mean"
-    num_q_heads: int = 2
+    value_weight_temperature: Positive = 1.0
+    """Higher weighs examples more alike."""
+    q_reduce: Literal["min", "mean"] = "mean"
+    """How the value term combines its heads."""
+    num_q_heads: Count = 2
+    """Heads of the value term, drawn at random for every update."""
     last_state: bool = True
     """Use all H + 1 latents of a window, or only the H that were acted in."""
-    scale_rate: float = 0.01
+    scale_rate: Rate = 0.01
+    """Rate at which the running scales of value and KL approach those of a batch."""
     train_in_pretraining: bool = True
+    """Train policy and prior in the pre-training phase too, not only the world model."""
 
     @property
     def learns_prior(self) -> bool:
@@ -215,45 +262,61 @@ class PolicyConfig:
 class PriorConfig:
     """Fitting of the learned prior to stored planner records."""
 
-    divergence: str = "reverse"
+    divergence: Literal["reverse", "forward"] = "reverse"
+    """``reverse`` KL(prior || record) or ``forward`` KL(record || prior)."""
     gate: bool = False
     """Fit a record only where its plan's value is at least the prior's own."""
 
 
 @config
 class ReplanConfig:
-    """Lazy re-planning (docs/method.md); ``interval`` 0 switches it off."""
+    """Lazy re-planning of stored records (docs/method.md)."""
 
-    interval: int = 0
-    batch_size: int = 20
-    """Windows planned anew each time, ``mppi.horizon`` states of each."""
-    select: str = "first"
+    interval: CountOrZero = 0
+    """Updates between two re-plannings; 0 switches them off."""
+    batch_size: Count = 20
+    """Windows that are re-planned together, ``mppi.horizon`` states of each."""
+    select: Literal["first", "oldest", "kl"] = "first"
     """Which windows of the batch: the ``first`` (a random choice), those with the ``oldest``
     records, or those with the largest ``kl`` of the policy to its records."""
-    num_samples: int = 0
-    """Candidates of an iteration when planning anew; 0: as many as ``mppi.num_samples``."""
-    iterations: int = 0
-    """Iterations when planning anew; 0: as many as ``mppi.iterations``."""
-    proposal_log_std_min: float = -2.0
-    proposal_log_std_max: float = 1.0
+    num_samples: CountOrZero = 0
+    """Candidates of an iteration when re-planning; 0: as many as ``mppi.num_samples``."""
+    iterations: CountOrZero = 0
+    """Iterations when re-planning; 0: as many as ``mppi.iterations``."""
+    proposal_log_std_min: LogStd = -2.0
+    """Lower bound of the policy's log standard deviation when it proposes plans here."""
+    proposal_log_std_max: LogStd = 1.0
+    """Upper bound of the policy's log standard deviation when it proposes plans here."""
 
 
 @config
 class OptimizerConfig:
     """Optimisation and the world-model loss."""
 
-    learning_rate: float = 3e-4
-    encoder_rate_scale: float = 0.3
-    policy_epsilon: float = 1e-5
-    grad_clip: float = 20.0
-    target_rate: float = 0.01
-    discount: float = 0.99
-    rho: float = 0.5
-    consistency_coef: float = 20.0
-    reward_coef: float = 0.1
-    value_coef: float = 0.1
-    termination_coef: float = 1.0
-    batch_size: int = 256
+    learning_rate: Positive = 3e-4
+    """Step size of Adam."""
+    encoder_rate_scale: NotNegative = 0.3
+    """Factor of the encoder's step size."""
+    policy_epsilon: Positive = 1e-5
+    """Adam's epsilon for the policy and the learned prior."""
+    grad_clip: Positive = 20.0
+    """Largest norm of a gradient; longer ones are scaled down to it."""
+    target_rate: Rate = 0.01
+    """Rate at which target networks approach the trained ones, per update."""
+    discount: BelowOne = 0.99
+    """Discount per decision, gamma."""
+    rho: Rate = 0.5
+    """Step t of a window weighs ``rho ** t`` in every loss."""
+    consistency_coef: NotNegative = 20.0
+    """Weight of the prediction of latent states."""
+    reward_coef: NotNegative = 0.1
+    """Weight of the prediction of rewards."""
+    value_coef: NotNegative = 0.1
+    """Weight of the value loss."""
+    termination_coef: NotNegative = 1.0
+    """Weight of the prediction of terminations."""
+    batch_size: Count = 256
+    """Windows per update, B."""
 
 
 @config
@@ -273,34 +336,44 @@ class AgentConfig:
 class TrainConfig:
     """Length, phases and bookkeeping of a run; counts are per seed."""
 
-    seed: int = 0
-    num_seeds: int = 1
-    total_decisions: int = 500_000
-    seed_decisions: int = 2_500
-    pretrain_updates: int = 2_500
-    updates_per_decision: float = static(1.0)
-    capacity: int = 500_000
+    seed: HostCountOrZero = 0
+    """Number of the first seed; the others follow it."""
+    num_seeds: HostCount = 1
+    """Independent agents that are trained in one program."""
+    total_decisions: HostCount = 500_000
+    """Decisions of a run, the random ones included."""
+    seed_decisions: HostCount = 2_500
+    """Random decisions at the start."""
+    pretrain_updates: HostCountOrZero = 2_500
+    """Updates after the random decisions, before the agent acts."""
+    updates_per_decision: Annotated[float, Range(0.0, 1000.0), STATIC] = 1.0
+    """Updates per decision of training; any rational number."""
+    capacity: HostCount = 500_000
     """Rows of replay per seed, over all its environments."""
-    chunk_decisions: int = 1_000
+    chunk_decisions: HostCount = 1_000
     """Decisions between two returns to Python: progress, metrics, signals."""
-    eval_decisions: int = 25_000
+    eval_decisions: HostCountOrZero = 25_000
     """Decisions between evaluations; 0 evaluates at the end only."""
-    eval_episodes: int = 10
-    eval_select: str = "sample"
-    checkpoint_decisions: int = 50_000
+    eval_episodes: HostCount = 10
+    """Episodes of an evaluation."""
+    eval_select: Literal["sample", "argmax"] = "sample"
+    """How the planner chooses its elite in evaluations; see ``mppi.select``."""
+    checkpoint_decisions: HostCountOrZero = 50_000
     """Decisions between checkpoints; 0 saves at the end only."""
-    checkpoint_keep: int = 3
+    checkpoint_keep: HostCount = 3
     """Newest checkpoints to keep, besides the best one."""
-    memory_limit_gb: float = static(16.0)
-    max_bad_updates: int = 20
+    memory_limit_gb: Annotated[Positive, STATIC] = 16.0
+    """Largest replay of all seeds, in GB; a larger one is refused."""
+    max_bad_updates: HostCount = 20
     """Consecutive non-finite updates after which a seed counts as broken."""
-    on_broken_seed: str = "stop"
-    """``stop``: the run stops with code 3. ``leave``: the seed is marked and counts no more.
-    ``reset``: its agent starts anew, with its replay. Other seeds do not change by a bit."""
-    num_devices: int = 0
-    """Over which the seeds are spread; must divide their number. 0: the most that do."""
-    max_seed_resets: int = 3
-    """Of a seed, after which ``reset`` is ``leave``."""
+    on_broken_seed: Literal["stop", "leave", "reset"] = "stop"
+    """``stop``: the run stops with code 3. ``leave``: the seed is marked and no longer counts.
+    ``reset``: it restarts with a fresh agent and an empty replay. Other seeds do not change by a
+    bit."""
+    num_devices: HostCountOrZero = 0
+    """Devices to spread the seeds over; must divide their number. 0: the most that do."""
+    max_seed_resets: HostCount = 3
+    """Resets of a seed after which ``reset`` acts as ``leave``."""
 
 
 @config
@@ -344,21 +417,21 @@ def _changed(cfg: C, items: Any, path: str) -> C:
     if not isinstance(items, Mapping):
         where = f"{path} = " if path else "configuration = "
         raise ConfigError(f"{where}{values.shown(items)}: must be a group of fields")
-    fields = {field.name: field for field in dataclasses.fields(cfg)}
+    specs = fields.specs(type(cfg))
+    known = [field.name for field in dataclasses.fields(cfg)]  # type: ignore[arg-type]
     changes: dict[str, Any] = {}
     for name, value in items.items():
         full = f"{path}.{name!s:.100}" if path else f"{name!s:.100}"
-        if name not in fields:
-            hint = nearest.hint(name, fields, f"{path}.{{}}" if path else "{}")
-            raise ConfigError(f"{full}: unknown field{hint} (fields: {', '.join(fields)})")
-        field = fields[name]
-        if not dataclasses.is_dataclass(field.type):
-            changes[name] = _taken(path, name, field.type, value, is_traced(field))
-        elif isinstance(value, field.type):
+        if name not in known:
+            hint = nearest.hint(name, known, f"{path}.{{}}" if path else "{}")
+            raise ConfigError(f"{full}: unknown field{hint} (fields: {', '.join(known)})")
+        if name in specs:
+            changes[name] = _converted(path, name, specs[name], value)
+        elif isinstance(value, type(getattr(cfg, name))):
             changes[name] = value
         else:
             changes[name] = _changed(getattr(cfg, name), value, full)
-    return dataclasses.replace(cfg, **changes)
+    return dataclasses.replace(cfg, **changes)  # type: ignore[type-var]
 
 
 def replace(cfg: C, changes: Mapping[str, Any]) -> C:
@@ -379,6 +452,24 @@ def replace(cfg: C, changes: Mapping[str, Any]) -> C:
             value = {name: value}
         cfg = _changed(cfg, value, "")
     return cfg
+
+
+def check(cfg: Any, path: str = "") -> None:
+    """Compare every value of a configuration with its declared range or choices.
+
+    Tracers pass; every number of an array counts.
+
+    Args:
+      cfg: any configuration.
+      path: where it stands in a whole one, for messages.
+
+    Raises:
+      ConfigError: one line naming the field, the value and what it must be.
+    """
+    found = flatten(cfg, f"{path}." if path else "")
+    for name, spec in fields.all_specs(type(cfg), path).items():
+        if hint := fields.refusal(spec, found[name]):
+            raise ConfigError(f"{name} = {values.shown(found[name])}: {hint}")
 
 
 def check_finite(cfg: Any) -> None:

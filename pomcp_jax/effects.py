@@ -1,4 +1,4 @@
-"""Settings that have no effect beside the others: allowed, but surely not what was meant."""
+"""Settings without effect because of other settings: allowed, but surely not what was meant."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from pomcp_jax.config import AgentConfig, Config
 
 
 class Rule(NamedTuple):
-    """Fields that nothing reads, and why."""
+    """Fields that are not read under a condition, and why."""
 
     idle: Callable[[Config], bool]
     why: str
@@ -100,16 +100,16 @@ RULES: tuple[Rule, ...] = (
     ),
     _agent(
         lambda agent: agent.replan.interval == 0,
-        "agent.replan.interval is 0: nothing is planned anew",
+        "agent.replan.interval is 0: nothing is re-planned",
         "replan.num_samples",
         "replan.iterations",
         "replan.proposal_log_std_min",
         "replan.proposal_log_std_max",
     ),
     _agent(
-        # A smaller batch than the default 20 asks for a smaller replan.batch_size in any case.
+        # A batch below the default of 20 demands a smaller replan.batch_size in any case.
         lambda agent: agent.replan.interval == 0 and agent.optimizer.batch_size >= 20,
-        "agent.replan.interval is 0: nothing is planned anew",
+        "agent.replan.interval is 0: nothing is re-planned",
         "replan.batch_size",
     ),
     Rule(
@@ -128,10 +128,11 @@ RULES: tuple[Rule, ...] = (
 def without_effect(*configs: Config) -> list[str]:
     """One line for every field that differs from its default and has no effect.
 
-    Floats must be numbers. Of several configurations, the cells of a sweep, a field has one
-    line whatever its values.
+    Floats must be plain numbers. Several configurations, the cells of a sweep, yield one line per
+    field whatever its values.
     """
-    defaults, found = config_lib.flatten(Config()), {}
+    defaults = config_lib.flatten(Config())
+    found: dict[str, str] = {}
     for config in configs:
         chosen = config_lib.flatten(config)
         for rule in RULES:

@@ -11,14 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from pomcp_jax import planner_model
+from pomcp_jax import fields, planner_model
 from pomcp_jax.config import ConfigError, MppiConfig
 
 Number = Real[Array, ""] | np.number | float | int
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_sizes(config: MppiConfig, path: str = "mppi", proposes: bool = True) -> None:
@@ -33,34 +29,22 @@ def check_sizes(config: MppiConfig, path: str = "mppi", proposes: bool = True) -
     Raises:
       ConfigError: one line naming the field, the value and what would work.
     """
-    samples = config.num_samples
-    for name in ("horizon", "iterations", "num_samples", "num_elites", "num_proposals"):
-        if not _is_size(getattr(config, name)):
-            raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: must be an integer")
-    checks = (
-        ("horizon", config.horizon >= 1, ">= 1"),
-        ("iterations", config.iterations >= 1, ">= 1"),
-        ("num_samples", samples >= 1, ">= 1"),
-        (
-            "num_proposals",
-            not proposes or 0 <= config.num_proposals < samples,
-            f"in [0, {path}.num_samples = {samples}), for instance {samples // 20}",
-        ),
-        (
-            "num_elites",
-            1 <= config.num_elites <= samples,
-            f"in [1, {path}.num_samples = {samples}], for instance {max(samples // 8, 1)}",
-        ),
-        ("select", config.select in ("sample", "argmax"), "'sample' or 'argmax'"),
-        (
-            "record",
-            config.record in ("sampled_elite", "mean", "best_elite"),
-            "'sampled_elite', 'mean' or 'best_elite'",
-        ),
-    )
-    for name, good, hint in checks:
-        if not good:
-            raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: must be {hint}")
+    unread = () if proposes else ("num_proposals",)
+    for name, spec in fields.specs(MppiConfig).items():
+        hint = fields.refusal(spec, getattr(config, name)) if spec.static else ""
+        if hint and name not in unread:
+            raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: {hint}")
+    samples, proposals, elites = config.num_samples, config.num_proposals, config.num_elites
+    if proposes and proposals >= samples:
+        raise ConfigError(
+            f"{path}.num_proposals = {proposals}: must be in [0, {path}.num_samples = {samples}),"
+            f" for instance {samples // 20}"
+        )
+    if elites > samples:
+        raise ConfigError(
+            f"{path}.num_elites = {elites}: must be in [1, {path}.num_samples = {samples}],"
+            f" for instance {max(samples // 8, 1)}"
+        )
 
 
 def _known(name: str, value: Any, least: float = 0.0, least_name: str = "") -> float | None:

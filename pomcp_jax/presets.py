@@ -1,17 +1,18 @@
-"""The members of the family as configuration values; no code path knows their names.
+"""The members of the family, and sizes of the world model, as configuration values.
 
-Rows of the table in docs/method.md. Sources: TD-MPC2 arXiv 2310.16828
-(nicklashansen/tdmpc2), TD-M(PC)^2 arXiv 2502.03550, BMPC arXiv 2503.18871
+No code path knows the names of members. They are rows of the table in docs/method.md. Sources:
+TD-MPC2 arXiv 2310.16828 (nicklashansen/tdmpc2), TD-M(PC)^2 arXiv 2502.03550, BMPC arXiv 2503.18871
 (wertyuilife2/bmpc), BOOM (molumitu/BOOM_MBRL), PO-MPC arXiv 2510.04280. Every preset uses the 5M
 model; :func:`with_size` changes that.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import nearest, world_model
-from pomcp_jax.config import AgentConfig, ConfigError
+from pomcp_jax import nearest
+from pomcp_jax.config import AgentConfig, Config, ConfigError, WorldModelConfig
 
 
 def po_mpc(lambda_: float = 1.0, prior: str = "learned", fit: str = "reverse") -> AgentConfig:
@@ -32,6 +33,11 @@ def po_mpc(lambda_: float = 1.0, prior: str = "learned", fit: str = "reverse") -
             "prior.divergence": fit,
         },
     )
+
+
+def po_mpc_forward() -> AgentConfig:
+    """PO-MPC whose learned prior is fitted by forward KL."""
+    return po_mpc(fit="forward")
 
 
 def po_mpc_direct(lambda_: float = 1.0) -> AgentConfig:
@@ -138,7 +144,7 @@ _IMITATION = {
 
 PRESETS: dict[str, Callable[[], AgentConfig]] = {
     "po_mpc": po_mpc,
-    "po_mpc_forward": lambda: po_mpc(fit="forward"),
+    "po_mpc_forward": po_mpc_forward,
     "po_mpc_direct": po_mpc_direct,
     "tdmpc2": tdmpc2,
     "tdmpc_square": tdmpc_square,
@@ -148,6 +154,20 @@ PRESETS: dict[str, Callable[[], AgentConfig]] = {
     "boom_many_actions": boom_many_actions,
     "qbmpc": qbmpc,
 }
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": dict(latent_size=64, encoder_width=64, mlp_width=64, num_heads=2),
+    "small": dict(latent_size=128, encoder_width=128, mlp_width=128, num_heads=2),
+    "1M": dict(latent_size=128, encoder_width=256, mlp_width=384, num_heads=2),
+    "5M": dict(latent_size=512, encoder_width=256, mlp_width=512, num_heads=5),
+    "19M": dict(latent_size=768, encoder_width=1024, mlp_width=1024, encoder_layers=3, num_heads=5),
+    "48M": dict(latent_size=768, encoder_width=1792, mlp_width=1792, encoder_layers=4, num_heads=5),
+}
+"""Sizes of the world model; what a size leaves out has its default. 1M to 48M are those of
+TD-MPC2's table 8 (``common/__init__.py``)."""
+SIZE_FIELDS = ("latent_size", "encoder_width", "encoder_layers", "mlp_width", "num_heads")
+"""Fields of the world model that a size decides."""
 
 
 def get(name: str) -> AgentConfig:
@@ -170,12 +190,37 @@ def with_size(config: AgentConfig, size: str) -> AgentConfig:
     Raises:
       ConfigError: for an unknown size.
     """
-    if size not in world_model.SIZES:
-        hint = nearest.hint(size, world_model.SIZES)
-        raise ConfigError(f"size = {size!r}: must be one of {', '.join(world_model.SIZES)}{hint}")
-    changes = {f"world_model.{k}": v for k, v in world_model.SIZES[size].items()}
+    if size not in SIZES:
+        hint = nearest.hint(size, SIZES)
+        raise ConfigError(f"size = {size!r}: must be one of {', '.join(SIZES)}{hint}")
+    changes = {name: getattr(WorldModelConfig(), name) for name in SIZE_FIELDS} | SIZES[size]
     if config.world_model.critic == "v":
-        changes.pop("world_model.num_heads")
-    out = config_lib.replace(config, changes)
+        del changes["num_heads"]
+    out = config_lib.replace(config, {"world_model": changes})
     most = min(config.policy.num_q_heads, out.world_model.num_heads)
     return config_lib.replace(out, {"policy.num_q_heads": most})
+
+
+class Origin(NamedTuple):
+    """Where a configuration comes from, found by its values."""
+
+    preset: str
+    size: str
+    changes: dict[str, Any]
+    """Dotted fields that differ from preset and size, and from the defaults elsewhere."""
+
+
+def origin(config: Config) -> Origin:
+    """The size, then the preset, from which ``config`` differs in the fewest fields.
+
+    Floats must be plain numbers, not arrays of a sweep. Ties go to the first in the tables.
+    """
+
+    def changes(agent: AgentConfig) -> dict[str, Any]:
+        base = config_lib.flatten(Config(agent=agent))
+        return {k: v for k, v in config_lib.flatten(config).items() if v != base[k]}
+
+    size = min(SIZES, key=lambda size: len(changes(with_size(config.agent, size))))
+    every = {preset: changes(with_size(get(preset), size)) for preset in PRESETS}
+    preset = min(every, key=lambda preset: len(every[preset]))
+    return Origin(preset, size, every[preset])

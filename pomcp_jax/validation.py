@@ -1,216 +1,474 @@
-"""Checks of a configuration that span rooms; nothing here compiles or allocates."""
+"""Agreements between fields, one small rule each; nothing here compiles or allocates.
+
+What a single field may hold stands beside the field (:mod:`pomcp_jax.config`). A rule takes a
+configuration and returns None, or one line that names a field, its value and what would work.
+"""
 
 import math
+from collections.abc import Callable
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import mppi, ranges, schedule, world_model
+from pomcp_jax import mppi, schedule
 from pomcp_jax.config import AgentConfig, Config, ConfigError
 
+AgentRule = Callable[[AgentConfig], str | None]
+RunRule = Callable[[Config], str | None]
 
-def validate_agent(config: AgentConfig, path: str = "agent") -> None:
-    """Check every group and what must agree between groups.
+LEARNED = "agent.policy.prior is 'learned' or 'mixture'"
+
+
+def _wrong(group: object, name: str, wanted: str) -> str:
+    """The line about field ``name``, whose ``group`` is the configuration that has it."""
+    return f"{name} = {getattr(group, name.rpartition('.')[2])!r}: must be {wanted}"
+
+
+def simnorm_groups_fill_the_latent(agent: AgentConfig) -> str | None:
+    """The latent state is a whole number of SimNorm groups."""
+    model = agent.world_model
+    if model.latent_size % model.simnorm_group == 0:
+        return None
+    group = f"agent.world_model.simnorm_group = {model.simnorm_group}"
+    return _wrong(model, "agent.world_model.latent_size", f"a multiple of {group}")
+
+
+def bins_span_an_interval(agent: AgentConfig) -> str | None:
+    """The highest bin lies above the lowest."""
+    model = agent.world_model
+    if model.bin_high > model.bin_low:
+        return None
+    return _wrong(
+        model, "agent.world_model.bin_high", f"> agent.world_model.bin_low = {model.bin_low}"
+    )
+
+
+def log_std_bounds_are_ordered(agent: AgentConfig) -> str | None:
+    """The policy's upper bound lies above its lower bound."""
+    model = agent.world_model
+    if model.log_std_max > model.log_std_min:
+        return None
+    low = f"agent.world_model.log_std_min = {model.log_std_min}"
+    return _wrong(model, "agent.world_model.log_std_max", f"> {low}")
+
+
+def proposal_log_std_bounds_are_ordered(agent: AgentConfig) -> str | None:
+    """The same for proposals when re-planning."""
+    replan = agent.replan
+    if replan.proposal_log_std_max > replan.proposal_log_std_min:
+        return None
+    low = f"agent.replan.proposal_log_std_min = {replan.proposal_log_std_min}"
+    return _wrong(replan, "agent.replan.proposal_log_std_max", f"> {low}")
+
+
+def target_heads_exist(agent: AgentConfig) -> str | None:
+    """A target uses heads that the ensemble has."""
+    heads = agent.world_model.num_heads
+    if agent.critic.num_target_heads <= heads:
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.num_target_heads",
+        f"<= agent.world_model.num_heads = {heads}",
+    )
+
+
+def policy_heads_exist(agent: AgentConfig) -> str | None:
+    """The policy loss uses heads that the ensemble has."""
+    heads = agent.world_model.num_heads
+    if agent.policy.num_q_heads <= heads:
+        return None
+    return _wrong(
+        agent.policy, "agent.policy.num_q_heads", f"<= agent.world_model.num_heads = {heads}"
+    )
+
+
+def replanning_has_candidates(agent: AgentConfig) -> str | None:
+    """Proposals and elites fit into the candidates of a re-planning."""
+    samples = agent.replan.num_samples
+    fewest = max(agent.mppi.num_proposals + 1, agent.mppi.num_elites)
+    if samples == 0 or samples >= fewest:
+        return None
+    return _wrong(
+        agent.replan,
+        "agent.replan.num_samples",
+        f"0 (as many as acting) or >= {fewest}, because of agent.mppi.num_proposals and"
+        " agent.mppi.num_elites",
+    )
+
+
+def replanned_windows_are_of_the_batch(agent: AgentConfig) -> str | None:
+    """Windows are re-planned of those that an update sampled."""
+    batch = agent.optimizer.batch_size
+    if agent.replan.batch_size <= batch:
+        return None
+    return _wrong(
+        agent.replan, "agent.replan.batch_size", f"<= agent.optimizer.batch_size = {batch}"
+    )
+
+
+def value_term_fits_the_critic(agent: AgentConfig) -> str | None:
+    """Q and V critics each have their own source of the value term."""
+    critic = agent.world_model.critic
+    sources = _value_sources(agent)
+    if agent.policy.q_source in sources:
+        return None
+    allowed = " or ".join(map(repr, sources))
+    return _wrong(
+        agent.policy,
+        "agent.policy.q_source",
+        f"{allowed} when agent.world_model.critic is {critic!r}",
+    )
+
+
+def _value_sources(agent: AgentConfig) -> tuple[str, str]:
+    return {"q": ("critic", "none"), "v": ("model", "none")}[agent.world_model.critic]
+
+
+def no_weight_without_a_value_term(agent: AgentConfig) -> str | None:
+    """A value term that is not there has no weight."""
+    if agent.policy.q_source != "none" or agent.policy.q_coef == 0.0:
+        return None
+    source = _value_sources(agent)[0]
+    return _wrong(
+        agent.policy,
+        "agent.policy.q_coef",
+        f"0 when agent.policy.q_source is 'none' (or make that {source!r})",
+    )
+
+
+def policy_learns_from_something(agent: AgentConfig) -> str | None:
+    """There is a prior or a value term."""
+    if agent.policy.prior != "none" or agent.policy.q_source != "none":
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.prior",
+        "a prior when agent.policy.q_source is 'none': there is nothing else to learn from",
+    )
+
+
+def no_weight_without_a_prior(agent: AgentConfig) -> str | None:
+    """A divergence from nothing has no weight."""
+    if agent.policy.prior != "none" or agent.policy.kl_coef == 0.0:
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.kl_coef",
+        "0 when agent.policy.prior is 'none' (or make that 'learned')",
+    )
+
+
+def imitation_has_weight(agent: AgentConfig) -> str | None:
+    """Without a value term the divergence is all there is."""
+    if agent.policy.q_source != "none" or agent.policy.kl_coef > 0.0:
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.kl_coef",
+        "> 0 when agent.policy.q_source is 'none': there is nothing else to learn from",
+    )
+
+
+def tuning_has_a_prior(agent: AgentConfig) -> str | None:
+    """The dual factor tunes a divergence that exists."""
+    if agent.policy.kl_tuning == "fixed" or agent.policy.prior != "none":
+        return None
+    return _wrong(
+        agent.policy, "agent.policy.kl_tuning", "'fixed' when agent.policy.prior is 'none'"
+    )
+
+
+def tuning_has_a_weight(agent: AgentConfig) -> str | None:
+    """The dual factor multiplies a weight that is not zero."""
+    if agent.policy.kl_tuning == "fixed" or agent.policy.kl_coef > 0.0:
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.kl_coef",
+        "> 0 when agent.policy.kl_tuning is 'dual': that multiplies it",
+    )
+
+
+def tuning_has_a_kl(agent: AgentConfig) -> str | None:
+    """The dual factor aims at a KL, which not every divergence is."""
+    divergence = agent.policy.divergence
+    if agent.policy.kl_tuning == "fixed" or divergence in ("reverse", "forward"):
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.kl_tuning",
+        f"'fixed' when agent.policy.divergence is {divergence!r}: agent.policy.kl_target is a KL",
+    )
+
+
+def proposer_exists(agent: AgentConfig) -> str | None:
+    """Only a learned prior can propose plans."""
+    if agent.policy.proposer == "policy" or agent.policy.learns_prior:
+        return None
+    return _wrong(agent.policy, "agent.policy.proposer", f"'policy' unless {LEARNED}")
+
+
+def proposers_have_proposals(agent: AgentConfig) -> str | None:
+    """Every proposer makes at least one proposal."""
+    proposals = agent.mppi.num_proposals
+    if proposals >= {"policy": 0, "prior": 1, "both": 2}[agent.policy.proposer]:
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.proposer",
+        f"'policy' when agent.mppi.num_proposals is {proposals}",
+    )
+
+
+def tail_penalty_has_heads(agent: AgentConfig) -> str | None:
+    """A spread takes two heads."""
+    heads = min(agent.critic.num_tail_heads, agent.world_model.num_heads)
+    if agent.critic.tail_penalty == 0.0 or heads > 1:
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.tail_penalty",
+        "0 when agent.critic.num_tail_heads or agent.world_model.num_heads is 1: one head has no"
+        " spread (or make that 2)",
+    )
+
+
+def gate_has_a_learned_prior(agent: AgentConfig) -> str | None:
+    """Only a prior that is fitted can be fitted selectively."""
+    if not agent.prior.gate or agent.policy.learns_prior:
+        return None
+    return _wrong(agent.prior, "agent.prior.gate", f"False unless {LEARNED}")
+
+
+def priors_have_spread(agent: AgentConfig) -> str | None:
+    """A record without spread is a point, from which divergences are infinite."""
+    spread = agent.mppi.std_min > 0 or agent.mppi.record == "best_elite"
+    if agent.policy.prior == "none" or spread or agent.policy.prior_std_min > 0.0:
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.prior_std_min",
+        "> 0 when agent.mppi.std_min is 0: a record without spread is a point, and a divergence"
+        " from it infinite (or make that 0.05)",
+    )
+
+
+def replanned_prior_is_replanned(agent: AgentConfig) -> str | None:
+    """The prior ``replanned`` needs re-planning."""
+    if agent.policy.prior != "replanned" or agent.replan.interval >= 1:
+        return None
+    return _wrong(
+        agent.replan,
+        "agent.replan.interval",
+        ">= 1 because agent.policy.prior is 'replanned' (or make that 'stored')",
+    )
+
+
+def replanning_has_a_reader(agent: AgentConfig) -> str | None:
+    """Records are kept fresh for a prior only."""
+    if agent.policy.prior != "none" or agent.replan.interval == 0:
+        return None
+    return _wrong(
+        agent.replan,
+        "agent.replan.interval",
+        "0 when agent.policy.prior is 'none': nothing reads the new records",
+    )
+
+
+def selection_has_replanning(agent: AgentConfig) -> str | None:
+    """Windows are selected for re-planning only."""
+    if agent.replan.select == "first" or agent.replan.interval >= 1:
+        return None
+    return _wrong(
+        agent.replan,
+        "agent.replan.select",
+        "'first' when agent.replan.interval is 0 (or make that 10)",
+    )
+
+
+def selection_compares_like_with_like(agent: AgentConfig) -> str | None:
+    """A policy before its tanh has no KL to a record of actions."""
+    if agent.replan.select != "kl" or agent.world_model.squash != "tanh":
+        return None
+    return _wrong(
+        agent.replan,
+        "agent.replan.select",
+        "'first' or 'oldest' when agent.world_model.squash is 'tanh': records are Gaussians over"
+        " actions",
+    )
+
+
+def target_actor_exists(agent: AgentConfig) -> str | None:
+    """Only a learned prior can act in a target."""
+    if agent.critic.target_actor != "prior" or agent.policy.learns_prior:
+        return None
+    return _wrong(agent.critic, "agent.critic.target_actor", f"'policy' unless {LEARNED}")
+
+
+def soft_target_has_prior_and_q(agent: AgentConfig) -> str | None:
+    """Soft targets are those of a Q critic, at states that only a learned prior knows."""
+    if not agent.critic.soft_target:
+        return None
+    if agent.policy.learns_prior and agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.soft_target",
+        f"False unless {LEARNED} and agent.world_model.critic is 'q'",
+    )
+
+
+def value_weight_has_values(agent: AgentConfig) -> str | None:
+    """Examples are weighted by the value term."""
+    if not agent.policy.value_weight or agent.policy.q_source != "none":
+        return None
+    return _wrong(
+        agent.policy, "agent.policy.value_weight", "False when agent.policy.q_source is 'none'"
+    )
+
+
+def divergence_compares_like_with_like(agent: AgentConfig) -> str | None:
+    """A policy before its tanh has no KL to a record of actions."""
+    policy = agent.policy
+    is_record = policy.prior in ("stored", "replanned")
+    if agent.world_model.squash != "tanh" or not is_record or policy.divergence == "cross_entropy":
+        return None
+    return _wrong(
+        policy,
+        "agent.policy.divergence",
+        "'cross_entropy' when agent.world_model.squash is 'tanh' and the prior is a record of"
+        " actions: the other divergences compare densities of different spaces",
+    )
+
+
+def learned_prior_fits_records(agent: AgentConfig) -> str | None:
+    """A learned prior is fitted to records of actions, so it is a Gaussian over actions."""
+    if agent.world_model.squash != "tanh" or not agent.policy.learns_prior:
+        return None
+    return _wrong(
+        agent.world_model,
+        "agent.world_model.squash",
+        f"'clip' or 'clip_straight_through' when agent.policy.prior is {agent.policy.prior!r}:"
+        " records are Gaussians over actions",
+    )
+
+
+AGENT_RULES: tuple[AgentRule, ...] = (
+    simnorm_groups_fill_the_latent,
+    bins_span_an_interval,
+    log_std_bounds_are_ordered,
+    target_heads_exist,
+    policy_heads_exist,
+    replanning_has_candidates,
+    replanned_windows_are_of_the_batch,
+    proposal_log_std_bounds_are_ordered,
+    value_term_fits_the_critic,
+    no_weight_without_a_value_term,
+    policy_learns_from_something,
+    no_weight_without_a_prior,
+    imitation_has_weight,
+    tuning_has_a_prior,
+    tuning_has_a_weight,
+    proposer_exists,
+    tuning_has_a_kl,
+    proposers_have_proposals,
+    tail_penalty_has_heads,
+    gate_has_a_learned_prior,
+    priors_have_spread,
+    replanned_prior_is_replanned,
+    replanning_has_a_reader,
+    selection_has_replanning,
+    selection_compares_like_with_like,
+    target_actor_exists,
+    soft_target_has_prior_and_q,
+    value_weight_has_values,
+    divergence_compares_like_with_like,
+    learned_prior_fits_records,
+)
+
+
+def seeds_are_int32(config: Config) -> str | None:
+    """The last seed's number fits into 32 bits."""
+    if config.train.seed <= 2**31 - 1 - config.train.num_seeds:
+        return None
+    return _wrong(config.train, "train.seed", "<= 2**31 - 1 - train.num_seeds")
+
+
+def _window_rows(config: Config) -> int:
+    return (config.agent.mppi.horizon + 1) * config.env.num_envs
+
+
+def random_phase_fills_a_window(config: Config) -> str | None:
+    """The first update finds a window of every environment."""
+    rows = _window_rows(config)
+    if config.train.seed_decisions >= rows:
+        return None
+    return _wrong(
+        config.train,
+        "train.seed_decisions",
+        f">= (agent.mppi.horizon + 1) x env.num_envs = {rows}:"
+        " the first update needs a window of every environment",
+    )
+
+
+def run_outlasts_the_random_phase(config: Config) -> str | None:
+    """Some decisions are left to train in."""
+    first = config.train.seed_decisions
+    if config.train.total_decisions > first:
+        return None
+    return _wrong(config.train, "train.total_decisions", f"> train.seed_decisions = {first}")
+
+
+def replay_feeds_a_batch(config: Config) -> str | None:
+    """Replay has room for a batch and for a window of every environment."""
+    agent = config.agent
+    rows = max(_window_rows(config), agent.optimizer.batch_size * agent.mppi.horizon)
+    if config.train.capacity >= rows:
+        return None
+    return _wrong(
+        config.train,
+        "train.capacity",
+        f">= {rows} (agent.optimizer.batch_size x agent.mppi.horizon, and"
+        " a window of every environment)",
+    )
+
+
+RUN_RULES: tuple[RunRule, ...] = (
+    seeds_are_int32,
+    random_phase_fills_a_window,
+    run_outlasts_the_random_phase,
+    replay_feeds_a_batch,
+)
+
+
+def validate_agent(config: AgentConfig) -> None:
+    """Check every value of an agent's configuration, then what fields demand of each other.
 
     Raises:
       ConfigError: one line naming the field, the value and what would work.
     """
-    ranges.check(config, "agent")
-    world_model.validate(config.world_model, f"{path}.world_model")
-    mppi.validate(config.mppi, f"{path}.mppi")
-    choices = (
-        ("critic.target_reduce", ("min", "mean")),
-        ("critic.target_actor", ("policy", "prior")),
-        ("policy.entropy", ("gaussian", "squashed")),
-        ("policy.prior", ("none", "stored", "replanned", "learned", "mixture")),
-        ("policy.q_source", ("critic", "model", "none")),
-        ("policy.kl_tuning", ("fixed", "dual")),
-        ("policy.proposer", ("policy", "prior", "both")),
-        ("policy.seed_record", ("standard", "action")),
-        ("replan.select", ("first", "oldest", "kl")),
-        ("policy.divergence", ("reverse", "forward", "cross_entropy", "nll")),
-        ("policy.kl_scale", ("own", "q", "none")),
-        ("policy.prior_std_from", ("prior", "policy")),
-        ("policy.q_reduce", ("min", "mean")),
-        ("prior.divergence", ("reverse", "forward")),
-    )
-    for name, valid in choices:
-        group, field = name.split(".")
-        value = getattr(getattr(config, group), field)
-        if value not in valid:
-            raise ConfigError(f"{path}.{name} = {value!r}: must be one of {', '.join(valid)}")
-    for name, good, hint in (*_numbers(config, path), *_agreements(config, path)):
-        if not good:
-            group, field = name.split(".")
-            value = getattr(getattr(config, group), field)
-            raise ConfigError(f"{path}.{name} = {value!r}: must be {hint}")
+    config_lib.check(config, "agent")
+    _apply_agent_rules(config)
 
 
-Rules = tuple[tuple[str, bool, str], ...]
-"""Field, whether it is good, what it must be."""
+def _apply_agent_rules(config: AgentConfig) -> None:
+    mppi.validate(config.mppi, "agent.mppi")
+    for rule in AGENT_RULES:
+        if message := rule(config):
+            raise ConfigError(message)
 
 
-def _numbers(config: AgentConfig, path: str) -> Rules:
-    """Sizes and counts; ranges of floats are in :mod:`pomcp_jax.ranges`."""
-    policy, critic, opt, replan = config.policy, config.critic, config.optimizer, config.replan
-    heads = config.world_model.num_heads
-    fewest = max(config.mppi.num_proposals + 1, config.mppi.num_elites)
-    return (
-        ("critic.num_target_heads", 1 <= critic.num_target_heads <= heads, f"in [1, {heads}]"),
-        ("critic.num_tail_heads", critic.num_tail_heads >= 1, ">= 1"),
-        ("policy.num_q_heads", 1 <= policy.num_q_heads <= heads, f"in [1, {heads}]"),
-        ("optimizer.batch_size", opt.batch_size >= 1, ">= 1"),
-        ("replan.interval", replan.interval >= 0, ">= 0 (0 is off)"),
-        ("replan.iterations", replan.iterations >= 0, ">= 0 (0: as many as acting does)"),
-        (
-            "replan.num_samples",
-            replan.num_samples == 0 or replan.num_samples >= fewest,
-            f"0 (as many as acting) or >= {fewest}, because of {path}.mppi.num_proposals"
-            f" and {path}.mppi.num_elites",
-        ),
-        (
-            "replan.batch_size",
-            1 <= replan.batch_size <= opt.batch_size,
-            f"in [1, {path}.optimizer.batch_size = {opt.batch_size}]",
-        ),
-        (
-            "replan.proposal_log_std_max",
-            replan.proposal_log_std_max > replan.proposal_log_std_min,
-            f"> {path}.replan.proposal_log_std_min = {replan.proposal_log_std_min}",
-        ),
-    )
+def validate_run(config: Config) -> None:
+    """Check a whole run on an environment that may have any name and any sizes.
 
-
-def _agreements(config: AgentConfig, path: str) -> Rules:
-    """What fields ask of each other: settings that contradict each other, by name."""
-    policy, critic, model = config.policy, config.critic, config.world_model
-    learned, has_prior = policy.learns_prior, policy.prior != "none"
-    need_prior = f"{path}.policy.prior is 'learned' or 'mixture'"
-    spread = config.mppi.std_min > 0 or config.mppi.record == "best_elite"
-    source = {"q": ("critic", "none"), "v": ("model", "none")}[model.critic]
-    proposals = config.mppi.num_proposals
-    tail_heads = min(critic.num_tail_heads, model.num_heads)
-    return (
-        (
-            "policy.q_source",
-            policy.q_source in source,
-            f"{' or '.join(map(repr, source))} when {path}.world_model.critic is {model.critic!r}",
-        ),
-        (
-            "policy.q_coef",
-            policy.q_source != "none" or policy.q_coef == 0.0,
-            f"0 when {path}.policy.q_source is 'none' (or make that {source[0]!r})",
-        ),
-        (
-            "policy.prior",
-            has_prior or policy.q_source != "none",
-            f"a prior when {path}.policy.q_source is 'none': there is nothing else to learn from",
-        ),
-        (
-            "policy.kl_coef",
-            has_prior or policy.kl_coef == 0.0,
-            f"0 when {path}.policy.prior is 'none' (or make that 'learned')",
-        ),
-        (
-            "policy.kl_coef",
-            policy.q_source != "none" or policy.kl_coef > 0.0,
-            f"> 0 when {path}.policy.q_source is 'none': there is nothing else to learn from",
-        ),
-        (
-            "policy.kl_tuning",
-            policy.kl_tuning == "fixed" or has_prior,
-            f"'fixed' when {path}.policy.prior is 'none'",
-        ),
-        (
-            "policy.kl_coef",
-            policy.kl_tuning == "fixed" or policy.kl_coef > 0.0,
-            f"> 0 when {path}.policy.kl_tuning is 'dual': that multiplies it",
-        ),
-        (
-            "policy.proposer",
-            policy.proposer == "policy" or learned,
-            f"'policy' unless {need_prior}",
-        ),
-        (
-            "policy.kl_tuning",
-            policy.kl_tuning == "fixed" or policy.divergence in ("reverse", "forward"),
-            f"'fixed' when {path}.policy.divergence is {policy.divergence!r}:"
-            f" {path}.policy.kl_target is a KL",
-        ),
-        (
-            "policy.proposer",
-            proposals >= {"policy": 0, "prior": 1, "both": 2}[policy.proposer],
-            f"'policy' when {path}.mppi.num_proposals is {proposals}",
-        ),
-        (
-            "critic.tail_penalty",
-            critic.tail_penalty == 0.0 or tail_heads > 1,
-            f"0 when {path}.critic.num_tail_heads or {path}.world_model.num_heads is 1: one head"
-            " has no spread (or make that 2)",
-        ),
-        ("prior.gate", not config.prior.gate or learned, f"False unless {need_prior}"),
-        (
-            "policy.prior_std_min",
-            not has_prior or spread or policy.prior_std_min > 0.0,
-            f"> 0 when {path}.mppi.std_min is 0: a record without spread is a point, and a"
-            " divergence from it infinite (or make that 0.05)",
-        ),
-        (
-            "replan.interval",
-            policy.prior != "replanned" or config.replan.interval >= 1,
-            f">= 1 because {path}.policy.prior is 'replanned' (or make that 'stored')",
-        ),
-        (
-            "replan.interval",
-            has_prior or config.replan.interval == 0,
-            f"0 when {path}.policy.prior is 'none': nobody looks at the new records",
-        ),
-        (
-            "replan.select",
-            config.replan.select == "first" or config.replan.interval >= 1,
-            f"'first' when {path}.replan.interval is 0 (or make that 10)",
-        ),
-        (
-            "replan.select",
-            config.replan.select != "kl" or model.squash != "tanh",
-            f"'first' or 'oldest' when {path}.world_model.squash is 'tanh': records are Gaussians"
-            " over actions",
-        ),
-        (
-            "critic.target_actor",
-            critic.target_actor != "prior" or learned,
-            f"'policy' unless {need_prior}",
-        ),
-        (
-            "critic.soft_target",
-            not critic.soft_target or (learned and model.critic == "q"),
-            f"False unless {need_prior} and {path}.world_model.critic is 'q'",
-        ),
-        (
-            "policy.value_weight",
-            not policy.value_weight or policy.q_source != "none",
-            f"False when {path}.policy.q_source is 'none'",
-        ),
-        (
-            "policy.divergence",
-            model.squash != "tanh"
-            or policy.prior in ("none", "learned", "mixture")
-            or policy.divergence == "cross_entropy",
-            f"'cross_entropy' when {path}.world_model.squash is 'tanh' and the prior is a record"
-            " of actions: the other divergences compare densities of different spaces",
-        ),
-        (
-            "world_model.squash",
-            model.squash != "tanh" or not learned,
-            f"'clip' or 'clip_straight_through' when {path}.policy.prior is {policy.prior!r}:"
-            " records are Gaussians over actions",
-        ),
-    )
-
-
-def _check(config: Config, rules: tuple[tuple[str, bool, str], ...]) -> None:
-    values = config_lib.flatten(config)
-    for name, good, hint in rules:
-        if not good:
-            raise ConfigError(f"{name} = {values[name]!r}: must be {hint}")
+    Raises:
+      ConfigError: one line naming the field, the value and what would work.
+    """
+    config_lib.check(config)
+    _apply_agent_rules(config.agent)
+    for rule in RUN_RULES:
+        if message := rule(config):
+            raise ConfigError(message)
+    schedule.check(config)
 
 
 def validate_config(config: Config) -> None:
@@ -230,92 +488,6 @@ def validate_config(config: Config) -> None:
     except ValueError as error:
         raise ConfigError(f"env.backend = {config.env.backend!r}: {error}") from None
     validate_run(config)
-
-
-def validate_run(config: Config) -> None:
-    """Check a whole run on an environment that may have any name and any sizes.
-
-    Raises:
-      ConfigError: one line naming the field, the value and what would work.
-    """
-    ranges.check(config)
-    _check(
-        config,
-        (
-            ("env.action_repeat", config.env.action_repeat >= 1, ">= 1"),
-            ("env.num_envs", config.env.num_envs >= 1, ">= 1"),
-        ),
-    )
-    validate_agent(config.agent)
-    train, num_envs = config.train, config.env.num_envs
-    window = config.agent.mppi.horizon + 1
-    rows = max(window * num_envs, config.agent.optimizer.batch_size * config.agent.mppi.horizon)
-    _check(
-        config,
-        (
-            ("train.num_seeds", train.num_seeds >= 1, ">= 1"),
-            ("train.num_devices", train.num_devices >= 0, ">= 0 (0: the most that divide seeds)"),
-            (
-                "train.seed",
-                0 <= train.seed <= 2**31 - 1 - train.num_seeds,
-                "in [0, 2**31 - 1 - train.num_seeds]",
-            ),
-            (
-                "train.seed_decisions",
-                train.seed_decisions >= window * num_envs,
-                f">= (agent.mppi.horizon + 1) x env.num_envs = {window * num_envs}:"
-                " the first update needs a window of every environment",
-            ),
-            (
-                "train.total_decisions",
-                train.total_decisions > train.seed_decisions,
-                f"> train.seed_decisions = {train.seed_decisions}",
-            ),
-            ("train.pretrain_updates", train.pretrain_updates >= 0, ">= 0"),
-            (
-                "train.updates_per_decision",
-                0.0 <= train.updates_per_decision <= 1e3,
-                "in [0, 1000]",
-            ),
-            (
-                "train.capacity",
-                train.capacity >= rows,
-                f">= {rows} (agent.optimizer.batch_size x agent.mppi.horizon, and"
-                " a window of every environment)",
-            ),
-            ("train.chunk_decisions", train.chunk_decisions >= 1, ">= 1"),
-            (
-                "train.eval_decisions",
-                train.eval_decisions >= 0,
-                ">= 0 (0 evaluates at the end only)",
-            ),
-            ("train.eval_episodes", train.eval_episodes >= 1, ">= 1"),
-            (
-                "train.eval_select",
-                train.eval_select in ("sample", "argmax"),
-                "'sample' or 'argmax'",
-            ),
-            (
-                "train.checkpoint_decisions",
-                train.checkpoint_decisions >= 0,
-                ">= 0 (0: at the end only)",
-            ),
-            ("train.checkpoint_keep", train.checkpoint_keep >= 1, ">= 1"),
-            ("train.memory_limit_gb", train.memory_limit_gb > 0.0, "> 0"),
-            ("train.max_bad_updates", train.max_bad_updates >= 1, ">= 1"),
-            (
-                "train.on_broken_seed",
-                train.on_broken_seed in ("stop", "leave", "reset"),
-                "'stop', 'leave' or 'reset'",
-            ),
-            (
-                "train.max_seed_resets",
-                train.max_seed_resets >= 1,
-                ">= 1 (train.on_broken_seed says 'leave' without any)",
-            ),
-        ),
-    )
-    schedule.check(config)
 
 
 def validate_memory(config: Config, replay_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Values of configuration fields: numbers from anywhere, as what they are; imports nothing ours.
+"""Convert values of configuration fields to plain Python values; imports nothing of the package.
 
 Numbers of numpy, JAX, ``fractions`` or an enumeration become plain Python numbers; a traced
 field may hold an array of them instead, one for each row of a sweep, or a tracer.
@@ -27,7 +27,7 @@ def shown(value: Any) -> str:
 
 
 def scalar(value: Any) -> Any:
-    """``value`` as a plain Python value, if it stands for one; anything else as it is."""
+    """``value`` as a plain Python value if it has one, otherwise unchanged."""
     if type(value) in FIELD_KINDS or isinstance(value, jax.core.Tracer):
         return value
     if isinstance(value, np.generic | np.ndarray | jax.Array):
@@ -36,7 +36,7 @@ def scalar(value: Any) -> Any:
         value = np.asarray(value)[()]
         if isinstance(value, np.float16 | np.float32) and np.isfinite(value):
             return float(rational(value))  # 0.1, not its float32 digits; rounds to the same
-        # longdouble's own item() is a longdouble again
+        # longdouble.item() returns a longdouble
         value = float(value) if isinstance(value, np.longdouble) else value.item()
     if isinstance(value, bool):
         return value
@@ -48,7 +48,7 @@ def scalar(value: Any) -> Any:
 
 
 def rational(value: Any) -> Fraction:
-    """The fraction that is meant by a number: the simplest one that rounds to it.
+    """The simplest fraction that rounds to a number.
 
     0.333 is 333/1000, and the float next to a third is 1/3, in the precision that
     ``value`` has.
@@ -75,7 +75,7 @@ def _simplest(low: Fraction, high: Fraction) -> Fraction:
 
 
 def traced(value: Any) -> Any:
-    """``value`` of a traced float: a Python float, or an array or tracer of JAX' default float.
+    """``value`` for a traced float: a Python float, or an array or tracer of JAX's default float.
 
     Raises:
       TypeError: with what it must be.
@@ -112,7 +112,7 @@ def plain(kind: type, value: Any) -> Any:
 
 
 def taken(kind: type, is_traced: bool, value: Any) -> Any:
-    """``value`` as a field of that kind holds it.
+    """``value`` converted to what a field of that kind stores.
 
     Args:
       kind: ``bool``, ``int``, ``float`` or ``str``.

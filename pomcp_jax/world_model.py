@@ -12,20 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pomcp_jax import maths, networks
-from pomcp_jax.config import ConfigError, WorldModelConfig
+from pomcp_jax.config import WorldModelConfig
 from pomcp_jax.maths import Bins
 from pomcp_jax.networks import MLP
 from pomcp_jax.types import Key, Params
 
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": dict(latent_size=64, encoder_width=64, mlp_width=64, num_heads=2),
-    "small": dict(latent_size=128, encoder_width=128, mlp_width=128, num_heads=2),
-    "1M": dict(latent_size=128, encoder_width=256, mlp_width=384, num_heads=2),
-    "5M": dict(latent_size=512, encoder_width=256, mlp_width=512, num_heads=5),
-    "19M": dict(latent_size=768, encoder_width=1024, mlp_width=1024, encoder_layers=3, num_heads=5),
-    "48M": dict(latent_size=768, encoder_width=1792, mlp_width=1792, encoder_layers=4, num_heads=5),
-}
-"""Model sizes; 1M to 48M are those of [TD-MPC2] table 8 (``common/__init__.py``)."""
+Bound = Float[Array, ""] | float
 
 
 class ModelParams(NamedTuple):
@@ -47,44 +39,6 @@ class Networks(NamedTuple):
     value: networks.Module
     termination: networks.Module
     policy: networks.Module
-
-
-def validate(config: WorldModelConfig, path: str = "world_model") -> None:
-    """Check sizes and options.
-
-    Raises:
-      ConfigError: one line naming the field, the value and what would work.
-    """
-    positive = ("latent_size", "encoder_width", "encoder_layers", "mlp_width", "simnorm_group")
-    checks = [(name, getattr(config, name) >= 1, ">= 1") for name in (*positive, "num_heads")]
-    checks += [
-        (
-            "latent_size",
-            config.simnorm_group < 1 or config.latent_size % config.simnorm_group == 0,
-            f"a multiple of {path}.simnorm_group = {config.simnorm_group}",
-        ),
-        ("num_bins", config.num_bins >= 2, ">= 2"),
-        ("bin_high", config.bin_high > config.bin_low, f"> {path}.bin_low = {config.bin_low}"),
-        ("critic", config.critic in ("q", "v"), "'q' or 'v'"),
-        (
-            "squash",
-            config.squash in ("tanh", "clip", "clip_straight_through"),
-            "'tanh', 'clip' or 'clip_straight_through'",
-        ),
-        (
-            "log_std_max",
-            config.log_std_max > config.log_std_min,
-            f"> {path}.log_std_min = {config.log_std_min}",
-        ),
-        (
-            "compute_dtype",
-            config.compute_dtype in ("float32", "bfloat16"),
-            "'float32' or 'bfloat16'",
-        ),
-    ]
-    for name, good, hint in checks:
-        if not good:
-            raise ConfigError(f"{path}.{name} = {getattr(config, name)!r}: must be {hint}")
 
 
 def build(config: WorldModelConfig, action_size: int) -> Networks:

@@ -23,6 +23,8 @@ LEARNING = {
 FORBIDDEN = {
     "types": {"*"},
     "nearest": {"*"},
+    "attribute_docs": {"*"},
+    "fields": {"*"},
     "values": {"*"},
     "config": {"*"},
     "maths": {"*"},
@@ -42,7 +44,7 @@ FORBIDDEN = {
     "evaluate": {"agent", "train", "diagnostics", "diagnostics_gradients"},
 }
 """What a room may not import; ``*`` is all but the ground floor."""
-GROUND = {"types", "config", "nearest", "values"}
+GROUND = {"types", "config", "fields", "attribute_docs", "nearest", "values"}
 DOWN = (
     "maths networks world_model actors losses model_loss policy_loss acting agent train_state train"
     " diagnostics_gradients diagnostics"

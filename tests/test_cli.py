@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from pomcp_jax import checkpoint
+from pomcp_jax import config as config_lib
+from pomcp_jax.config import Config
 
 ROOT = Path(__file__).parent.parent
 DEBUG = "--config=experiments/configs/debug.py"
@@ -101,7 +103,9 @@ def test_record_of_what_ran(run):
 def test_configuration_and_progress_are_printed(run):
     out = run[1].stdout
     progress = run[1].stderr
+    assert out.startswith("preset po_mpc, size tiny; fields that differ from them")
     assert "agent.mppi.num_samples = 16\n" in out and "env.task = probe/lqr\n" in out
+    assert "agent.mppi.horizon = " not in out  # as in the preset
     assert "decisions/s" in progress and "frames/s" in progress and "left" in progress
     for word in ("evaluation", "training return", "peak memory", "files"):
         assert word in out
@@ -144,6 +148,8 @@ BAD = {
     "no such file": (["--config=experiments/configs/quikstart.py"], "quickstart.py"),
     "task": ([DEBUG + ":probe/lqq"], "did you mean probe/lqr?"),
     "preset": ([DEBUG + ":,po_mcp"], "did you mean po_mpc?"),
+    "size": ([DEBUG + ":,,smal"], "did you mean small?"),
+    "size flag": ([DEBUG, "--size=6M"], "--size = '6M': must be one of tiny, small, 1M, 5M"),
     "field": ([DEBUG, "--config.agent.mppi.horizn=3"], "config.agent.mppi.horizon"),
     "type": ([DEBUG, "--config.agent.mppi.horizon=x"], "must be int"),
     "group": ([DEBUG, "--config.agent.mppi=3"], "agent.mppi"),
@@ -186,11 +192,15 @@ def test_help_and_print_config(capsys, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     assert run_module.main(["run", "--help"]) == 0
-    text = capsys.readouterr().out
-    for word in ("walker-walk", "brax/ant", "po_mpc_direct", "--config.agent.mppi.horizon=3"):
-        assert word in text
+    assert capsys.readouterr().out.startswith("usage: python -m experiments.run --config=")
+    assert run_module.main(["run", DEBUG, "--help=horizon"]) == 0
+    assert "agent.mppi.horizon: int >= 1; default 3; here 3" in capsys.readouterr().out
+    assert run_module.main(["run", DEBUG, "--help=horizn"]) == 2
+    assert "did you mean agent.mppi.horizon?" in capsys.readouterr().err
     assert run_module.main(["run", DEBUG, "--print_config"]) == 0
-    assert "env.task = probe/lqr" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "env.task = probe/lqr" in lines
+    assert [line.partition(" = ")[0] for line in lines] == list(config_lib.flatten(Config()))
 
 
 def test_ctrl_c_ends_cleanly_and_keeps_what_is_there(run, tmp_path):

@@ -146,11 +146,34 @@ def test_configuration_argument():
     assert config.env.task == "cheetah-run" and config.agent.policy.prior == "none"
     assert "did you mean cheetah-run?" in message(dm_control.get_config, "cheetah-rum")
     assert "did you mean tdmpc2?" in message(dm_control.get_config, "cheetah-run,tdmpc3")
-    assert "must be" in message(dm_control.get_config, "a,b,c")
+    assert "must be 'task', " in message(dm_control.get_config, "a,b,c,d")
+
+
+def test_size_of_a_configuration_file():
+    config = config_lib.from_dict(Config, debug.get_config(",bmpc,19M").to_dict())
+    assert presets.origin(config)[:2] == ("bmpc", "19M") and config.env.num_envs == 2
+    assert debug.get_config(",bmpc").agent.world_model.mlp_width == 16
+    assert "did you mean small?" in message(debug.get_config, ",,smal")
 
 
 def test_unknown_size():
     assert "5M" in message(presets.with_size, AgentConfig(), "6M")
+
+
+def test_a_size_replaces_another_completely():
+    for size in presets.SIZES:
+        large = presets.with_size(AgentConfig(), "48M")
+        assert presets.with_size(large, size) == presets.with_size(AgentConfig(), size)
+
+
+def test_origin_of_a_configuration():
+    for preset in presets.PRESETS:
+        for size in ("tiny", "1M", "5M", "48M"):
+            config = Config(agent=presets.with_size(presets.get(preset), size))
+            assert presets.origin(config) == (preset, size, {})
+    changes = {"agent.policy.kl_coef": 9.0, "agent.world_model.latent_size": 64, "train.seed": 3}
+    config = config_lib.replace(Config(agent=presets.bmpc()), changes)
+    assert presets.origin(config) == ("bmpc", "5M", changes)
 
 
 def test_task_names_are_known_without_building():

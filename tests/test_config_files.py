@@ -50,8 +50,8 @@ BROKEN = {
     "an exception at once": ("\nraise ValueError('a\\nb')", "line 2: ValueError: a b"),
     "an end": ("import sys\nsys.exit(3)", "line 2: SystemExit: 3"),
     "a missing module": ("import no_such_module", "line 1: ModuleNotFoundError: No module named"),
-    "no Python": ("def get_config(:", "line 1: no Python (invalid syntax)"),
-    "zeros": ("\0\0", "no Python ("),
+    "not Python": ("def get_config(:", "line 1: not valid Python (invalid syntax)"),
+    "zeros": ("\0\0", "not valid Python ("),
     "no function": ("x = 3", "has no function get_config; must have get_config(argument=None)"),
     "no function of that name": ("get_config = 3", "has no function get_config"),
     "arguments": ("def get_config(a, b): return {}", "its get_config needs arguments; must be"),
@@ -89,7 +89,7 @@ def test_an_argument_that_a_file_does_not_take(tmp_path):
 @pytest.mark.parametrize(
     "path,expected",
     [
-        ("/dev/null", "is no plain file; must be one like experiments/configs/quickstart.py"),
+        ("/dev/null", "is not a regular file; must be a file like experiments/"),
         ("experiments/configs", "is a folder; must be a file like experiments/configs/quickstart."),
         ("experiments/configs/quikstart.py", "did you mean experiments/configs/quickstart.py?"),
         ("quickstart", "did you mean experiments/configs/quickstart.py?"),
@@ -98,8 +98,8 @@ def test_an_argument_that_a_file_does_not_take(tmp_path):
         ("walker-run,bmpc", "a task: --config=experiments/configs/quickstart.py:walker-run,bmpc"),
         ("bmpc", "a preset: --config=experiments/configs/quickstart.py:,bmpc"),
         ("a" * 300, "File name too long"),
-        ("README.md", "no Python ("),
-        ("docs/quickstart.png", "no Python ("),
+        ("README.md", "not valid Python ("),
+        ("docs/quickstart.png", "not valid Python ("),
     ],
 )
 def test_a_path_that_is_no_configuration(path, expected, monkeypatch):
@@ -167,8 +167,8 @@ def test_the_last_override_holds_and_a_value_may_follow():
         ("--config.agent.policy.value_weight=2", "value_weight = '2': must be bool, for example F"),
         ("--config.agent.policy.kl_cof=2", "did you mean --config.agent.policy.kl_coef?"),
         ("--config.kl_coef=2", "did you mean --config.agent.policy.kl_coef?"),
-        ("--config.agent.zzz=2", "--config.agent.zzz = '2': unknown field; --help has a list"),
-        ("--config.=2", "unknown field; --help has a list"),
+        ("--config.agent.zzz=2", "--config.agent.zzz = '2': unknown field; --help=all has a list"),
+        ("--config.=2", "unknown field; --help=all has a list"),
     ],
 )
 def test_overrides_that_cannot_be(flag, expected):
@@ -189,11 +189,18 @@ def test_overrides_that_cannot_be(flag, expected):
         (["--horizon=3"], "did you mean --config.agent.mppi.horizon?"),
         (["--agent.mppi.horizon=3"], "did you mean --config.agent.mppi.horizon?"),
         (["--dry-run"], "did you mean --print_config?"),
+        (["--model-size=5M"], "did you mean --size?"),
+        (
+            ["--size=5m"],
+            "--size = '5m': must be one of tiny, small, 1M, 5M, 19M, 48M; did you mean 5M",
+        ),
+        (["--size="], "--size = '': must be one of tiny"),
         (["--workdirr=x"], "did you mean --workdir?"),
         (["--noconfig.train.seed=3"], "--noconfig.train.seed: unknown flag; did you mean --conf"),
         (["--noconfig.agent.policy.last_state=1"], "--noconfig.agent.policy.last_state: unknown"),
         (["--zzz=x"], "--zzz: unknown flag; see --help"),
         (["--resume=no"], "--resume = 'no': must be one of auto, never"),
+        (["--resume=nevr"], "reset_envs, change_seeds; did you mean never?"),
         (["--workdir=~nosuchuser/x"], "there is no user ~nosuchuser"),
         (["--workdir="], "--workdir = '': must name a folder"),
         (["--cache_dir=~nosuchuser/x"], "--cache_dir = '~nosuchuser/x': there is no user"),
@@ -212,6 +219,32 @@ def test_flags_may_have_dashes():
     options = settings.parse(["run", DEBUG, "--print-config", "--cache-dir=none", "--workdir=a-b"])
     assert options.print_only and options.cache_dir is None and str(options.workdir) == "a-b"
     assert arguments.underscored(["--dry-run", "--", "--a-b"]) == ["--dry_run", "--", "--a-b"]
+
+
+def test_size_is_a_flag_and_part_of_the_argument():
+    flag, argument = (
+        settings.parse(["run", *flags])
+        for flags in ([DEBUG + ":,bmpc", "--size=1M"], [DEBUG + ":,bmpc,1M"])
+    )
+    assert flag == argument and flag.config.agent.world_model.mlp_width == 384
+    assert str(flag.workdir) == "runs/debug/bmpc-1M"
+    field = "--config.agent.world_model.mlp_width=32"
+    changed = settings.parse(["run", DEBUG, "--size=1M", field]).config.agent.world_model
+    assert (changed.mlp_width, changed.latent_size) == (32, 128)
+
+
+@pytest.mark.parametrize(
+    "argument,size,workdir",
+    [
+        ("", "", "default"),
+        ("walker-walk,bmpc", "", "walker-walk-bmpc"),
+        ("brax/ant", "5M", "brax_ant-5M"),
+        (",bmpc", "", "bmpc"),
+        ("a,,1M", "", "a-1M"),
+    ],
+)
+def test_default_workdir(argument, size, workdir):
+    assert settings._default_workdir("x/file.py", argument, size) == f"runs/file/{workdir}"
 
 
 def test_help_may_stand_anywhere():

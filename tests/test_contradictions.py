@@ -160,15 +160,18 @@ def test_contradiction_is_refused_by_name_and_every_hint_works(preset, changes, 
 
 RANGES = {
     "critic.num_tail_heads": 0,
-    "critic.num_target_heads": 0,
     "mppi.num_samples": 2**31,
     "optimizer.batch_size": 0,
     "replan.interval": -1,
     "replan.iterations": -1,
     "replan.num_samples": -1,
-    "replan.batch_size": 0,
     "replan.proposal_log_std_max": -2.0,
-    "policy.num_q_heads": 0,
+    "replan.batch_size": 257,
+    "world_model.latent_size": 12,
+    "world_model.bin_high": -10.0,
+    "world_model.log_std_max": -3.0,
+    "critic.num_target_heads": 6,
+    "policy.num_q_heads": 6,
     "policy.q_source": "value",
     "policy.kl_tuning": "auto",
     "policy.proposer": "planner",
@@ -190,10 +193,19 @@ def test_nothing_stands_for_a_number():
 
 
 def test_every_rule_has_its_row_above():
-    broken = set()
-    for preset, changes, *_ in CONTRADICTIONS:
-        config = config_lib.replace(presets.get(preset), changes)
-        rules = validation._agreements(config, "agent")
-        broken |= {i for i, (_, good, _) in enumerate(rules) if not good}
-    missing = [rules[i][::2] for i in sorted(set(range(len(rules))) - broken)]
-    assert not missing
+    rows = [(preset, changes) for preset, changes, *_ in CONTRADICTIONS]
+    rows += [("po_mpc", {field: RANGES[field]}) for field in RANGES]
+    configs = [config_lib.replace(presets.get(preset), changes) for preset, changes in rows]
+    for rule in validation.AGENT_RULES:
+        lines = [rule(config) for config in configs if allowed(config)]
+        assert any(lines), rule.__name__
+        assert rule(AgentConfig()) is None
+
+
+def allowed(config):
+    """Whether every value by itself is one that its field may have; rules see no others."""
+    try:
+        config_lib.check(config, "agent")
+    except ConfigError:
+        return False
+    return True

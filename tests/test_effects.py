@@ -7,7 +7,7 @@ import pytest
 from experiments import reproduce, run, suites, sweep
 from experiments.configs import brax, debug, dm_control, quickstart, small
 from pomcp_jax import config as config_lib
-from pomcp_jax import effects, presets, validation, world_model
+from pomcp_jax import effects, presets, validation
 from pomcp_jax.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +84,7 @@ def test_settings_of_training():
 def test_no_preset_and_no_file_of_ours_is_warned_about(file, preset):
     config = config_lib.from_dict(Config, file.get_config(f",{preset}").to_dict())
     assert effects.without_effect(config) == []
-    for size in world_model.SIZES:
+    for size in presets.SIZES:
         assert names(Config(agent=presets.with_size(presets.get(preset), size))) == []
 
 

@@ -1,1 +1,1 @@
-"""Configurations for ``python -m experiments.run --config=experiments/configs/NAME.py``."""
+"""Configuration files of ``python -m experiments.run --config=experiments/configs/NAME.py``."""

@@ -7,7 +7,7 @@ from pomcp_jax import envs
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    """``:task,preset``; defaults brax/halfcheetah, po_mpc."""
+    """``:task,preset,size``; defaults brax/halfcheetah, po_mpc, 5M."""
     changes = {
         "env.action_repeat": 1,
         "env.num_envs": 8,

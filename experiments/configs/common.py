@@ -1,8 +1,8 @@
-"""What all configuration files share: a preset, a model size and changes, as a ConfigDict."""
+"""What configuration files share: preset, size, task and changes, as a ConfigDict."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -10,17 +10,27 @@ from pomcp_jax import config as config_lib
 from pomcp_jax import envs, nearest, presets
 from pomcp_jax.config import Config, ConfigError
 
+FORM = "'task', 'task,preset' or 'task,preset,size', where each may be empty"
 
-def narrow_bins(argument: str | None) -> dict[str, Any]:
-    """Bins from -5 to 5 in symlog space for dm_control's tasks, whose rewards end at 1.
 
-    Their values stay below 147 then, if the discount is at most 0.99. Nothing is known of other
-    tasks: they keep the default range.
+class Argument(NamedTuple):
+    """What stands behind the colon of ``--config=FILE.py:task,preset,size``."""
+
+    task: str = ""
+    preset: str = ""
+    size: str = ""
+
+
+def split(argument: str | None) -> Argument:
+    """The parts of an argument, "" for those that are left out.
+
+    Raises:
+      ConfigError: for more than three parts.
     """
-    if "/" in (argument or "").split(",")[0]:
-        return {}
-    names = ("num_bins", "bin_low", "bin_high")
-    return {f"agent.world_model.{k}": v for k, v in zip(names, (51, -5.0, 5.0), strict=True)}
+    parts = (argument or "").split(",")
+    if len(parts) > 3:
+        raise ConfigError(f"config argument = {argument!r}: must be {FORM}")
+    return Argument(*parts)
 
 
 def make(
@@ -33,32 +43,75 @@ def make(
     tasks: Iterable[str] | None = None,
     tuned: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> ml_collections.ConfigDict:
-    """The configuration of ``--config=FILE.py:task,preset``.
+    """The configuration of ``--config=FILE.py:task,preset,size``.
 
     Args:
-      argument: what stands behind the colon: ``task``, ``task,preset`` or ``,preset``.
-      changes: dotted fields of :class:`pomcp_jax.Config` that differ from the preset.
+      argument: what stands behind the colon; each part may be left out or empty.
+      changes: dotted fields of :class:`pomcp_jax.Config` that differ from the preset. A size
+        that is asked for overrides the fields that it decides.
       task: default task.
       preset: default preset.
-      size: of the world model.
+      size: default size of the world model.
       tasks: names that this file offers; all by default.
       tuned: further changes for single presets.
 
     Raises:
-      ConfigError: for an unknown task or preset, with the nearest name.
+      ConfigError: for an unknown task, preset or size, with the nearest name.
     """
-    parts = (argument or "").split(",")
-    if len(parts) > 2:
-        raise ConfigError(
-            f"config argument = {argument!r}: must be 'task', 'task,preset' or ',preset'"
-        )
-    task = parts[0] or task
-    preset = (parts[1] if len(parts) == 2 else "") or preset
+    asked = split(argument)
+    task, preset = asked.task or task, asked.preset or preset
     known = tuple(tasks or envs.available())
     if task not in known:
         hint = nearest.hint(task, known)
         raise ConfigError(f"task = {task!r}: unknown{hint} (tasks: {', '.join(known)})")
-    agent = presets.with_size(presets.get(preset), size)
+    agent = presets.with_size(presets.get(preset), asked.size or size)
+    if asked.size:
+        sized = {f"agent.world_model.{name}" for name in presets.SIZE_FIELDS}
+        changes = {name: value for name, value in changes.items() if name not in sized}
     changes = {"env.task": task, **changes, **tuned.get(preset, {})}
     config = config_lib.replace(Config(agent=agent), changes)
     return ml_collections.ConfigDict(config_lib.to_dict(config))
+
+
+def make_small(argument: str | None, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """A small agent and four environments, for two CPU cores; ``changes`` go on top.
+
+    Chosen by measurement (docs/decisions.md): the tiny world model learns cartpole-swingup nearly
+    as well per decision as larger ones and costs a third, a plan of two steps nearly as well as one
+    of three; what they save buys more updates. A value horizon of 50 decisions (one second) and
+    faster target networks suit so short a training.
+    """
+    shared = {
+        "env.action_repeat": 2,
+        "env.num_envs": 4,
+        "agent.mppi.horizon": 2,
+        "agent.mppi.num_samples": 128,
+        "agent.mppi.num_elites": 16,
+        "agent.mppi.num_proposals": 16,
+        "agent.mppi.iterations": 3,
+        "agent.optimizer.batch_size": 128,
+        "agent.optimizer.learning_rate": 1e-3,
+        "agent.optimizer.encoder_rate_scale": 1.0,
+        "agent.optimizer.target_rate": 0.03,
+        "agent.optimizer.discount": 0.98,
+        "train.seed_decisions": 1_000,
+        "train.pretrain_updates": 500,
+    }
+    tuned = {"po_mpc": {"agent.policy.kl_coef": 0.1}}
+    changes = shared | _narrow_bins(split(argument).task) | dict(changes)
+    return make(argument, changes, size="tiny", tuned=tuned)
+
+
+def _narrow_bins(task: str) -> dict[str, Any]:
+    """Bins from -5 to 5 in symlog space for dm_control's tasks, whose rewards end at 1.
+
+    Their values stay below 147 then, if the discount is at most 0.99. Nothing is known of other
+    tasks: they keep the default range.
+    """
+    if "/" in task:
+        return {}
+    return {
+        "agent.world_model.num_bins": 51,
+        "agent.world_model.bin_low": -5.0,
+        "agent.world_model.bin_high": 5.0,
+    }

@@ -6,7 +6,7 @@ from experiments.configs import common
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    """``:task,preset``; defaults probe/lqr, po_mpc."""
+    """``:task,preset,size``; defaults probe/lqr, po_mpc and a size below all others."""
     changes = {
         "env.action_repeat": 1,
         "env.num_envs": 2,

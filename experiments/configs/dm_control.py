@@ -7,7 +7,7 @@ from pomcp_jax import envs
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    """``:task,preset``; defaults walker-walk, po_mpc."""
+    """``:task,preset,size``; defaults walker-walk, po_mpc, 5M."""
     changes = {
         "env.action_repeat": 2,
         "train.total_decisions": 500_000,

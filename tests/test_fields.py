@@ -1,4 +1,4 @@
-"""Ranges of numbers: every float has one, and what is outside is refused by name."""
+"""Declarations of fields: range, choices and documentation of each, and what is refused."""
 
 import math
 
@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from pomcp_jax import attribute_docs, fields, presets, seed_axis, validation
 from pomcp_jax import config as config_lib
-from pomcp_jax import presets, ranges, seed_axis, validation
-from pomcp_jax.config import AgentConfig, Config, ConfigError
+from pomcp_jax.config import AgentConfig, Config, ConfigError, PolicyConfig
 
 FLAT = config_lib.flatten(Config())
+SPECS = fields.all_specs(Config)
 FLOATS = sorted(name for name, value in FLAT.items() if isinstance(value, float))
+CHOICES = sorted(name for name, spec in SPECS.items() if spec.choices)
 
 
 def refusal(name, value):
@@ -21,16 +23,51 @@ def refusal(name, value):
     return str(error.value)
 
 
-def test_every_float_has_a_range_that_holds_its_default():
-    assert sorted(ranges.FLOATS) == FLOATS
-    ranges.check(Config())
+def test_every_field_says_what_it_may_be_and_what_it_means():
+    assert list(SPECS) == list(FLAT)
+    for name, spec in SPECS.items():
+        assert type(spec.default) is spec.kind and spec.default == FLAT[name]
+        assert spec.kind is bool or spec.range or spec.choices or name == "env.task"
+        assert spec.doc[-1] == "." and not spec.doc.startswith(" "), name
+    config_lib.check(Config())
     for preset in presets.PRESETS:
-        ranges.check(presets.get(preset), "agent")
+        config_lib.check(presets.get(preset), "agent")
+
+
+def test_help_of_a_class_has_every_field():
+    for group in fields.groups(Config).values():
+        for name, spec in fields.specs(group).items():
+            assert f"  {name}: {spec.allowed}, default {spec.default!r}\n" in group.__doc__
+            assert spec.doc.splitlines()[0] in group.__doc__
+    assert "kl_coef: float >= 0, default 1.0\n" in PolicyConfig.__doc__
+    assert "q_reduce: min | mean, default 'mean'\n" in PolicyConfig.__doc__
+
+
+def test_docstrings_are_those_below_the_fields():
+    source = (
+        'class A:\n    """Of the class."""\n    x: int = 0\n    """One\n    two."""\n    y: str\n'
+        "    z = 3\n    w: Count = 1\n    f()\n"
+    )
+    docs = attribute_docs.read(source)["A"]
+    assert docs.doc == "Of the class."
+    assert docs.fields == {"x": "One\ntwo.", "y": "", "w": ""}
+    assert docs.types == {"x": "int", "y": "str", "w": "Count"}
+    assert attribute_docs.of_class(int).fields == {}  # no source
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_other_choices_are_refused_with_the_nearest(name):
+    choices = ", ".join(SPECS[name].choices)
+    wrong = SPECS[name].choices[-1] + "x"
+    text = refusal(name, wrong)
+    if name != "env.backend":  # depends on the task: envs.check_backend
+        assert text == f"{name} = {wrong!r}: must be one of {choices}; did you mean {wrong[:-1]!r}?"
+    assert text.startswith(f"{name} = {wrong!r}: ")
 
 
 @pytest.mark.parametrize("name", FLOATS)
 def test_numbers_outside_are_refused_by_name(name):
-    found = ranges.FLOATS[name]
+    found = SPECS[name].range
     below = 0.0 if found.low_open else found.low - 1.0
     assert refusal(name, below) == f"{name} = {below!r}: must be {found}"
     if not math.isinf(found.high):
@@ -62,19 +99,19 @@ def test_the_range_is_that_of_a_device(name, value, text):
 
 
 def test_zero_may_have_a_sign():
-    ranges.check(config_lib.replace(AgentConfig(), {"policy.kl_coef": -0.0}), "agent")
+    config_lib.check(config_lib.replace(AgentConfig(), {"policy.kl_coef": -0.0}), "agent")
 
 
 def test_numbers_of_a_sweep_and_tracers():
     rows = [config_lib.replace(Config(), {"agent.policy.kl_coef": x}) for x in (1.0, -1.0)]
     with pytest.raises(ConfigError, match=r"kl_coef = an array float32\[2\]: must be >= 0"):
-        ranges.check(seed_axis.stack(rows))
-    ranges.check(
+        config_lib.check(seed_axis.stack(rows))
+    config_lib.check(
         seed_axis.stack([rows[0], config_lib.replace(rows[0], {"agent.policy.kl_coef": 2})])
     )
 
     def traced(coef):
-        ranges.check(config_lib.replace(AgentConfig(), {"policy.kl_coef": coef}), "agent")
+        config_lib.check(config_lib.replace(AgentConfig(), {"policy.kl_coef": coef}), "agent")
         return coef
 
     assert jax.jit(traced)(jnp.float32(-1.0)) == -1.0

@@ -1,0 +1,82 @@
+"""The short ``--help`` of ``python -m experiments.run``, which needs no JAX.
+
+Imported before JAX: if that program is asked for nothing else, it is answered here, and the
+process ends.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+
+from experiments import streams
+from pomcp_jax import attribute_docs
+
+FLAGS = ("--help", "-h", "-help", "--helpfull", "--helpshort")
+CONFIG = "pomcp_jax.config"
+
+USAGE = """\
+usage: python -m experiments.run --config=FILE[:task,preset,size] [--config.any.field=value ...]
+           [--size=SIZE] [--workdir=DIR] [--resume=MODE] [--tensorboard] [--cache_dir=DIR|none]
+           [--print_config] [--help[=TOPIC]]
+
+recipes, each behind `python -m experiments.run`; C is experiments/configs:
+  --config=C/quickstart.py                                 swing a pole up, in minutes
+  --config=C/dm_control.py:cheetah-run,bmpc                another task and member, 5M parameters
+  --config=C/dm_control.py:dog-run --size=19M              a larger world model
+  --config=C/small.py --config.train.num_seeds=5 --config.agent.policy.kl_coef=9 --workdir=runs/a
+                                                           other settings, in a folder of their own
+  --config=C/small.py:,tdmpc2 --print_config               every field of a run, without training
+
+  --config       configuration file; behind a colon task, preset and size, each may be left out
+  --config.F     override of a field, for example --config.train.num_seeds=5
+  --size         size of the world model
+  --workdir      folder of records, pictures and checkpoints (default runs/NAME/task-preset)
+  --resume       what to do with an earlier run in the workdir. auto (default): resume it, bit for
+                 bit. never: move it to previous-N and start over. reset_envs: resume with fresh
+                 episodes, after an upgrade that changed the environments. change_seeds: resume with
+                 another train.num_seeds: drop the last ones, or train further ones up to where the
+                 run stopped, then all together
+  --tensorboard  write TensorBoard events too (needs pomcp_jax[tensorboard])
+  --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
+  --print_config print the resolved configuration and stop
+  --help=TOPIC   a section of fields, or a field: type, range or choices, default, the value in
+                 --config if that is given, meaning. Also: configs, tasks, presets, sizes, all
+
+sections of fields:
+"""
+
+
+def sections() -> Iterator[tuple[str, str]]:
+    """Dotted name of every group of fields and the first line of its documentation."""
+    spec = importlib.util.find_spec(CONFIG)
+    classes = attribute_docs.read(spec.loader.get_source(CONFIG))  # type: ignore[union-attr]
+
+    def walk(name: str, path: str) -> Iterator[tuple[str, str]]:
+        inner = {field: kind for field, kind in classes[name].types.items() if kind in classes}
+        if not inner:
+            yield path, attribute_docs.first_line(classes[name].doc)
+        for field, kind in inner.items():
+            yield from walk(kind, f"{path}.{field}" if path else field)
+
+    return walk("Config", "")
+
+
+def short_help(usage: str = USAGE) -> str:
+    """``usage`` with one line for each section of fields."""
+    names = [(name.rpartition(".")[2], text) for name, text in sections()]
+    return usage + "\n".join(f"  {name:<13}{text}" for name, text in names)
+
+
+def is_plain(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for the short help."""
+    return any(arg in FLAGS for arg in argv[1:])
+
+
+def _answer() -> int:
+    print(short_help())
+    return 0
+
+
+_PROGRAM = getattr(sys.modules.get("__main__"), "__spec__", None)
+if _PROGRAM is not None and _PROGRAM.name == "experiments.run" and is_plain(sys.argv):
+    sys.exit(streams.guarded(_answer))
