@@ -1,7 +1,7 @@
-"""Going on with a run: what is left of its work; fresh environments or agents; other seeds."""
+"""Edits of a run's state when it resumes: work left, fresh environments or agents, other seeds."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,7 @@ class Works:
         return sum(len(chunks) for _, chunks in self.phases)
 
     def __iter__(self) -> Iterator[tuple[str, Work]]:
-        for phase, chunks in self.phases:
-            for work in chunks:
-                yield phase, work
+        return ((phase, work) for phase, chunks in self.phases for work in chunks)
 
 
 def _done(program: Program, iterations: int, updates: int) -> list[tuple[str, Chunks, int]]:
@@ -38,11 +36,11 @@ def _done(program: Program, iterations: int, updates: int) -> list[tuple[str, Ch
 
     Counters say it, not chunk numbers: the chunks may have been cut differently before.
     """
-    seeding, pretraining = program.seeding, program.pretraining
+    seeding, pretraining, training = program.seeding, program.pretraining, program.training
     return [
         ("seeding", seeding, min(iterations, seeding.stop)),
         ("pretraining", pretraining, min(updates, pretraining.stop)),
-        ("training", program.training, max(0, iterations - seeding.stop)),
+        ("training", training, min(max(0, iterations - seeding.stop), training.stop)),
     ]
 
 
@@ -56,30 +54,24 @@ def remaining(program: Program, iterations: int, updates: int) -> Works:
       iterations: environment steps done, of each environment.
       updates: done, of each seed.
     """
-    parts = [
-        (phase, dataclasses.replace(chunks, start=done))
-        for phase, chunks, done in _done(program, iterations, updates)
-    ]
-    return Works(tuple(part for part in parts if len(part[1])))
+    phases = _done(program, iterations, updates)
+    return Works(tuple((name, dataclasses.replace(x, start=done)) for name, x, done in phases))
 
 
 def leading_to(program: Program, iterations: int, updates: int) -> Works:
     """Phases and chunks from nothing to so much work: what :func:`remaining` leaves out."""
-    parts = [
-        (phase, dataclasses.replace(chunks, stop=min(done, chunks.stop)))
-        for phase, chunks, done in _done(program, iterations, updates)
-    ]
-    return Works(tuple(part for part in parts if len(part[1])))
+    phases = _done(program, iterations, updates)
+    return Works(tuple((name, dataclasses.replace(x, stop=done)) for name, x, done in phases))
 
 
 def keep_seeds(state: TrainState, num_seeds: int) -> TrainState:
     """The first ``num_seeds`` seeds of a run."""
+    before = len(state.keys)
 
-    def first(x: Array) -> Array:
-        return x[: x.shape[0] // before * num_seeds]  # environments are S N
+    def first(x: Array) -> Array:  # counters have no axis of seeds; environments are S N
+        return x[: len(x) // before * num_seeds] if x.ndim else x
 
-    before = state.keys.shape[0]
-    return _of_seeds(first, state)
+    return jax.tree.map(first, state)
 
 
 def join(state: TrainState, other: TrainState) -> TrainState:
@@ -88,29 +80,17 @@ def join(state: TrainState, other: TrainState) -> TrainState:
     Raises:
       ValueError: their counters differ.
     """
-    counters = [
-        tuple(int(x) for x in (one.iteration, one.updates, one.replay.inserted))
-        for one in (state, other)
-    ]
-    if counters[0] != counters[1]:
-        raise ValueError(f"runs of different lengths cannot be joined: {counters}")
-    return _of_seeds(lambda a, b: jnp.concatenate([a, b]), state, other)
-
-
-def _of_seeds(function: Callable, *states: TrainState) -> TrainState:
-    """``function`` of every leaf that has the seeds' axis; the others are the first state's."""
-    rest = dict(iteration=None, updates=None)
-    lead = [one._replace(replay=one.replay.rows, **rest) for one in states]
-    found, first = jax.tree.map(function, *lead), states[0]
-    return found._replace(
-        replay=first.replay._replace(rows=found.replay),
-        iteration=first.iteration,
-        updates=first.updates,
+    ours, theirs = (
+        [int(x) for x in (run.iteration, run.updates, run.replay.inserted)]
+        for run in (state, other)
     )
+    if ours != theirs:
+        raise ValueError(f"runs of different lengths cannot be joined: {ours}, {theirs}")
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]) if a.ndim else a, state, other)
 
 
 def reset_environments(state: TrainState, config: Config, env: Env) -> TrainState:
-    """``state`` with fresh episodes in all environments; its own ``env`` is not looked at.
+    """``state`` with fresh episodes in all environments; its own ``env`` may be None.
 
     The newest rows of replay lose their transitions: their successors are lost.
     """
@@ -139,7 +119,8 @@ def reset_agents(
     """``state`` with fresh agents and plans of the seeds ``which``; replay and the rest stay.
 
     New parameters are drawn from the seed's key and the iteration, so that it does not matter
-    whether the run was interrupted. Refused updates stay in the total; their row begins anew.
+    whether the run was interrupted. The total of refused updates stays; only those in
+    a row are reset.
     """
     keys = train.fold_keys(state, _RENEWED, state.iteration)
     old, new = state.agent, train.init_agents(keys, config, static)

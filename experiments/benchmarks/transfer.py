@@ -33,8 +33,7 @@ def ours(agent: Restored, backend: str, episodes: int) -> list[float]:
     """Returns on one of our backends, all seeds of the run together."""
     config = agent.config
     env = envs.make(config.env.task, config.env.action_repeat, backend)
-    seeds = jax.tree.leaves(agent.state.params)[0].shape[0]
-    keys = jax.random.split(jax.random.key(SEED), seeds)
+    keys = jax.random.split(jax.random.key(SEED), agent.num_seeds)
 
     @jax.jit
     def play(params: Any) -> evaluate.Episodes:
@@ -49,7 +48,7 @@ def theirs(agent: Restored, episodes: int) -> list[float]:
     """Returns in dm_control's environments, every episode in one of its own."""
     config, static = agent.config, agent.static
     found = []
-    for seed in range(jax.tree.leaves(agent.state.params)[0].shape[0]):
+    for seed in range(agent.num_seeds):
         params = jax.tree.map(lambda x, i=seed: x[i], agent.state.params)
 
         @jax.jit

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from pomcp_jax import checkpoint, files, manifest, seed_axis, state_edits, train
+from pomcp_jax import checkpoint, digests, files, seed_axis, state_edits, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.checkpoint import (
     CheckpointError,
@@ -198,7 +198,7 @@ def _load(
         )
     over = host.finished and found.decisions >= config.train.total_decisions
     if over and before == wanted:
-        manifest.verify_files(place, found, ("agent", "run"))
+        digests.verify(place, found.files, ("agent", "run"))
         return Start(None, host, found.decisions, tuple(notes))
     held = config_lib.replace(config, {"train.num_seeds": before})
     shapes = jax.eval_shape(lambda: train.init(held, program.env, program.static))
