@@ -80,6 +80,7 @@ def stored(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
       ShortageError: orbax could not read it.
     """
+    folder = folder.absolute()  # orbax finds no metadata below a relative path
     with _reader(folder) as reader:
         found = reader.metadata(folder).item_metadata.tree
         for name, x in found.items():  # reading takes the memory of whole chunks
@@ -122,6 +123,7 @@ def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
     """
     import orbax.checkpoint as ocp
 
+    folder = folder.absolute()
     needed = sum(x.size * x.dtype.itemsize for x in wanted.values())
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
     with _reader(folder) as reader:

@@ -145,10 +145,14 @@ def test_the_uninterrupted_run_is_what_it_should_be(whole):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_interrupted_anywhere_it_ends_with_the_same_bits(seed, tiny_run, whole, tmp_path):
-    """Three interruptions at random events, deaths among them."""
+def test_interrupted_anywhere_it_ends_with_the_same_bits(
+    seed, tiny_run, whole, tmp_path, monkeypatch
+):
+    """Three interruptions at random events, deaths among them; in a relative folder."""
     draw = np.random.default_rng(seed)
-    workdir = tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    workdir = Path("runs", "a")
+    workdir.parent.mkdir()
     for i in range(3):
         at = int(draw.integers(1, whole[1] // 2))
         tiny_run.sit(workdir, Interruption(at, death=(seed + i) % 2 == 0))
