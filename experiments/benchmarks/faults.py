@@ -32,8 +32,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments import streams, xla
 from experiments.benchmarks import rot
 from pomcp_jax import arrays, checkpoint, digests, files
@@ -231,7 +229,7 @@ def keep(found: dict[str, Any], out: Path | None) -> None:
     """Write what was found, if somebody wants it."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(out, json.dumps(found, indent=1) + "\n")
+        files.write_json(out, found)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -248,8 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     xla.save_memory()
-    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache/pomcp_jax/xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    xla.use_cache(str(Path.home() / ".cache/pomcp_jax/xla"))
     draw, found = random.Random(args.seed), {"seed": args.seed}
 
     with tempfile.TemporaryDirectory() as name:

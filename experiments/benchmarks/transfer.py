@@ -9,7 +9,6 @@ mean return with its 95 % interval; with ``--out`` writes a JSON file.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 import time
@@ -21,7 +20,7 @@ import numpy as np
 
 from experiments import intervals, streams, xla
 from experiments.benchmarks.originals import controls, flat, original
-from pomcp_jax import acting, checkpoint, envs, evaluate
+from pomcp_jax import acting, checkpoint, envs, evaluate, files
 from pomcp_jax.checkpoint import CheckpointError, Restored
 from pomcp_jax.running import process
 
@@ -112,7 +111,7 @@ def main() -> int:
     found |= {"returns": returns, "seconds": round(time.perf_counter() - start, 1)}
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / f"{config.env.task}.json").write_text(json.dumps(found, indent=1) + "\n")
+        files.write_json(args.out / f"{config.env.task}.json", found)
     return 0
 
 
