@@ -59,7 +59,7 @@ def play(agents: Restored, request: Request) -> Episodes:
     params = agents.state.params
     if request.actor == "prior":
         params = params._replace(policy=params.prior)
-    keys = jax.random.split(jax.random.key(request.seed), _seeds(agents))
+    keys = jax.random.split(jax.random.key(request.seed), agents.num_seeds)
     run = jax.jit(
         lambda params: evaluate.rollout(
             params,
@@ -78,7 +78,7 @@ def play(agents: Restored, request: Request) -> Episodes:
 def play_originals(agents: Restored, request: Request, say: Callable[[str], None]) -> Episodes:
     """Episodes in dm_control itself, through the deployed agent, every episode in its own."""
     returns, lengths = [], []
-    for index in range(_seeds(agents)):
+    for index in range(agents.num_seeds):
         params = jax.tree.map(lambda x, i=index: x[i], agents.state.params)
         agent = Controller(
             params,
@@ -113,10 +113,6 @@ def _episodes(agent: Controller, there: Sequence[Any]) -> tuple[np.ndarray, np.n
                     steps[i] = one.step(controls(one, action.astype(np.float64)))
                     total[i] += steps[i].reward
     return total, length
-
-
-def _seeds(agents: Restored) -> int:
-    return jax.tree.leaves(agents.state.params)[0].shape[0]
 
 
 def table(episodes: Episodes, first_seed: int) -> str:

@@ -1,12 +1,12 @@
-"""The leaves of a pytree as arrays on disk: orbax writes them, nothing it reads is believed.
+"""Leaves of a pytree as arrays on disk: written by orbax; everything read back is verified.
 
-Leaves go by their path in the pytree, as plain data: no class of ours is inside orbax, and
-reading runs no code that a file names.
+Leaves are named by their path in the pytree and saved as plain arrays: orbax sees no class of
+ours, and reading executes no code that a file names.
 """
 
+import contextlib
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pomcp_jax import manifest as manifest_lib
-from pomcp_jax import replay
-from pomcp_jax.manifest import CheckpointError, DamagedError, Leaf, Manifest, ShortageError
+from pomcp_jax import digests, replay
+from pomcp_jax.digests import CheckpointError, ShortageError
 from pomcp_jax.types import PyTree
 
 Arrays = dict[str, np.ndarray]
 """Leaves by path; PRNG keys are their raw ``uint32`` data."""
 RING = ".replay.rows"
 """Leaves below have the axis of C rows behind that of seeds; only rows in use are written."""
-DTYPES = "bool bfloat16 float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64"
+EXPANSION = 16
+"""Bytes of arrays that a byte of files may claim to hold: orbax stores no blocks of zeros."""
 
 
 class MismatchError(CheckpointError):
@@ -50,133 +50,103 @@ def key_data(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
 
 
-def write(place: Path, arrays: Arrays) -> None:
-    """Write all arrays to the new folder ``place``."""
+def write(folder: Path, arrays: Arrays) -> None:
+    """Write all arrays to the new ``folder``."""
     import orbax.checkpoint as ocp
 
     # Not compressed: states hardly shrink, and a file then bounds the memory its arrays need.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
     with ocp.Checkpointer(handler) as writer:  # orbax refuses arrays without elements
-        writer.save(place, {name: array for name, array in arrays.items() if array.size})
+        writer.save(folder, {name: array for name, array in arrays.items() if array.size})
 
 
-def check(place: Path, shapes: PyTree, leaves: Mapping[str, Leaf]) -> None:
-    """Compare what a checkpoint holds with what is wanted.
+@contextlib.contextmanager
+def _reader(folder: Path) -> Iterator[Any]:
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            yield reader
+    except CheckpointError:
+        raise
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        text = f"orbax cannot read it ({digests.reason(error)}); its files are as written"
+        raise ShortageError(f"{folder}: {text}") from None
+
+
+def stored(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the arrays are in a folder whose files were verified.
 
     Raises:
-      MismatchError: names the leaves that differ, at most five in its text.
+      ShortageError: orbax could not read it.
     """
-    wanted = {name: str(x.dtype) for name, x in named(shapes).items()}
-    data = named(jax.eval_shape(key_data, shapes))
-    problems = {name: f"{name} is missing" for name in wanted.keys() - leaves.keys()}
-    problems |= {name: f"{name} is unknown" for name in leaves.keys() - wanted.keys()}
-    for name in wanted.keys() & leaves.keys():
-        shape, limit = leaves[name].shape, data[name].shape
-        fits = shape == limit
-        if name.startswith(RING) and len(shape) == len(limit):
-            fits = shape[1] <= limit[1] and shape[:1] + shape[2:] == limit[:1] + limit[2:]
-        if not fits or leaves[name].dtype != wanted[name]:
-            problems[name] = (
-                f"{name} is {leaves[name].dtype}{list(shape)}, must be {wanted[name]}{list(limit)}"
-            )
-    if problems:
-        names = sorted(problems)
-        text = "; ".join(problems[name][:200] for name in names[:5])
-        more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
-        raise MismatchError(f"{place}: does not fit: {text}{more}", tuple(names))
+    folder = folder.absolute()  # orbax finds no metadata below a relative path
+    with _reader(folder) as reader:
+        found = reader.metadata(folder).item_metadata.tree
+        for name, x in found.items():  # reading takes the memory of whole chunks
+            if math.prod(x.storage.chunk_shape or ()) > math.prod(x.shape):
+                raise ValueError(f"{name} is {x.shape} in chunks of {x.storage.chunk_shape}")
+        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in found.items()}
 
 
-EXPANSION = 16
-"""Bytes of arrays that a byte of files may claim to hold."""
-
-
-def read(place: Path, manifest: Manifest, item: str) -> Arrays:
-    """All arrays of an item, every byte verified before and after orbax saw them.
-
-    They need at most :data:`EXPANSION` times the bytes of the item's files, and a MiB: blocks
-    of zeros (Adam's moments before the first update) are not on the disk.
+def check(place: Path, shapes: PyTree, found: Mapping[str, Any]) -> None:
+    """Compare the arrays :func:`stored` in a checkpoint with the leaves wanted.
 
     Raises:
-      DamagedError: some byte is not what was written.
-      ShortageError: the system could not read it.
-      CheckpointError: the manifest asks for what its files cannot hold.
+      MismatchError: names the leaves that differ.
+    """
+    wanted = named(jax.eval_shape(key_data, shapes))
+    problems = {name: f"{name} is unknown" for name in found.keys() - wanted.keys()}
+    for name, x in wanted.items():
+        if (have := found.get(name)) is None:
+            if x.size:  # arrays without elements are not stored
+                problems[name] = f"{name} is missing"
+            continue
+        shape = have.shape
+        if name.startswith(RING) and shape[1:2] <= x.shape[1:2]:
+            shape = (*shape[:1], x.shape[1], *shape[2:])
+        if (shape, have.dtype) != (x.shape, x.dtype):
+            texts = (f"{one.dtype}{list(one.shape)}" for one in (have, x))
+            problems[name] = f"{name} is {', must be '.join(texts)}"
+    if problems:
+        text = " ".join("; ".join(problems[name] for name in sorted(problems)).split())
+        text = text if len(text) < 600 else f"{text[:600]}... ({len(problems)} leaves)"
+        raise MismatchError(f"{place}: does not fit: {text}", tuple(sorted(problems)))
+
+
+def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
+    """Read arrays out of those :func:`stored` in a folder.
+
+    Raises:
+      ShortageError: orbax could not read it.
+      CheckpointError: they need more than :data:`EXPANSION` times the memory of their files.
     """
     import orbax.checkpoint as ocp
 
-    leaves = {}
-    for name, leaf in manifest.leaves[item].items():
-        if leaf.dtype not in DTYPES.split() and not re.fullmatch(r"key<\w+>", leaf.dtype):
-            raise CheckpointError(f"{place}: {name} has dtype {leaf.dtype!r:.50}; not a number")
-        dtype = jnp.dtype("uint32" if leaf.dtype.startswith("key") else leaf.dtype)
-        leaves[name] = jax.ShapeDtypeStruct(leaf.shape, dtype)
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values())
-    on_disk = sum(f.size for name, f in manifest.files.items() if name.startswith(f"{item}/"))
-    if size > EXPANSION * on_disk + 2**20:
-        raise CheckpointError(f"{place}/{item}: {size} bytes of arrays in {on_disk} bytes of files")
-    manifest_lib.verify_files(place, manifest, (item,))
-    full = {name: leaf for name, leaf in leaves.items() if math.prod(leaf.shape)}
-    folder = (place / item).absolute()  # orbax finds no metadata below a relative path
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            described = reader.metadata(folder).item_metadata.tree
-            for name, leaf in full.items():
-                found = described[name]
-                chunk = found.storage.chunk_shape or found.shape
-                if found.shape != leaf.shape or math.prod(chunk) > math.prod(leaf.shape):
-                    raise ValueError(f"{name} is {found.shape} in chunks of {chunk}")
-            as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in full}
-            arguments = ocp.args.PyTreeRestore(item=full, restore_args=as_numpy)
-            arrays = reader.restore(folder, args=arguments)
-    except Exception as error:  # orbax and tensorstore raise many kinds
-        text = (" ".join(str(error).split()) or type(error).__name__)[:200]
-        kind = ShortageError if _is_shortage(error) else DamagedError
-        raise kind(f"{place}/{item}: unreadable ({text})") from None
-    for name, leaf in leaves.items():
-        array = np.asarray(arrays[name]) if name in full else np.zeros(leaf.shape, leaf.dtype)
-        if array.shape != leaf.shape or array.dtype != leaf.dtype:
-            raise DamagedError(f"{place}: {name} is {array.dtype}{list(array.shape)}; damaged")
-        if manifest_lib.digest(array) != manifest.leaves[item][name].sha256:
-            raise DamagedError(f"{place}: {name} does not match its digest; the file is damaged")
-        arrays[name] = array
-    return arrays
-
-
-_SHORTAGE = re.compile(
-    "EMFILE|ENFILE|ENOMEM|EACCES|EPERM|EIO|Too many open files|Cannot allocate memory"
-    "|Permission denied|Input/output error|RESOURCE_EXHAUSTED|start new thread"
-)
-"""What tensorstore and orbax, which raise ValueError for everything, say of the system."""
-
-
-def _is_shortage(error: BaseException | None) -> bool:
-    """Whether reading failed for want of memory, files or rights, by any link of the chain."""
-    while error is not None:
-        if isinstance(error, MemoryError) or _SHORTAGE.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    folder = folder.absolute()
+    needed = sum(x.size * x.dtype.itemsize for x in wanted.values())
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+    with _reader(folder) as reader:
+        size = sum((folder / name).stat().st_size for name in digests.list_files(folder))
+        if needed > EXPANSION * size + 2**20:
+            raise CheckpointError(f"{folder}: {needed} bytes of arrays in {size} bytes of files")
+        arguments = ocp.args.PyTreeRestore(wanted, as_numpy, partial_restore=True)
+        return reader.restore(folder, args=arguments)
 
 
 def assemble(shapes: PyTree, arrays: Arrays) -> PyTree:
     """Arrays as the pytree ``shapes``, in buffers of their own (the state is donated)."""
     blank = {f"{RING}{name}": leaf for name, leaf in named(replay.init(1, 1, 1, 1).rows).items()}
+    data = jax.eval_shape(key_data, shapes)
 
-    kinds: dict[str, Any] = {}
-
-    def look(tree: PyTree) -> None:
-        kinds.update({k: jax.random.key_impl(x) for k, x in named(tree).items() if is_key(x)})
-
-    jax.eval_shape(look, shapes)
-
-    def build(path, wanted):
+    def build(path: Any, x: Any, wanted: Any) -> jax.Array:
         name = jax.tree_util.keystr(path)
-        array = arrays[name]
-        if name.startswith(RING) and array.shape[1] < wanted.shape[1]:
-            ring = np.full(wanted.shape, np.asarray(blank[name]).ravel()[0], array.dtype)
+        array = arrays[name] if name in arrays else np.zeros(x.shape, x.dtype)
+        if array.shape != x.shape:
+            ring = np.full(x.shape, np.ravel(blank[name])[0], x.dtype)
             ring[:, : array.shape[1]] = array
             array = ring
-        if name in kinds:
-            return jax.random.wrap_key_data(jnp.array(array), impl=kinds[name])
-        return jnp.array(array)
+        leaf = jnp.array(array)
+        return jax.random.wrap_key_data(leaf, impl=wanted.dtype) if is_key(wanted) else leaf
 
-    return jax.tree_util.tree_map_with_path(build, shapes)
+    return jax.tree_util.tree_map_with_path(build, data, shapes)

@@ -1,4 +1,4 @@
-"""Checkpoints: orbax for arrays, a manifest with digests for everything else.
+"""Checkpoints: orbax for arrays, a manifest with the digest of every file.
 
 A checkpoint is the folder ``<decisions>`` with ``agent/`` (all of
 :class:`pomcp_jax.agent.AgentState`), ``run/`` (the rest of
@@ -11,48 +11,58 @@ could exist, restores flipped bits without a word, refuses to replace a step, an
 steps without asking whether the newer ones can be read (docs/reliability.md).
 """
 
+import contextlib
 import functools
+import importlib.metadata
 import math
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from pomcp_jax import __version__, acting, agent, validation
-from pomcp_jax import arrays as arrays_lib
+from pomcp_jax import __version__, acting, agent, arrays, digests, files, validation
 from pomcp_jax import config as config_lib
-from pomcp_jax import manifest as manifest_lib
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.arrays import Arrays, MismatchError
 from pomcp_jax.config import Config
-from pomcp_jax.manifest import CheckpointError, DamagedError, Leaf, Manifest, ShortageError
+from pomcp_jax.digests import CheckpointError, DamagedError, ShortageError
 from pomcp_jax.train import TrainState
+from pomcp_jax.types import PyTree
 
 __all__ = [
-    "CheckpointError",
-    "DamagedError",
-    "Manifest",
-    "MismatchError",
-    "ShortageError",
-    "entries",
-    "read",
-    "recover",
-    "restore",
-    "restore_run",
-    "save",
-    "set_aside",
-    "snapshot",
+    "CheckpointError", "DamagedError", "Manifest", "MismatchError", "ShortageError", "entries",
+    "read", "recover", "restore", "restore_run", "save", "scores", "set_aside", "snapshot",
     "steps",
-]
+]  # fmt: skip
 
+FORMATS = (2, 3)
+"""Of manifests that can be read; the last one is written. 2 had digests of arrays as well."""
 ENVIRONMENTS = (".env", ".timestep")
 """Leaves of a run that belong to its environments."""
+
+
+class Manifest(NamedTuple):
+    """Everything of a checkpoint that is not an array; plain JSON."""
+
+    format: int
+    decisions: int
+    versions: dict[str, str]
+    """Of the packages that decide whether a run resumes bit for bit, by name."""
+    config: dict[str, Any]
+    sizes: tuple[int, int, int]
+    """Of an observation, of an action, and S."""
+    score: float | None
+    """Mean evaluation return at this very checkpoint, if there was an evaluation."""
+    host: dict[str, Any]
+    """Whatever the caller wants back."""
+    files: dict[str, Any]
+    """Digests, see :func:`pomcp_jax.digests.of`."""
 
 
 class Restored(NamedTuple):
@@ -64,6 +74,11 @@ class Restored(NamedTuple):
     config: Config
     decisions: int
 
+    @property
+    def num_seeds(self) -> int:
+        """S."""
+        return len(jax.tree.leaves(self.state)[0])
+
 
 class Snapshot(NamedTuple):
     """A state's leaves in the host's memory, independent of the device's buffers."""
@@ -71,8 +86,6 @@ class Snapshot(NamedTuple):
     agent: Arrays
     run: Arrays
     """Empty when only an agent was given."""
-    keys: dict[str, str]
-    """Names of PRNG keys, and their type; their arrays are raw ``uint32`` data."""
 
 
 def snapshot(state: AgentState | TrainState) -> Snapshot:
@@ -80,33 +93,40 @@ def snapshot(state: AgentState | TrainState) -> Snapshot:
 
     The only part of saving that has to happen before the state is donated again.
     """
-    whole = isinstance(state, TrainState)
-    learner = state.agent if whole else state
-    rest = state._replace(agent=None) if whole else ()
-    leaves = arrays_lib.named(learner) | arrays_lib.named(rest)
-    keys = {name: str(leaf.dtype) for name, leaf in leaves.items() if arrays_lib.is_key(leaf)}
-    rows = _rows_in_use(state, int(state.replay.inserted)) if whole else 0
-    learner, rest = jax.device_get(arrays_lib.key_data((learner, rest)))
+    rows = 0
+    if isinstance(state, TrainState):
+        rows = _rows_in_use(state, int(state.replay.inserted))
+    leaves = arrays.named(jax.device_get(arrays.key_data(state)))
     # Copies: on a CPU, what device_get returns is the device's own memory.
-    copy = {name: np.array(leaf) for name, leaf in arrays_lib.named(learner).items()}
-    run = {
-        name: np.array(leaf[:, :rows] if name.startswith(arrays_lib.RING) else leaf)
-        for name, leaf in arrays_lib.named(rest).items()
+    copies = {
+        name: np.array(leaf[:, :rows] if name.startswith(arrays.RING) else leaf)
+        for name, leaf in leaves.items()
     }
-    return Snapshot(copy, run, keys)
+    if not isinstance(state, TrainState):
+        return Snapshot(copies, {})
+    mine = {name: copies.pop(name) for name in leaves if name.startswith(".agent.")}
+    return Snapshot({name.removeprefix(".agent"): x for name, x in mine.items()}, copies)
 
 
 def _rows_in_use(state: TrainState, inserted: int) -> int:
-    """Of every environment; the ring's own properties know nothing of the axis of seeds."""
-    return min(inserted, state.replay.rows.reward.shape[1])
+    """Rows in use per environment (``Replay.size`` ignores the axis of seeds), at least one."""
+    return min(max(inserted, 1), state.replay.rows.reward.shape[1])
+
+
+def installed(name: str) -> str:
+    """A package's version; ``unknown`` where it is on the path without being installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of the packages that decide whether a run goes on bit for bit."""
+    """Of the packages that decide whether a run resumes bit for bit."""
     names = "jax jaxlib flax optax orbax-checkpoint mujoco mujoco-mjx brax".split()
     # Of the source, not of an installation: a checkout on the path needs none.
-    return {"pomcp_jax": __version__} | {name: manifest_lib.installed(name) for name in names}
+    return {"pomcp_jax": __version__} | {name: installed(name) for name in names}
 
 
 def save(
@@ -141,62 +161,53 @@ def save(
     folder = Path(folder).resolve()
     final, partial = folder / str(decisions), folder / f".{decisions}.partial"
     shot = state if isinstance(state, Snapshot) else snapshot(state)
-    items = {"agent": shot.agent} | ({"run": shot.run} if shot.run else {})
-    size = sum(array.nbytes for arrays in items.values() for array in arrays.values())
+    manifest = Manifest(
+        format=FORMATS[-1],
+        decisions=decisions,
+        versions=versions(),
+        config=config_lib.to_dict(config),
+        sizes=(spec.obs_size, spec.action_size, len(next(iter(shot.agent.values())))),
+        score=score if score is not None and math.isfinite(score) else None,
+        host=dict(host or {}),
+        files={},
+    )
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise OSError(f"needs {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free")
-        for item, arrays in items.items():
-            arrays_lib.write(partial / item, arrays)
-        manifest = Manifest(
-            format=manifest_lib.FORMAT,
-            decisions=decisions,
-            versions=versions(),
-            config=config_lib.to_dict(config),
-            sizes=(spec.obs_size, spec.action_size, len(next(iter(shot.agent.values())))),
-            score=score if score is not None and math.isfinite(score) else None,
-            host=dict(host or {}),
-            leaves={
-                item: {
-                    name: Leaf(
-                        array.shape,
-                        shot.keys.get(name, str(array.dtype)),
-                        manifest_lib.digest(array),
-                    )
-                    for name, array in arrays.items()
-                }
-                for item, arrays in items.items()
-            },
-            files={
-                name: manifest_lib.file_digest(partial / name, sync=True)
-                for name in manifest_lib.list_files(partial)
-            },
-        )
-        manifest_lib.write(partial, manifest)
-        for inner in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
-            manifest_lib.sync_folder(inner)
+        _write(partial, shot, manifest)
         _commit(partial, final)
     except Exception as error:  # orbax and tensorstore raise many kinds
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"{final}: not saved ({_reason(error)})") from None
-    _prune(folder, max(keep, 1))
+    try:
+        _prune(folder, max(keep, 1))
+    except OSError as error:  # costs space only, and the next save tries again
+        text = f"{folder}: older checkpoints were not deleted ({_reason(error)})"
+        warnings.warn(text, stacklevel=2)
     return final
 
 
+def _write(partial: Path, shot: Snapshot, manifest: Manifest) -> None:
+    """Write all of a checkpoint and force it to the disk."""
+    items = {"agent": shot.agent, "run": shot.run} if shot.run else {"agent": shot.agent}
+    size = sum(array.nbytes for item in items.values() for array in item.values())
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    free = shutil.disk_usage(partial).free
+    if free < size:
+        raise OSError(f"needs {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free")
+    for name, item in items.items():
+        arrays.write(partial / name, item)
+    digests.write(partial, manifest._replace(files=digests.of(partial))._asdict())
+
+
 def _reason(error: Exception) -> str:
-    """One line; the system's own words where they are somewhere in it."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(error).split()) or type(error).__name__
-    known = re.search(r"No space left on device|File too large|Read-only file system", text)
-    return known[0] if known else text[:200]
+    """One line; the system's own words where orbax' text has them somewhere."""
+    text = digests.reason(error)
+    known = re.search(r"No space left on device|File too large|Read-only file system", str(error))
+    return known[0] if known else text
 
 
 def _commit(partial: Path, final: Path) -> None:
-    """Give a complete folder its name; :func:`recover` finishes what is cut in between."""
+    """Give a complete folder its name; :func:`recover` completes it after a kill in between."""
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -204,10 +215,9 @@ def _commit(partial: Path, final: Path) -> None:
     try:
         partial.rename(final)
     except OSError:
-        if replaced.exists():
-            replaced.rename(final)
+        undo_replacement(final.parent)
         raise
-    manifest_lib.sync_folder(final.parent)
+    files.sync_folder(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -216,74 +226,99 @@ def recover(folder: Path | str) -> None:
 
     Only for the one process that writes there.
     """
-    folder = Path(folder)
     undo_replacement(folder)
     for kind in ("partial", "replaced", "deleted"):
-        for path in folder.glob(f".*.{kind}"):
+        for path in Path(folder).glob(f".*.{kind}"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def undo_replacement(folder: Path | str) -> None:
     """Give back its name to a checkpoint whose replacement was killed; deletes nothing."""
-    folder = Path(folder)
-    for path in folder.glob(".*.replaced"):
-        final = folder / path.name.removesuffix(".replaced").removeprefix(".")
+    for path in Path(folder).glob(".*.replaced"):
+        final = path.with_name(path.name.removesuffix(".replaced").removeprefix("."))
         if not final.exists():
             path.rename(final)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest and the best; what cannot be read does not count."""
+    known = scores(folder)
+    best = max(known, key=lambda step: (known[step], step), default=None)
+    for old in sorted(known)[:-keep]:
+        if old != best or known[old] == -math.inf:
+            doomed = folder / f".{old}.deleted"
+            (folder / str(old)).rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def scores(folder: Path | str) -> dict[int, float]:
+    """Scores of the checkpoints whose manifest can be read; -inf where there was no evaluation."""
+    found = {}
+    for decisions in steps(folder):
+        with contextlib.suppress(CheckpointError):
+            score = read(folder, decisions).score
+            found[decisions] = -math.inf if score is None else score
+    return found
+
+
+def steps(folder: Path | str) -> list[int]:
+    """Decisions of the complete checkpoints in ``folder``, ascending."""
+    names = (name for name in entries(folder) if (Path(folder) / name).is_dir())
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,14}", name))
 
 
 def entries(folder: Path | str) -> list[str]:
     """Names that checkpoints have or had in ``folder``: whole, damaged, replaced or deleted."""
     folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    pattern = r"\.?[0-9]+(\..*)?"
-    names = (p.name for p in folder.iterdir() if not p.name.endswith(".partial"))
-    return sorted(name for name in names if re.fullmatch(pattern, name, re.DOTALL))
-
-
-def _prune(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest and the best; what cannot be read does not count."""
-    scores: dict[int, float] = {}
-    for decisions in steps(folder):
-        try:
-            score = manifest_lib.read(folder / str(decisions)).score
-        except CheckpointError:
-            continue
-        scores[decisions] = -math.inf if score is None else score
-    if not scores:  # none can be read just now
-        return
-    best = max(scores, key=lambda step: (scores[step], step))
-    for old in sorted(scores)[:-keep]:
-        if old != best or scores[best] == -math.inf:
-            doomed = folder / f".{old}.deleted"
-            try:  # Failing costs space only, and the next call tries again.
-                (folder / str(old)).rename(doomed)
-            except OSError:
-                continue
-            shutil.rmtree(doomed, ignore_errors=True)
-
-
-def steps(folder: Path | str) -> list[int]:
-    """Decisions of the complete checkpoints in ``folder``, ascending."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    names = (p.name for p in folder.iterdir() if p.is_dir())
-    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,14}", name))
+    names = (p.name for p in folder.iterdir()) if folder.is_dir() else ()
+    pattern = re.compile(r"\.?[0-9]+(\..*)?", re.DOTALL)
+    return sorted(x for x in names if pattern.fullmatch(x) and not x.endswith(".partial"))
 
 
 def read(folder: Path | str, decisions: int) -> Manifest:
-    """The manifest of a checkpoint.
+    """The manifest of a checkpoint, its types checked; no array is read.
 
     Raises:
-      CheckpointError: as :func:`pomcp_jax.manifest.read`, or it is another checkpoint's.
+      DamagedError: it is missing or does not match its own digest.
+      ShortageError: the system could not read it.
+      CheckpointError: it is of another format, another checkpoint's, or no manifest.
     """
     place = Path(folder) / str(decisions)
-    found = manifest_lib.read(place)
-    if found.decisions != decisions:
-        raise CheckpointError(f"{place}: holds checkpoint {found.decisions}; rename it back")
-    return found
+    path, record = place / digests.NAME, digests.read(place)
+    try:
+        if record["format"] not in FORMATS:
+            raise CheckpointError(
+                f"{path}: format {record['format']!r:.20}, this version reads {FORMATS}; use the"
+                f" pomcp_jax that wrote it ({record['versions']['pomcp_jax']!r:.20}) or train again"
+            )
+        manifest = Manifest(*(record[name] for name in Manifest._fields))
+        wrong = [name for name, fits in _CHECKS.items() if not fits(getattr(manifest, name))]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a manifest ({digests.reason(error)})") from None
+    if wrong:
+        raise CheckpointError(f"{path}: not a manifest ({', '.join(wrong)} of another type)")
+    if manifest.decisions != decisions:
+        raise CheckpointError(f"{place}: holds checkpoint {manifest.decisions}; rename it back")
+    return manifest
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**48
+
+
+def _file_name(name: str) -> bool:
+    return name.split("/")[0] in ("agent", "run") and name.isprintable()
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "decisions": _natural,
+    "versions": lambda x: type(x) is dict and all(type(v) is str for v in x.values()),
+    "config": lambda x: type(x) is dict,
+    "sizes": lambda x: type(x) is list and len(x) == 3 and all(map(_natural, x)),
+    "score": lambda x: x is None or type(x) is float and math.isfinite(x),
+    "host": lambda x: type(x) is dict,
+    "files": lambda x: type(x) is dict and all(map(_file_name, x)),
+}
 
 
 def restore(folder: Path | str, decisions: int | None = None) -> Restored:
@@ -304,24 +339,25 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
         raise CheckpointError(f"{folder}: holds no checkpoint (a folder of numbered folders)")
     if decisions is not None and decisions not in found:
         raise CheckpointError(f"{folder}: holds no checkpoint {decisions}; it has {found}")
-    for step in found[::-1] if decisions is None else [decisions]:
+    *newer, last = found[::-1] if decisions is None else [decisions]
+    for step in newer:
         try:
             return _restore(folder / str(step), read(folder, step))
         except DamagedError as error:
-            if step == (found[0] if decisions is None else decisions):
-                raise
             warnings.warn(f"{error}; trying the one before", stacklevel=2)
-    raise AssertionError("unreachable")
+    return _restore(folder / str(last), read(folder, last))
 
 
 def _restore(place: Path, manifest: Manifest) -> Restored:
     obs_size, action_size, num_seeds = manifest.sizes
+    digests.verify(place, manifest.files, ("agent",))
+    stored = arrays.stored(place / "agent")
     try:
         config = config_lib.from_dict(Config, manifest.config)
         config_lib.check_finite(config)
         validation.validate_agent(config.agent)
-        # What is not traced but looped over must not be believed.
-        if config.agent.world_model.encoder_layers > len(manifest.leaves["agent"]):
+        # It is not traced but looped over: a wrong one would take for ever.
+        if config.agent.world_model.encoder_layers > len(stored):
             raise ValueError("agent.world_model.encoder_layers: more than there are arrays")
         spec = acting.build(config.agent, obs_size, action_size)
         shapes = jax.eval_shape(
@@ -330,11 +366,11 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
             )
         )
     except Exception as error:  # whatever a configuration that nobody checked leads to
-        text = " ".join(str(error).split())[:200]
+        text = digests.reason(error)
         raise CheckpointError(f"{place}: its configuration cannot be built ({text})") from None
-    arrays_lib.check(place, shapes, manifest.leaves["agent"])
-    arrays = arrays_lib.read(place, manifest, "agent")
-    return Restored(arrays_lib.assemble(shapes, arrays), spec, config, manifest.decisions)
+    arrays.check(place, shapes, stored)
+    state = arrays.assemble(shapes, arrays.read(place / "agent", stored))
+    return Restored(state, spec, config, manifest.decisions)
 
 
 def restore_run(
@@ -344,30 +380,36 @@ def restore_run(
 
     Args:
       folder: of checkpoints.
-      manifest: of the checkpoint wanted, from :func:`pomcp_jax.manifest.read`.
+      manifest: of the checkpoint wanted, from :func:`read`.
       shapes: ``jax.eval_shape`` of the program's ``init``.
       environments: False leaves ``env`` and ``timestep`` None.
 
     Raises:
-      DamagedError: some byte is not what was written.
+      DamagedError: some file is not what was written.
       MismatchError: names the leaves that differ from ``shapes``.
     """
     place = Path(folder) / str(manifest.decisions)
-    rest = shapes._replace(agent=None)
+    nothing: Any = None
+    rest = shapes._replace(agent=nothing)
     if not environments:
-        rest = rest._replace(env=None, timestep=None)
-    held = manifest.leaves.get("run", {})
-    if not environments:
-        held = {name: leaf for name, leaf in held.items() if not name.startswith(ENVIRONMENTS)}
-    arrays_lib.check(place, shapes.agent, manifest.leaves["agent"])
-    arrays_lib.check(place, rest, held)
-    learner = arrays_lib.assemble(shapes.agent, arrays_lib.read(place, manifest, "agent"))
-    arrays = arrays_lib.read(place, manifest, "run")
-    rows = _rows_in_use(shapes, int(arrays[".replay.inserted"]))
-    for name, array in arrays.items():
-        if name.startswith(arrays_lib.RING) and array.shape[1] != rows:
+        rest = rest._replace(env=nothing, timestep=nothing)
+    digests.verify(place, manifest.files, ("agent", "run"))
+    learner = _read(place, "agent", shapes.agent)
+    run = _read(place, "run", rest, () if environments else ENVIRONMENTS)
+    rows = _rows_in_use(shapes, int(run[".replay.inserted"]))
+    for name, array in run.items():
+        if name.startswith(arrays.RING) and array.shape[1] != rows:
             raise CheckpointError(f"{place}: {name} has {array.shape[1]} rows, must have {rows}")
-    return arrays_lib.assemble(rest, arrays)._replace(agent=learner)
+    state = arrays.assemble(rest, run)
+    return state._replace(agent=arrays.assemble(shapes.agent, learner))
+
+
+def _read(place: Path, item: str, shapes: PyTree, skip: tuple[str, ...] = ()) -> Arrays:
+    """Arrays for the leaves of ``shapes``; those below ``skip`` are left out."""
+    stored = arrays.stored(place / item)
+    wanted = {name: x for name, x in stored.items() if not name.startswith(skip)}
+    arrays.check(place, shapes, wanted)
+    return arrays.read(place / item, wanted)
 
 
 def set_aside(folder: Path | str, decisions: int) -> Path:

@@ -8,6 +8,7 @@ Symbols: N observations at once, O observation size, A action size, H horizon.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -260,15 +261,9 @@ def choose_checkpoint(folder: Path, which: str | int = "best") -> int | None:
         return which
     if which not in ("best", "newest"):
         raise CheckpointError(f"checkpoint = {which!r}: must be 'best', 'newest' or a number")
-    scores = {}
-    for decisions in checkpoint.steps(folder) if which == "best" else ():
-        try:
-            score = checkpoint.read(folder, decisions).score
-        except CheckpointError:
-            continue
-        if score is not None:
-            scores[decisions] = score
-    return max(scores, key=lambda step: (scores[step], step)) if scores else None
+    scores = checkpoint.scores(folder) if which == "best" else {}
+    best = max(scores, key=lambda step: (scores[step], step), default=None)
+    return best if best is not None and math.isfinite(scores[best]) else None
 
 
 def load(run: Path | str, which: str | int = "best") -> Restored:
@@ -336,7 +331,7 @@ def load_controller(
         raise ValueError(f"units = {units!r}: must be 'normalised' or 'environment'")
     restored = load(run, checkpoint)
     first = restored.config.train.seed
-    count = jax.tree.leaves(restored.state.params)[0].shape[0]
+    count = restored.num_seeds
     index = 0 if seed is None else seed - first
     if not 0 <= index < count:
         raise ValueError(f"seed = {seed}: this run has the seeds {first} to {first + count - 1}")

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: it holds the old text or the new one, whatever happens.
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file in one step: it holds the old bytes or the new ones, whatever happens.
 
     Raises:
       OSError: nothing was changed.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -24,6 +24,20 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    write_bytes(path, text.encode())
+
+
 def write_json(path: Path, values: Any) -> None:
     """Replace a JSON file in one step."""
     write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)

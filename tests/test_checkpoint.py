@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 import pomcp_jax
-from pomcp_jax import acting, agent, arrays, checkpoint, envs, manifest, replay, train
+from pomcp_jax import acting, agent, arrays, checkpoint, digests, envs, replay, train
 from pomcp_jax.checkpoint import CheckpointError, DamagedError, MismatchError
 
 CONFIG = tiny.run(agent_changes={"optimizer__learning_rate": 0.00123})
@@ -70,7 +70,7 @@ def test_an_agent_comes_back_bit_for_bit(trained, saved):
     spec, state = trained
     back = checkpoint.restore(saved)
     assert back.decisions == 120 and back.config == CONFIG
-    assert (back.spec.obs_size, back.spec.action_size) == (3, 2)
+    assert (back.spec.obs_size, back.spec.action_size, back.num_seeds) == (3, 2, 2)
     assert_same(back.state, state)
 
 
@@ -100,8 +100,8 @@ def test_a_checkout_that_is_not_installed_saves_too(trained, tmp_path, monkeypat
 
 
 def test_only_rows_in_use_are_written(whole):
-    leaves = checkpoint.read(whole[0], 40).leaves["run"]
-    rows = {name: leaf.shape for name, leaf in leaves.items() if name.startswith(".replay.rows")}
+    stored = arrays.stored(whole[0] / "40" / "run")
+    rows = {name: x.shape for name, x in stored.items() if name.startswith(".replay.rows")}
     assert len(rows) >= 8 and {shape[:3] for shape in rows.values()} == {(2, 7, 2)}
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_read_is_not_deleted_and_does_not_count(trained, tmp_path
     spec, state = trained
     for decisions in (1, 2):
         checkpoint.save(tmp_path, decisions, state, CONFIG, spec)
-    (tmp_path / "2" / manifest.NAME).write_text("{")
+    (tmp_path / "2" / digests.NAME).write_text("{")
     checkpoint.save(tmp_path, 3, state, CONFIG, spec, keep=2)
     assert checkpoint.steps(tmp_path) == [1, 2, 3]
 
@@ -159,9 +159,24 @@ def test_none_readable_just_now_deletes_nothing(trained, tmp_path, monkeypatch):
     def short(place):
         raise checkpoint.ShortageError(f"{place}: unreadable (Too many open files)")
 
-    monkeypatch.setattr(manifest, "read", short)
+    monkeypatch.setattr(digests, "read", short)
     checkpoint.save(tmp_path, 2, state, CONFIG, spec, keep=1)
     assert checkpoint.steps(tmp_path) == [1, 2]
+
+
+def test_old_checkpoints_that_cannot_be_deleted_are_a_warning(trained, tmp_path, monkeypatch):
+    """The save itself is complete."""
+    spec, state = trained
+    checkpoint.save(tmp_path, 1, state, CONFIG, spec)
+
+    def fails(folder):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "steps", fails)
+        with pytest.warns(UserWarning, match=r"checkpoints were not deleted \(Input/output error"):
+            assert checkpoint.save(tmp_path, 2, state, CONFIG, spec, keep=1) == tmp_path / "2"
+    assert checkpoint.steps(tmp_path) == [1, 2] and checkpoint.restore(tmp_path).decisions == 2
 
 
 def test_saving_again_replaces(trained, tmp_path):
@@ -192,7 +207,7 @@ def test_set_aside_deletes_nothing(copy):
 
 def test_the_newest_whole_one_is_used(copy):
     shutil.copytree(copy / "120", copy / "200")
-    path = copy / "200" / manifest.NAME
+    path = copy / "200" / digests.NAME
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="/200/manifest.json: does not match its digest"):
         assert checkpoint.restore(copy).decisions == 120
@@ -221,7 +236,7 @@ def test_a_copy_under_another_name(copy):
 
 def rewrite(place, change):
     """Change a manifest as a liar would: its digest is right."""
-    path = place / manifest.NAME
+    path = place / digests.NAME
     record = json.loads(path.read_bytes())
     change(record["manifest"])
     body = json.dumps({"manifest": record["manifest"]})[1:].encode()
@@ -235,9 +250,11 @@ def test_another_format_says_what_to_do(copy):
     assert "format 7" in text and "9.1" in text
 
 
-def test_the_first_format_says_what_to_do(copy):
-    (copy / "120" / manifest.NAME).rename(copy / "120" / "checkpoint.json")
-    assert "format 1" in refused(copy) and "train anew" in refused(copy)
+def test_the_format_before_is_read(trained, copy):
+    """It had shapes, types and digests of the arrays as well."""
+    leaf = {".x": {"shape": [], "dtype": "int32", "sha256": "0" * 64}}
+    rewrite(copy / "120", lambda m: m.update(format=2, leaves={"agent": leaf}))
+    assert_same(checkpoint.restore(copy).state, trained[1])
 
 
 def all_files(place):
@@ -279,12 +296,23 @@ def test_every_flipped_bit_is_noticed(whole, tmp_path):
     checkpoint.restore_run(place, checkpoint.read(place, 40), shapes)
 
 
-def test_leaves_are_verified_too(copy):
-    """Files that agree with their digests and yet hold another array."""
-    rewrite(
-        copy / "120", lambda m: next(iter(m["leaves"]["agent"].values())).update(sha256="0" * 64)
-    )
+def test_files_that_change_places_are_noticed(copy):
+    """Of the same size: what they hold is whole, and in the wrong file."""
+    (copy / "120").rename(copy / "80")
+    rewrite(copy / "80", lambda m: m.update(decisions=80))
+    checkpoint.restore(copy)
+    files = checkpoint.read(copy, 80).files
+    first, second = sorted(files, key=lambda name: files[name]["size"])[-2:]
+    paths = [copy / "80" / name for name in (first, second)]
+    contents = [path.read_bytes() for path in paths]
+    for path, data in zip(paths, contents[::-1], strict=True):
+        path.write_bytes(data)
     assert "does not match its digest" in refused(copy, kind=DamagedError)
+
+
+def test_extra_files_are_noticed(copy):
+    (copy / "120" / "agent" / "d" / "more").touch()
+    assert "agent/d/more: is an extra file" in refused(copy, kind=DamagedError)
 
 
 def test_differing_leaves_are_named(whole):
@@ -302,11 +330,11 @@ HOSTILE = {
     "traversal": lambda m: m["files"].update({"agent/../../x": {"size": 1, "sha256": "0" * 64}}),
     "absolute": lambda m: m["files"].update({"/etc/passwd": {"size": 1, "sha256": "0" * 64}}),
     "elsewhere": lambda m: m["files"].update({"other/x": {"size": 1, "sha256": "0" * 64}}),
-    "huge": lambda m: [x.update(shape=[2**63]) for x in m["leaves"]["agent"].values()],
-    "large": lambda m: [x.update(shape=[2**40]) for x in m["leaves"]["agent"].values()],
-    "negative": lambda m: [x.update(shape=[-1]) for x in m["leaves"]["agent"].values()],
-    "object": lambda m: [x.update(dtype="object") for x in m["leaves"]["agent"].values()],
-    "dtype": lambda m: [x.update(dtype="float64") for x in m["leaves"]["agent"].values()],
+    "two lines": lambda m: m["files"].update({"agent/a\nb": {}}),
+    "no file": lambda m: m["files"].update({"agent/x": None}),
+    "no files": lambda m: m["files"].clear(),
+    "huge": lambda m: m.update(sizes=[2**63, 2, 2]),
+    "negative": lambda m: m.update(sizes=[-1, 2, 2]),
     "layers": lambda m: m["config"]["agent"]["world_model"].update(encoder_layers=10**12),
     "width": lambda m: m["config"]["agent"]["world_model"].update(mlp_width=2**40),
     "infinite": lambda m: m["config"]["agent"]["optimizer"].update(discount=float("inf")),
@@ -315,7 +343,6 @@ HOSTILE = {
     "empty": lambda m: m.clear(),
     "list": lambda m: m.update(config=[]),
     "score": lambda m: m.update(score="best"),
-    "no agent": lambda m: m.update(leaves={"run": {}}),
     "unknown field": lambda m: m["config"]["agent"].update(mpppi={}),
 }
 
@@ -333,13 +360,13 @@ def test_links_out_of_the_checkpoint_are_refused(copy, tmp_path):
     outside = shutil.copy(copy / "120" / name, tmp_path / "outside")
     (copy / "120" / name).unlink()
     (copy / "120" / name).symlink_to(outside)
-    assert "leads out" in refused(copy)
+    assert f"{name}: unreadable (missing, or a link" in refused(copy, kind=DamagedError)
 
 
 def test_deep_nesting_is_refused(copy):
     body = b'"manifest": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     head = b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n'
-    (copy / "120" / manifest.NAME).write_bytes(head + body)
+    (copy / "120" / digests.NAME).write_bytes(head + body)
     assert "not a manifest" in refused(copy)
 
 
@@ -365,10 +392,10 @@ def mutate(draw, value, depth=0):
 
 def test_mutated_manifests_load_unchanged_or_are_refused(trained, copy, tmp_path):
     draw = random.Random(1)
-    original = (copy / "120" / manifest.NAME).read_bytes()
+    original = (copy / "120" / digests.NAME).read_bytes()
     before = all_files(tmp_path)
     for _ in range(60):
-        (copy / "120" / manifest.NAME).write_bytes(original)
+        (copy / "120" / digests.NAME).write_bytes(original)
         rewrite(copy / "120", lambda m: mutate(draw, m))
         try:
             back = checkpoint.restore(copy)

@@ -15,7 +15,7 @@ from test_resume import Interruption, Tiny, assert_same_end, table
 from experiments import plot
 from experiments import run as run_module
 from experiments import start as start_module
-from pomcp_jax import arrays, checkpoint
+from pomcp_jax import checkpoint, digests
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import run_figures
 from pomcp_jax.running import process, starting, tables, trainer, workdirs
@@ -482,7 +482,7 @@ def test_links_that_form_a_loop_are_damage(copy):
     (folder / "40" / name).unlink()
     (folder / "40" / name).symlink_to(folder / "40" / name)
     with pytest.raises(checkpoint.DamagedError, match="unreadable"):
-        arrays.read(folder / "40", manifest, name.split("/")[0])
+        digests.verify(folder / "40", manifest.files, ("agent", "run"))
 
 
 LONG = "x" * 300

@@ -1,7 +1,7 @@
 """Tiny configurations that the tests of agents, training and checkpoints share."""
 
+from pomcp_jax import arrays, presets
 from pomcp_jax import config as config_lib
-from pomcp_jax import presets
 from pomcp_jax.config import Config
 
 AGENT = {
@@ -41,3 +41,16 @@ def run(preset: str = "po_mpc", agent_changes=None, **changes) -> Config:
     """A whole tiny run on a probe."""
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     return config_lib.replace(Config(agent=agent(preset, **(agent_changes or {}))), TRAIN | changes)
+
+
+def saved(workdir, decisions):
+    """All arrays of a run's checkpoint, by item and name: type, shape and bytes."""
+    place = workdir / "checkpoints" / str(decisions)
+    found = {
+        item: arrays.read(place / item, arrays.stored(place / item)) for item in ("agent", "run")
+    }
+    return {
+        (item, name): (x.dtype, x.shape, x.tobytes())
+        for item, leaves in found.items()
+        for name, x in leaves.items()
+    }

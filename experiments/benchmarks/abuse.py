@@ -40,7 +40,7 @@ from experiments import run, streams
 from experiments.benchmarks import abuse_inputs
 from experiments.benchmarks.abuse_files import bytes_of, damage, missing, prepare, rewrite
 from experiments.benchmarks.abuse_inputs import Input
-from pomcp_jax import checkpoint, files, manifest
+from pomcp_jax import checkpoint, digests, files
 from pomcp_jax.running import process, trainer
 from pomcp_jax.running.run import Run
 from pomcp_jax.running.trainer import Outcome as Ended
@@ -185,7 +185,7 @@ class Abuse:
         workdir = self.fresh() / "run"
         shutil.copytree(self.prepared("interrupted"), workdir)
         newest = checkpoint.steps(workdir / "checkpoints")[-1]
-        rewrite(workdir / "checkpoints" / str(newest) / manifest.NAME, path, value)
+        rewrite(workdir / "checkpoints" / str(newest) / digests.NAME, path, value)
         return self._again(one, workdir, "interrupted")
 
     def _again(self, one: Input, workdir: Path, kind: str) -> Outcome:

@@ -26,7 +26,7 @@ import jax
 
 from experiments import xla
 from experiments.benchmarks.turns import turn
-from pomcp_jax import envs
+from pomcp_jax import envs, files
 from pomcp_jax.running import process
 
 OUT = pathlib.Path("experiments/results/env_speed")
@@ -179,7 +179,7 @@ def main() -> None:
         path = args.out / f"{name.replace('/', '_')}.{args.backend}.json"
         found = keep_faster(measure(name, args.backend, args.batches), path)
         args.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        files.write_json(path, found)
         print(table([found]), flush=True)
 
 

@@ -32,11 +32,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments import streams, xla
 from experiments.benchmarks import rot
-from pomcp_jax import checkpoint, files, manifest
+from pomcp_jax import arrays, checkpoint, digests, files
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.running import process
 
@@ -71,16 +69,20 @@ def rows(path: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k not in CLOCKS} for row in csv.DictReader(file)]
 
 
+def saved(place: Path) -> dict[str, tuple[Any, ...]]:
+    """All arrays of a checkpoint: type, shape and bytes."""
+    return {
+        f"{item} {name}": (x.dtype, x.shape, x.tobytes())
+        for item in ("agent", "run")
+        for name, x in arrays.read(place / item, arrays.stored(place / item)).items()
+    }
+
+
 def differences(workdir: Path, wanted: Path) -> list[str]:
     """Names of arrays and tables in which two completed runs differ."""
     step = checkpoint.steps(wanted / "checkpoints")[-1]
-    ours, theirs = (checkpoint.read(w / "checkpoints", step) for w in (workdir, wanted))
-    found = [
-        f"{item} {name}"
-        for item, leaves in theirs.leaves.items()
-        for name, leaf in leaves.items()
-        if ours.leaves[item].get(name) != leaf
-    ]
+    ours, theirs = (saved(w / "checkpoints" / str(step)) for w in (workdir, wanted))
+    found = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
     tables = ("metrics.csv", "evaluations.csv")
     return found + [name for name in tables if rows(workdir / name) != rows(wanted / name)]
 
@@ -121,7 +123,7 @@ def kill_once(workdir: Path, draw: random.Random, when: str) -> dict[str, Any]:
     for step in checkpoint.steps(folder):
         try:
             found = checkpoint.read(folder, step)
-            manifest.verify_files(folder / str(step), found, ("agent", "run"))
+            digests.verify(folder / str(step), found.files, ("agent", "run"))
         except CheckpointError as error:
             unreadable.append(str(error))
     kept = checkpoint.steps(folder)
@@ -172,7 +174,7 @@ def disk(folder: Path) -> dict[str, Any]:
         steps = checkpoint.steps(workdir / "checkpoints")
         for step in steps:
             held = checkpoint.read(workdir / "checkpoints", step)
-            manifest.verify_files(workdir / "checkpoints" / str(step), held, ("agent", "run"))
+            digests.verify(workdir / "checkpoints" / str(step), held.files, ("agent", "run"))
         return steps
 
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=True)
@@ -227,7 +229,7 @@ def keep(found: dict[str, Any], out: Path | None) -> None:
     """Write what was found, if somebody wants it."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(out, json.dumps(found, indent=1) + "\n")
+        files.write_json(out, found)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -244,8 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     xla.save_memory()
-    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache/pomcp_jax/xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    xla.use_cache(str(Path.home() / ".cache/pomcp_jax/xla"))
     draw, found = random.Random(args.seed), {"seed": args.seed}
 
     with tempfile.TemporaryDirectory() as name:

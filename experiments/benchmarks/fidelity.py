@@ -26,7 +26,7 @@ import numpy as np
 
 from experiments import xla
 from experiments.benchmarks.originals import controls, flat, original, other_tasks, resets
-from pomcp_jax import envs
+from pomcp_jax import envs, files
 from pomcp_jax.envs.dm_control import models
 from pomcp_jax.envs.protocol import Task
 from pomcp_jax.reporting.statistics import mean_and_half
@@ -367,7 +367,7 @@ def main() -> None:
     for together in groups(names):
         found = measure(together, args.backend, args.steps_only, args.random_episodes)
         for name, one in found.items():
-            (args.out / f"{name}.json").write_text(json.dumps(one, indent=1) + "\n")
+            files.write_json(args.out / f"{name}.json", one)
             print(json.dumps(one | {"versions": None}), flush=True)
 
 

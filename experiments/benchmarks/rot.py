@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import settings
-from pomcp_jax import checkpoint, manifest, train
+from pomcp_jax import checkpoint, digests, train
 from pomcp_jax.checkpoint import CheckpointError, DamagedError
 from pomcp_jax.running import bookkeeping, process, starting, tables
 from pomcp_jax.running.functions import Functions, build
@@ -65,7 +65,7 @@ def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
     options, functions, _ = small_state(folder / "flips")
     checkpoints = options.workdir / "checkpoints"
     place, shapes = checkpoints / "200", jax.eval_shape(functions.program.init, options.config)
-    names = [*manifest.list_files(place), manifest.NAME]
+    names = [*digests.list_files(place), digests.NAME]
     sizes = [(place / name).stat().st_size for name in names]
     detected, missed = 0, []
     for _ in range(count):
@@ -139,7 +139,7 @@ def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
     """
     options, _, _ = small_state(folder / "mutations")
     checkpoints = options.workdir / "checkpoints"
-    path = checkpoints / "200" / manifest.NAME
+    path = checkpoints / "200" / digests.NAME
     original = json.loads(path.read_bytes())["manifest"]
     before = sorted(str(p) for p in folder.rglob("*"))
     peak, begin = process.peak_memory_gb(), time.monotonic()
@@ -191,7 +191,7 @@ def saves(count: int, folder: Path) -> dict[str, Any]:
         writes.append(time.monotonic() - begin)
         cpu.append(time.process_time() - used)
     place = options.workdir / "checkpoints" / str(count - 1)
-    size = sum((place / name).stat().st_size for name in manifest.list_files(place))
+    size = sum((place / name).stat().st_size for name in digests.list_files(place))
 
     def middle(values: list[float]) -> float:
         return round(sorted(values)[len(values) // 2], 4)

@@ -257,8 +257,7 @@ import time; start = time.perf_counter()
 import sys, jax
 from experiments import xla
 xla.save_memory()
-jax.config.update("jax_compilation_cache_dir", sys.argv[1])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+xla.use_cache(sys.argv[1])
 from experiments.benchmarks import speed
 config = speed.agent_config("5M")
 jax.block_until_ready(speed.plan_call(config, 1, 1)())

@@ -9,7 +9,6 @@ mean return with its 95 % interval; with ``--out`` writes a JSON file.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 import time
@@ -21,7 +20,7 @@ import numpy as np
 
 from experiments import streams, xla
 from experiments.benchmarks.originals import controls, flat, original
-from pomcp_jax import acting, checkpoint, envs, evaluate
+from pomcp_jax import acting, checkpoint, envs, evaluate, files
 from pomcp_jax.checkpoint import CheckpointError, Restored
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running import process
@@ -34,8 +33,7 @@ def ours(agent: Restored, backend: str, episodes: int) -> list[float]:
     """Returns on one of our backends, all seeds of the run together."""
     config = agent.config
     env = envs.make(config.env.task, config.env.action_repeat, backend)
-    seeds = jax.tree.leaves(agent.state.params)[0].shape[0]
-    keys = jax.random.split(jax.random.key(SEED), seeds)
+    keys = jax.random.split(jax.random.key(SEED), agent.num_seeds)
 
     @jax.jit
     def play(params: Any) -> evaluate.Episodes:
@@ -50,7 +48,7 @@ def theirs(agent: Restored, episodes: int) -> list[float]:
     """Returns in dm_control's environments, every episode in one of its own."""
     config, spec = agent.config, agent.spec
     found = []
-    for seed in range(jax.tree.leaves(agent.state.params)[0].shape[0]):
+    for seed in range(agent.num_seeds):
         params = jax.tree.map(lambda x, i=seed: x[i], agent.state.params)
 
         @jax.jit
@@ -114,7 +112,7 @@ def main() -> int:
     found |= {"returns": returns, "seconds": round(time.perf_counter() - start, 1)}
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / f"{config.env.task}.json").write_text(json.dumps(found, indent=1) + "\n")
+        files.write_json(args.out / f"{config.env.task}.json", found)
     return 0
 
 

@@ -6,6 +6,7 @@ lays cells out as ``RESULTS/TASK/METHOD``; any folder below RESULTS that has the
 """
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -67,10 +68,11 @@ def thin(source: Path, out: Path, rows: int = METRICS_ROWS) -> None:
         chosen = np.linspace(0, len(indices) - 1, count).round().astype(int)
         # One row alone would be the first one.
         kept |= {indices[i] for i in chosen} if count > 1 else {indices[-1]}
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({k: _short(v) for k, v in table[i].items()} for i in sorted(kept))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows({k: _short(v) for k, v in table[i].items()} for i in sorted(kept))
+    files.write_text(out, text.getvalue())
 
 
 def _short(text: str) -> str:

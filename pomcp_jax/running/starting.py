@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-from pomcp_jax import checkpoint, files, manifest, seed_axis, state_edits, train
+from pomcp_jax import checkpoint, digests, files, seed_axis, state_edits, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.checkpoint import (
     CheckpointError,
@@ -217,7 +217,7 @@ def _load(
         )
     over = books.finished and found.decisions >= config.train.total_decisions
     if over and before == wanted:
-        manifest.verify_files(place, found, ("agent", "run"))
+        digests.verify(place, found.files, ("agent", "run"))
         return Start(None, books, found.decisions, tuple(notes))
     whole = cells_lib.joined(cells)
     held = whole if options.grid else config_lib.replace(config, {"train.num_seeds": before})

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pomcp_jax import files
+
 FIRST = (
     "seconds",
     "decisions",
@@ -68,7 +70,8 @@ class Table:
     def _open(self) -> None:
         # Unbuffered: what failed to be written must not follow when the file is closed.
         self._file = self.path.open("ab", buffering=0)
-        self.digest = hashlib.sha256(self.path.read_bytes())
+        with self.path.open("rb") as file:
+            self.digest = hashlib.file_digest(file, "sha256")
 
     @property
     def size(self) -> int:
@@ -275,9 +278,7 @@ def _go_on(path: Path, written: Written) -> None:
     kept = [line for line in lines if not _is_later(line, path.name, written)]
     if kept and not kept[-1].endswith(b"\n"):
         kept[-1] += b"\n"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(b"".join(kept))
-    partial.replace(path)
+    files.write_bytes(path, b"".join(kept))
 
 
 def _is_later(line: bytes, name: str, written: Written) -> bool:
