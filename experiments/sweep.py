@@ -21,10 +21,10 @@ from absl import flags
 from experiments import config_files, settings, start, streams, usage, xla
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects
+from pomcp_jax.cells import text
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import process, sweeps
 from pomcp_jax.running.background import Control
-from pomcp_jax.running.cells import text
 from pomcp_jax.running.progress import Progress, duration
 from pomcp_jax.running.trainer import Outcome, Trainer
 

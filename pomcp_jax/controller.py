@@ -20,11 +20,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pomcp_jax import acting, checkpoint, envs
+from pomcp_jax import cells as cells_lib
 from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.checkpoint import CheckpointError, Restored
 from pomcp_jax.config import AgentConfig, Config, ConfigError
 from pomcp_jax.mppi import PlanState
-from pomcp_jax.running import cells as cells_lib
 from pomcp_jax.types import Key
 
 ACTORS = ("planner", "policy", "prior")

@@ -17,11 +17,11 @@ from test_cli import DEBUG, ENVIRONMENT, ROOT, call, command
 from test_train import assert_same, program
 
 from experiments import sweep
+from pomcp_jax import cells as cells_lib
 from pomcp_jax import checkpoint, controller, seed_axis, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.reporting import statistics
-from pomcp_jax.running import cells as cells_lib
 from pomcp_jax.running import sweeps, workdirs
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.health import Diverged

@@ -174,15 +174,25 @@ def draw(
         ax.tick_params(labelsize=FONT)
     for ax in axes[panels:]:
         ax.set_axis_off()
-    seeds = sorted({len(runs.seeds) for runs in all_runs})
+    figure.suptitle(_title(all_runs, returns, bands, bool(drawn)), fontsize=FONT + 1)
+    _legend(figure, axes)
+    canvas.save(figure, out)
+
+
+def _title(runs: Sequence[Runs], returns: str, bands: Sequence[str], published: bool) -> str:
+    """What is drawn, in one line."""
+    seeds = sorted({len(one.seeds) for one in runs})
     count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    thin = "; dashed, dotted: published" if drawn else ""
-    thin += f" (±2 std: {', '.join(bands)})" if drawn and bands else ""
-    figure.suptitle(
+    thin = "; dashed, dotted: published" if published else ""
+    thin += f" (±2 std: {', '.join(bands)})" if published and bands else ""
+    return (
         f"{returns} returns, mean and range of {count} seeds{thin};"
-        " all tasks: IQM with 95 % bootstrap intervals",
-        fontsize=FONT + 1,
+        " all tasks: IQM with 95 % bootstrap intervals"
     )
+
+
+def _legend(figure: Any, axes: Sequence[Any]) -> None:
+    """One legend for all panels, published curves last."""
     handles: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -196,4 +206,3 @@ def draw(
         frameon=False,
         fontsize=FONT,
     )
-    canvas.save(figure, out)

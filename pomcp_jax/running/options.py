@@ -21,7 +21,7 @@ class Options(NamedTuple):
     resume: str = "auto"
     """One of :data:`RESUME`."""
     grid: Mapping[str, tuple[float, ...]] = {}
-    """Swept fields, from :func:`pomcp_jax.running.cells.check_grid`; empty in a plain run."""
+    """Swept fields, from :func:`pomcp_jax.cells.check_grid`; empty in a plain run."""
 
     @property
     def record(self) -> str:

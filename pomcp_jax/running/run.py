@@ -2,7 +2,7 @@
 
 Everything that runs often is compiled (:mod:`pomcp_jax.train`); this file is what happens
 between chunks: tables, evaluations, checkpoints, requests to stop. Rows of the seeds' axis belong
-to cells (:mod:`pomcp_jax.running.cells`): one in a run, one for each setting in a sweep.
+to cells (:mod:`pomcp_jax.cells`): one in a run, one for each setting in a sweep.
 """
 
 import time
@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pomcp_jax import cells as cells_lib
 from pomcp_jax import diagnostics, seed_axis, state_edits, train
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas
 from pomcp_jax.running import bookkeeping, crash, health, metrics, process, sweeps, tables
-from pomcp_jax.running import cells as cells_lib
 from pomcp_jax.running.background import Control, Stop, Worker
 from pomcp_jax.running.bookkeeping import Pending
 from pomcp_jax.running.functions import Functions

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 
+from pomcp_jax import cells as cells_lib
 from pomcp_jax import checkpoint, digests, files, seed_axis, state_edits, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.checkpoint import (
@@ -22,7 +23,6 @@ from pomcp_jax.checkpoint import (
 )
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import bookkeeping, process, tables, workdirs
-from pomcp_jax.running import cells as cells_lib
 from pomcp_jax.running.background import Stop
 from pomcp_jax.running.bookkeeping import Books
 from pomcp_jax.running.options import Options
@@ -189,9 +189,52 @@ def _size(path: Path) -> int:
 def _load(
     options: Options, program: Program, folder: Path, found: Manifest, notes: list[str]
 ) -> Start:
+    """Resume at the checkpoint ``found``; appends to ``notes`` what the user should know."""
     books, config = _books(found), options.config
     cells = cells_lib.cells(config, options.grid)
     place = folder / str(found.decisions)
+    before, wanted = found.sizes[2], sum(len(cell.seeds) for cell in cells)
+    _check_fits(options, found, books, place)
+    if books.finished and found.decisions >= config.train.total_decisions and before == wanted:
+        digests.verify(place, found.files, ("agent", "run"))
+        return Start(None, books, found.decisions, tuple(notes))
+    if options.grid:
+        stored = cells_lib.joined(cells)
+    else:
+        stored = config_lib.replace(config, {"train.num_seeds": before})
+    changed = _changed_versions(found, place, options.resume)
+    state = _restored(options, program, folder, found, stored)
+    notes.append(f"resuming at {found.decisions:,} decisions from {place}/")
+    if changed:
+        notes.append(
+            f"warning: versions changed ({', '.join(changed)}): the run resumes, but not bit for"
+            " bit as it would have"
+        )
+    now = process.commit()
+    if books.commit != now:
+        notes.append(f"warning: the source changed ({books.commit} -> {now})")
+    if options.resume == "reset_envs":
+        notes.append("environments were reset: every episode under way starts again")
+    if wanted < before:
+        state = state_edits.keep_seeds(state, wanted)
+        books = bookkeeping.keep_seeds(books, wanted)
+        first, last = config.train.seed + wanted, config.train.seed + before - 1
+        notes.append(f"dropped seeds {first} to {last}: their rows stay, training them ends")
+    if wanted <= before:  # with seeds to come, the whole batch is placed once they have caught up
+        state = seed_axis.place(state, program.mesh, train.SPECS)
+    for cell, written in zip(cells, books.tables, strict=True):
+        notes += tables.changed(cell.folder(options.workdir), written)
+    return Start(state, books, found.decisions, tuple(notes), max(0, wanted - before))
+
+
+def _check_fits(options: Options, found: Manifest, books: Books, place: Path) -> None:
+    """Refuse a checkpoint of another run than ``options`` ask for.
+
+    Raises:
+      CheckpointError: names what differs.
+    """
+    config = options.config
+    cells = cells_lib.cells(config, options.grid)
     before, wanted = found.sizes[2], sum(len(cell.seeds) for cell in cells)
     if books.grid != options.grid or len(books.tables) != len(cells):
         raise CheckpointError(
@@ -210,29 +253,44 @@ def _load(
     if differ := workdirs.differences(made, config, options.resume):
         raise CheckpointError(f"{place}: was made with {differ}; choose another folder")
     total = config.train.total_decisions
+    # An old run may have ended a little beyond its own total; only a new total can be too small.
     if total != made.train.total_decisions and total < found.decisions:
         raise CheckpointError(
             f"train.total_decisions = {total}: this run has done {found.decisions};"
             f" must be >= {found.decisions}"
         )
-    over = books.finished and found.decisions >= config.train.total_decisions
-    if over and before == wanted:
-        digests.verify(place, found.files, ("agent", "run"))
-        return Start(None, books, found.decisions, tuple(notes))
-    whole = cells_lib.joined(cells)
-    held = whole if options.grid else config_lib.replace(config, {"train.num_seeds": before})
-    shapes = jax.eval_shape(lambda: train.init(held, program.env, program.spec))
-    reset = options.resume == "reset_envs"
+
+
+def _changed_versions(found: Manifest, place: Path, resume: str) -> list[str]:
+    """Packages whose version is not that of the checkpoint, as ``name old -> new``.
+
+    Raises:
+      CheckpointError: one of them decides what the environments' states mean.
+    """
     changed = [
         f"{name} {found.versions.get(name)} -> {now}"
         for name, now in checkpoint.versions().items()
         if found.versions.get(name) != now
     ]
-    if not reset and any(text.split()[0] in ENVIRONMENT_PACKAGES for text in changed):
+    states = any(text.split()[0] in ENVIRONMENT_PACKAGES for text in changed)
+    if states and resume != "reset_envs":
         raise CheckpointError(
             f"{place}: its environments belong to other versions ({', '.join(changed)});"
             " --resume=reset_envs resumes with fresh episodes, or install those versions"
         )
+    return changed
+
+
+def _restored(
+    options: Options, program: Program, folder: Path, found: Manifest, stored: Config
+) -> TrainState:
+    """The state of the checkpoint, with fresh environments where they are asked for.
+
+    Raises:
+      CheckpointError: its arrays are of other shapes or types; with the option that helps.
+    """
+    shapes = jax.eval_shape(lambda: train.init(stored, program.env, program.spec))
+    reset = options.resume == "reset_envs"
     try:
         state = checkpoint.restore_run(folder, found, shapes, environments=not reset)
     except MismatchError as error:
@@ -241,26 +299,7 @@ def _load(
         else:
             hint = "it needs the version that wrote it; --resume=never starts over"
         raise CheckpointError(f"{error}; {hint}") from None
-    notes.append(f"resuming at {found.decisions:,} decisions from {place}/")
-    if changed:
-        notes.append(
-            f"warning: versions changed ({', '.join(changed)}): the run resumes, but not bit for"
-            " bit as it would have"
-        )
-    now = process.commit()
-    if books.commit != now:
-        notes.append(f"warning: the source changed ({books.commit} -> {now})")
     if reset:
-        renew = jax.jit(lambda state: state_edits.reset_environments(state, held, program.env))
+        renew = jax.jit(lambda state: state_edits.reset_environments(state, stored, program.env))
         state = renew(state)
-        notes.append("environments were reset: every episode under way starts again")
-    if wanted < before:
-        state = state_edits.keep_seeds(state, wanted)
-        books = bookkeeping.keep_seeds(books, wanted)
-        first, last = config.train.seed + wanted, config.train.seed + before - 1
-        notes.append(f"dropped seeds {first} to {last}: their rows stay, training them ends")
-    if wanted <= before:
-        state = seed_axis.place(state, program.mesh, train.SPECS)
-    for cell, written in zip(cells, books.tables, strict=True):
-        notes += tables.changed(cell.folder(options.workdir), written)
-    return Start(state, books, found.decisions, tuple(notes), max(0, wanted - before))
+    return state

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pomcp_jax import files
+from pomcp_jax.cells import Cell, short, text
 from pomcp_jax.reporting import run_figures, statistics, sweep_figures
 from pomcp_jax.reporting.sweep_figures import SweptCell
 from pomcp_jax.running import health, metrics
 from pomcp_jax.running.bookkeeping import Books
-from pomcp_jax.running.cells import Cell, short, text
 from pomcp_jax.running.health import Diverged
 from pomcp_jax.running.options import Options
 from pomcp_jax.running.progress import number

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pomcp_jax import cells as cells_lib
 from pomcp_jax import config as config_lib
 from pomcp_jax import files, seed_axis, train, validation
+from pomcp_jax.cells import Grid
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.running import add_seeds, crash, health, process, starting, sweeps, workdirs
-from pomcp_jax.running import cells as cells_lib
 from pomcp_jax.running.background import Control, Stop
-from pomcp_jax.running.cells import Grid
 from pomcp_jax.running.functions import Functions, build
 from pomcp_jax.running.options import RESUME, Options
 from pomcp_jax.running.progress import Progress
@@ -105,36 +105,23 @@ class Trainer:
         Raises:
           ConfigError: one line naming what cannot work.
         """
-        if resume not in RESUME:
-            raise ConfigError(f"resume = {resume!r}: must be one of {', '.join(RESUME)}")
-        grid = cells_lib.check_grid(grid or {}, config)
-        if grid and resume == "change_seeds":
-            raise ConfigError("resume = 'change_seeds': not in a sweep; must be auto or never")
-        if grid and config.train.on_broken_seed == "stop":
-            config = config_lib.replace(config, {"train.on_broken_seed": "leave"})
-        place = workdirs.expanded(workdir)
-        self.options = Options(config, place, tensorboard, resume, grid)
+        self.options = _checked(Options(config, Path(workdir), tensorboard, resume, grid or {}))
+        config = self.options.config
         if env is None:
             validation.validate_config(config)
         else:
             validation.validate_run(config)
-        self.cells = cells_lib.cells(config, grid)
+        self.cells = cells_lib.cells(config, self.options.grid)
         self.config = cells_lib.joined(self.cells)
         """All rows: floats that are swept have the axis S."""
-        workdirs.check_workdir(place, config, resume, grid)
-        if tensorboard:
-            try:
-                import tensorboardX  # noqa: F401
-            except ImportError:
-                raise ConfigError(
-                    "--tensorboard: needs `pip install pomcp_jax[tensorboard]`"
-                ) from None
+        workdirs.check_workdir(self.options.workdir, config, resume, self.options.grid)
         self.functions: Functions = build(self.config, env)
         self.replay_bytes = train.replay_bytes(self.config, self.functions.program.env)
         try:
             validation.validate_memory(self.config, self.replay_bytes)
         except ConfigError as error:
-            rows = f" ({len(self.cells)} cells x {config.train.num_seeds} seeds)" if grid else ""
+            rows = f" ({len(self.cells)} cells x {config.train.num_seeds} seeds)"
+            rows = rows if self.options.grid else ""
             raise ConfigError(f"{error}{rows}") from None
         self.control = Control(Progress()) if control is None else control
         self.on_row, self.command, self._began = tuple(on_row), command, began
@@ -170,6 +157,29 @@ class Trainer:
         finally:
             self.control.forget()
             os.close(held)
+
+
+def _checked(options: Options) -> Options:
+    """``options`` with full names of swept fields and the workdir's home folder filled in.
+
+    Raises:
+      ConfigError: one line naming what cannot work.
+    """
+    config, resume = options.config, options.resume
+    if resume not in RESUME:
+        raise ConfigError(f"resume = {resume!r}: must be one of {', '.join(RESUME)}")
+    grid = cells_lib.check_grid(options.grid, config)
+    if grid and resume == "change_seeds":
+        raise ConfigError("resume = 'change_seeds': not in a sweep; must be auto or never")
+    if grid and config.train.on_broken_seed == "stop":  # one row must not end the others
+        config = config_lib.replace(config, {"train.on_broken_seed": "leave"})
+    if options.tensorboard:
+        try:
+            import tensorboardX  # noqa: F401
+        except ImportError:
+            raise ConfigError("--tensorboard: needs `pip install pomcp_jax[tensorboard]`") from None
+    place = workdirs.expanded(options.workdir)
+    return options._replace(config=config, workdir=place, grid=grid)
 
 
 def idle(run: Run, command: str) -> Outcome:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pomcp_jax import config as config_lib
+from pomcp_jax.cells import Grid
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import crash
-from pomcp_jax.running.cells import Grid
 
 FILES = (
     "config.json",
