@@ -88,7 +88,7 @@ def curves(run: Path, line: Line) -> dict[int, Curve]:
     parts = [read_curves(run / "metrics.csv", f"diag/{name}") for name in line.share_of]
     out = {}
     for seed, curve in found.items():
-        total = sum(part[seed].values for part in parts)
+        total = np.sum([part[seed].values for part in parts], axis=0)
         known = total > 0
         if known.any():
             out[seed] = Curve(curve.decisions[known], curve.values[known] / total[known])

@@ -54,9 +54,9 @@ def load(folder: Path) -> list[Published]:
     for path in sorted(folder.glob("*.csv")):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                values = (row["frames"], row["mean_return"], row["std_return"])
+                mean, std = float(row["mean_return"]), float(row["std_return"])
                 key = (path.stem, row["method"], row["task"])
-                points.setdefault(key, []).append(tuple(map(float, values)))
+                points.setdefault(key, []).append((float(row["frames"]), mean, std))
     return [Published(*key, *np.array(sorted(rows)).T) for key, rows in sorted(points.items())]
 
 

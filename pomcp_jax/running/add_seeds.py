@@ -21,7 +21,7 @@ def catch_up(run: Run) -> None:
       Stop: as training does; nothing has changed but rows behind those of the checkpoint.
     """
     missing, old = run.start.missing_seeds, run.state
-    if not missing:
+    if not missing or old is None:
         return
     run.state = None  # not to be saved before all seeds are there
     held = run.config.train.num_seeds - missing

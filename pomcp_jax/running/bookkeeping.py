@@ -91,7 +91,7 @@ def join(books: Books, new: Books) -> Books:
         return {k: np.concatenate([v, others.get(k, unknown)]) for k, v in values.items()}
 
     pending = books.pending
-    if pending is not None:
+    if pending is not None and new.pending is not None:  # both or neither: equally far
         values = side_by_side(pending.values, new.pending.values)
         pending = pending._replace(values=values, stop=pending.stop or new.pending.stop)
     latest = new.evaluated if new.evaluated_at == books.evaluated_at else {}
@@ -108,10 +108,10 @@ def join(books: Books, new: Books) -> Books:
 
 def to_json(books: Books) -> dict[str, Any]:
     """Inverse of :func:`from_json`."""
-    pending = books.pending
-    if pending is not None:
-        named = {name: listed(value) for name, value in pending.values.items()}
-        pending = pending._replace(values=named)
+    pending: tuple[Any, ...] | None = books.pending
+    if books.pending is not None:
+        phase, values, *rest = books.pending
+        pending = phase, {name: listed(value) for name, value in values.items()}, *rest
     return books._asdict() | {
         "returns": listed(books.returns),
         "invalid": listed(books.invalid),
@@ -222,9 +222,10 @@ def from_json(values: Mapping[str, Any], num_seeds: int) -> Books:
     )
     pending = values["pending"]
     resets = values.get("resets") or [0] * num_seeds
-    numbers = {"returns": values["returns"], "invalid": values["invalid"], "resets": resets}
     return Books(**values)._replace(
-        **{name: array(listed) for name, listed in numbers.items()},
+        returns=array(values["returns"]),
+        invalid=array(values["invalid"]),
+        resets=array(resets),
         evaluated={name: array(listed) for name, listed in values["evaluated"].items()},
         tables=tuple(_table(Written(*one)) for one in values["tables"]),
         pending=None if pending is None else _pending(Pending(*pending), of_seeds),
@@ -256,4 +257,5 @@ def _pending(pending: Pending, of_seeds: Check) -> Pending:
         "stop": _text,
     }
     _checked("pending.", pending._asdict(), checks)
-    return pending._replace(values={name: array(v) for name, v in pending.values.items()})
+    listed_values: Mapping[str, Any] = pending.values
+    return pending._replace(values={name: array(v) for name, v in listed_values.items()})

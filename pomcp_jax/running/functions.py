@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from pomcp_jax import compiled, diagnostics, envs, evaluate, seed_axis, state_edits, train
 from pomcp_jax.compiled import Compiled
@@ -22,7 +23,7 @@ class Functions(NamedTuple):
     evaluate_planner: Callable[[TrainState, Config], tuple[Episodes, Results]]
     """With diagnostics."""
     evaluate_policy: Callable[[TrainState, Config], Episodes]
-    reset_agents: Callable[[TrainState, Config, jax.Array], TrainState]
+    reset_agents: Callable[[TrainState, Config, np.ndarray], TrainState]
     """Donates its state."""
 
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pomcp_jax import agent, counters
 from pomcp_jax.agent import Faults
@@ -46,12 +47,12 @@ def chunk_values(
         "decisions": decisions,
         "frames": decisions * repeat,
         "train/return": recent_returns(stats),
-        "train/episodes": stats.episodes,
-        "env/invalid": stats.invalid,
+        "train/episodes": np.asarray(stats.episodes),
+        "env/invalid": np.asarray(stats.invalid),
         "decisions_per_second": rates,
         "frames_per_second": rates * repeat,
         "updates": np.full_like(decisions, updates),
-        "refused_updates": faults.total,
+        "refused_updates": np.asarray(faults.total),
         "num_devices": np.full_like(decisions, num_devices),
     }
 
@@ -107,7 +108,7 @@ def clipping(config: Config, values: Results) -> str:
 def episode_values(episodes: Episodes) -> Results:
     """Columns of a planner's evaluation; episodes that broke count apart, NaN without any other."""
     # A float: rows of seeds that are left behind hold NaN in it.
-    broken = np.sum(~episodes.valid, axis=1, dtype=np.float64)
+    broken = np.asarray(np.sum(~episodes.valid, axis=1, dtype=np.float64))
     return {
         "eval/return": valid_mean(episodes.returns, episodes.valid),
         "eval/length": valid_mean(episodes.lengths, episodes.valid),
@@ -115,9 +116,9 @@ def episode_values(episodes: Episodes) -> Results:
     }
 
 
-def valid_mean(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def valid_mean(values: ArrayLike, valid: ArrayLike) -> np.ndarray:
     """``[S]`` means over the episodes ``[S, E]`` that are valid, NaN where there is none."""
-    rows = zip(values, valid, strict=True)
+    rows = zip(np.asarray(values), np.asarray(valid), strict=True)
     return np.array([np.mean(row[ok]) if ok.any() else np.nan for row, ok in rows])
 
 

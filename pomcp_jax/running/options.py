@@ -1,6 +1,6 @@
 """What a run is asked to do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class Options(NamedTuple):
     """Write TensorBoard events too."""
     resume: str = "auto"
     """One of :data:`RESUME`."""
-    grid: Mapping[str, tuple[float, ...]] = {}
+    grid: Mapping[str, Sequence[float]] = {}
     """Swept fields, from :func:`pomcp_jax.cells.check_grid`; empty in a plain run."""
 
     @property

@@ -232,6 +232,7 @@ class Run:
         A signal during the evaluation leaves the chunk pending, in the checkpoint too.
         """
         chunk, interval = self.books.pending, self.config.train.eval_decisions
+        assert chunk is not None
         due = interval and self.done - self.books.last_evaluation >= interval
         evaluate = due and chunk.phase == "training"
         values = chunk.values | (self.evaluate() if evaluate else {})
@@ -282,6 +283,7 @@ class Run:
         return jax.device_get(self.work(function, self.state, self.config, busy=busy))
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
+        assert self.state is not None
         decisions = np.asarray(self.state.stats.decisions)
         for cell, table in zip(self.cells, self.tables, strict=True):
             mine = jax.tree.map(lambda x, rows=cell.rows: x[rows], episodes)

@@ -151,9 +151,17 @@ class Trainer:
             return finish(run, self.command)
         except Stop as stop:  # before training: nothing could be read, nothing was changed
             unknown = np.full(self.config.train.num_seeds, np.nan)
-            took = round(time.monotonic() - began, 3)
-            ended = Outcome(stop.code, str(stop), 0, took, *[unknown] * 3, options.workdir)
-            return ended._replace(errors=str(stop))
+            return Outcome(
+                code=stop.code,
+                text=str(stop),
+                decisions=0,
+                seconds=round(time.monotonic() - began, 3),
+                training=unknown,
+                evaluation=unknown,
+                policy=unknown,
+                workdir=options.workdir,
+                errors=str(stop),
+            )
         finally:
             self.control.forget()
             os.close(held)
