@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pomcp_jax.reporting import canvas
 from pomcp_jax.reporting.curves import Curve, mean_curve, read_curves
 
