@@ -225,7 +225,7 @@ def test_help_and_print_config(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert sweep.main(["sweep", "--help"]) == 0
     text = capsys.readouterr().out
-    assert "--grid" in text and "experiments.sweep" in text and "po_mpc_direct" in text
+    assert "--grid" in text and "experiments.sweep" in text and "--help=TOPIC" in text
     assert sweep.main(["sweep", DEBUG, "--grid=policy.kl_coef=0,9", "--print_config"]) == 0
     assert "agent.policy.kl_coef = 0, 9  (swept)" in capsys.readouterr().out
 
