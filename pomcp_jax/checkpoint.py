@@ -60,7 +60,7 @@ class Manifest(NamedTuple):
     score: float | None
     """Mean evaluation return at this very checkpoint, if there was an evaluation."""
     host: dict[str, Any]
-    """Whatever the caller wants back."""
+    """Given to :func:`save` by its caller."""
     files: dict[str, Any]
     """Digests, see :func:`pomcp_jax.digests.of`."""
 
@@ -81,7 +81,7 @@ class Restored(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A state's leaves in the host's memory, independent of the device's buffers."""
+    """A copy of a state's leaves in host memory."""
 
     agent: Arrays
     run: Arrays
@@ -91,7 +91,7 @@ class Snapshot(NamedTuple):
 def snapshot(state: AgentState | TrainState) -> Snapshot:
     """Copy a state to the host; of replay, the rows in use.
 
-    The only part of saving that has to happen before the state is donated again.
+    Saving the copy may happen after the state was donated.
     """
     rows = 0
     if isinstance(state, TrainState):
@@ -207,7 +207,7 @@ def _reason(error: Exception) -> str:
 
 
 def _commit(partial: Path, final: Path) -> None:
-    """Give a complete folder its name; :func:`recover` completes it after a kill in between."""
+    """Rename a complete folder; :func:`undo_replacement` repairs a kill between two renames."""
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -233,7 +233,7 @@ def recover(folder: Path | str) -> None:
 
 
 def undo_replacement(folder: Path | str) -> None:
-    """Give back its name to a checkpoint whose replacement was killed; deletes nothing."""
+    """Rename checkpoints back whose replacement was killed half-way; deletes nothing."""
     for path in Path(folder).glob(".*.replaced"):
         final = path.with_name(path.name.removesuffix(".replaced").removeprefix("."))
         if not final.exists():
@@ -253,12 +253,12 @@ def _prune(folder: Path, keep: int) -> None:
 
 def scores(folder: Path | str) -> dict[int, float]:
     """Scores of the checkpoints whose manifest can be read; -inf where there was no evaluation."""
-    found = {}
+    known = {}
     for decisions in steps(folder):
         with contextlib.suppress(CheckpointError):
             score = read(folder, decisions).score
-            found[decisions] = -math.inf if score is None else score
-    return found
+            known[decisions] = -math.inf if score is None else score
+    return known
 
 
 def steps(folder: Path | str) -> list[int]:
@@ -334,12 +334,12 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
         configuration that this version cannot build.
     """
     folder = Path(folder).resolve()
-    found = steps(folder)
-    if not found:
+    available = steps(folder)
+    if not available:
         raise CheckpointError(f"{folder}: holds no checkpoint (a folder of numbered folders)")
-    if decisions is not None and decisions not in found:
-        raise CheckpointError(f"{folder}: holds no checkpoint {decisions}; it has {found}")
-    *newer, last = found[::-1] if decisions is None else [decisions]
+    if decisions is not None and decisions not in available:
+        raise CheckpointError(f"{folder}: holds no checkpoint {decisions}; it has {available}")
+    *newer, last = available[::-1] if decisions is None else [decisions]
     for step in newer:
         try:
             return _restore(folder / str(step), read(folder, step))
@@ -356,7 +356,7 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         config = config_lib.from_dict(Config, manifest.config)
         config_lib.check_finite(config)
         validation.validate_agent(config.agent)
-        # It is not traced but looped over: a wrong one would take for ever.
+        # Python loops over it: a hostile value would never return.
         if config.agent.world_model.encoder_layers > len(stored):
             raise ValueError("agent.world_model.encoder_layers: more than there are arrays")
         static = acting.build(config.agent, obs_size, action_size)
@@ -365,7 +365,7 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
                 jax.random.split(jax.random.key(0), num_seeds)
             )
         )
-    except Exception as error:  # whatever a configuration that nobody checked leads to
+    except Exception as error:  # an unchecked configuration may raise anything
         text = digests.reason(error)
         raise CheckpointError(f"{place}: its configuration cannot be built ({text})") from None
     arrays.check(place, shapes, stored)
