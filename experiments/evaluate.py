@@ -65,7 +65,7 @@ def play(agents: Restored, request: Request) -> Episodes:
             params,
             keys,
             env=env,
-            agent=agents.static,
+            spec=agents.spec,
             config=config.agent,
             episodes=request.episodes,
             select=request.select,
@@ -83,7 +83,7 @@ def play_originals(agents: Restored, request: Request, say: Callable[[str], None
         agent = Controller(
             params,
             agents.config,
-            agents.static,
+            agents.spec,
             key=request.seed + index,
             actor=request.actor,
             select=request.select,
@@ -209,7 +209,7 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
         envs.check_name(config.env.task)
         envs.check_backend(config.env.task, backend)
     select = args.select or config.train.eval_select
-    controller.make_fns(config.agent, agents.static, actor=args.actor, select=select)
+    controller.make_fns(config.agent, agents.spec, actor=args.actor, select=select)
     return agents, Request(args.episodes, args.actor, select, backend, args.seed)
 
 

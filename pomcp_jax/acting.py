@@ -1,6 +1,6 @@
 """Acting with the learned model: the planner's callables, decisions, re-planning, bare policy.
 
-All functions are pure, for one seed and N environments; ``vmap`` them over seeds.
+All functions are pure and serve one seed with N environments; ``vmap`` them over seeds.
 """
 
 import dataclasses
@@ -10,25 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import losses, maths, mppi, networks, world_model
+from pomcp_jax import actors, losses, maths, mppi, networks, world_model
+from pomcp_jax.actors import AgentParams
 from pomcp_jax.config import AgentConfig, ConfigError
 from pomcp_jax.mppi import ModelFns, PlanOutput, PlanState
 from pomcp_jax.planner_checks import Number
 from pomcp_jax.replay import Batch
-from pomcp_jax.types import Gaussian, Key, Params
-from pomcp_jax.world_model import ModelParams, Networks
+from pomcp_jax.types import Gaussian, Key
+from pomcp_jax.world_model import Networks
 
 
-class AgentParams(NamedTuple):
-    """All that acting needs."""
-
-    model: ModelParams
-    policy: Params
-    prior: Params | None
-    """The learned prior; None unless ``policy.prior`` is ``learned``."""
-
-
-class Agent(NamedTuple):
+class AgentSpec(NamedTuple):
     """Static companions of a state: networks and sizes, no parameters."""
 
     nets: Networks
@@ -36,13 +28,13 @@ class Agent(NamedTuple):
     action_size: int
 
 
-def build(config: AgentConfig, obs_size: int, action_size: int) -> Agent:
+def build(config: AgentConfig, obs_size: int, action_size: int) -> AgentSpec:
     """The static part for an environment of these sizes."""
-    return Agent(world_model.build(config.world_model, action_size), obs_size, action_size)
+    return AgentSpec(world_model.build(config.world_model, action_size), obs_size, action_size)
 
 
 def model_fns(
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     log_std_range: tuple[Number, Number] | None = None,
 ) -> ModelFns:
@@ -53,38 +45,26 @@ def model_fns(
     (:func:`plan_params`), once for all samples. ``log_std_range`` overrides the
     actors' when they propose.
     """
-    nets, model = agent.nets, config.world_model
-    low, high = log_std_range or (model.log_std_min, model.log_std_max)
+    nets, model = spec.nets, config.world_model
     bins = world_model.bins(model)
-    discount = config.optimizer.discount
-
-    def act(actor: Params, key: Key, latent: Array, low, high) -> Array:
-        mean, log_std = world_model.policy(nets, actor, latent, low, high)
-        noise = jax.random.normal(key, mean.shape, mean.dtype)
-        return losses.squash(mean, log_std, noise, model.squash).action
 
     def policy_proposes(params: AgentParams, key: Key, latent: Array) -> Array:
-        return act(params.policy, key, latent, low, high)
+        return actors.sample(nets, params.policy, key, latent, model, log_std_range).action
 
     def prior_proposes(params: AgentParams, key: Key, latent: Array) -> Array:
-        return act(params.prior, key, latent, low, high)
+        return actors.sample(nets, params.prior, key, latent, model, log_std_range).action
 
     def step(params: AgentParams, latent: Array, action: Array):
-        reward = world_model.reward_logits(nets, params.model.reward, latent, action)
-        latent = world_model.dynamics(nets, params.model.dynamics, latent, action)
-        gamma = jnp.asarray(discount, reward.dtype)
-        if params.model.termination is not None:
-            # [TD-MPC2] plans on past a state unless it is more likely than not terminal.
-            logit = world_model.termination_logits(nets, params.model.termination, latent)
-            gamma = gamma * (logit <= 0.0).astype(gamma.dtype)
-        return latent, maths.two_hot_decode(reward, bins), gamma
+        following, reward = world_model.step(nets, params.model, latent, action, bins)
+        gamma = jnp.asarray(config.optimizer.discount, reward.dtype)
+        going = world_model.continues(nets, params.model, following)
+        return following, reward, gamma if going is None else gamma * going
 
     def value(params: AgentParams, key: Key, latent: Array) -> Array:
         action = None
         if model.critic == "q":
-            action = act(params.policy, key, latent, model.log_std_min, model.log_std_max)
-        logits = world_model.value_logits(nets, params.model.value, latent, action)
-        values = maths.two_hot_decode(logits, bins)
+            action = actors.sample(nets, params.policy, key, latent, model).action
+        values = world_model.values(nets, params.model.value, latent, action, bins)
         return jnp.mean(values) - config.critic.tail_penalty * jnp.std(values)
 
     proposers = {
@@ -105,20 +85,20 @@ def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentPara
     return params._replace(model=params.model._replace(value=value))
 
 
-def init_plan(config: AgentConfig, agent: Agent, num_envs: int) -> PlanState:
+def init_plan(config: AgentConfig, spec: AgentSpec, num_envs: int) -> PlanState:
     """Warm starts ``[N, H, A]`` of fresh episodes."""
-    state = mppi.init(config.mppi, agent.action_size, jnp.float32)
+    state = mppi.init(config.mppi, spec.action_size, jnp.float32)
     return jax.tree.map(lambda x: jnp.zeros((num_envs, *x.shape), x.dtype), state)
 
 
-def _check_obs(obs: Float[Array, "N O"], agent: Agent) -> None:
+def _check_obs(obs: Float[Array, "N O"], spec: AgentSpec) -> None:
     if obs.ndim != 2:
         raise ConfigError(
-            f"obs has shape {list(obs.shape)}: must be [N, {agent.obs_size}] for N environments"
+            f"obs has shape {list(obs.shape)}: must be [N, {spec.obs_size}] for N environments"
         )
-    if obs.shape[1] != agent.obs_size:
+    if obs.shape[1] != spec.obs_size:
         raise ConfigError(
-            f"observation has {obs.shape[1]} entries; this agent was built for {agent.obs_size}"
+            f"observation has {obs.shape[1]} entries; this agent was built for {spec.obs_size}"
         )
 
 
@@ -136,7 +116,7 @@ def act(
     plan_state: PlanState,
     is_first: Bool[Array, " N"],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     explore: Number = 1.0,
 ) -> PlanOutput:
@@ -149,15 +129,15 @@ def act(
       ConfigError: for observations of another size than the agent's, and for a warm
         start or ``is_first`` of another number of environments.
     """
-    _check_obs(obs, agent)
+    _check_obs(obs, spec)
     num, horizon = obs.shape[0], config.mppi.horizon
-    _check_rows("plan_state.mean", plan_state.mean.shape, (num, horizon, agent.action_size))
+    _check_rows("plan_state.mean", plan_state.mean.shape, (num, horizon, spec.action_size))
     _check_rows("is_first", is_first.shape, (num,))
     key_heads, key_plan = jax.random.split(key)
     params = plan_params(params, key_heads, config)
-    latent = world_model.encode(agent.nets, params.model.encoder, obs)
+    latent = world_model.encode(spec.nets, params.model.encoder, obs)
     mean = jnp.where(is_first[:, None, None], 0.0, plan_state.mean)
-    model = model_fns(agent, config)
+    model = model_fns(spec, config)
 
     def plan(key: Key, root: Array, state: PlanState) -> PlanOutput:
         return mppi.plan(params, key, root, state, model=model, config=config.mppi, explore=explore)
@@ -171,7 +151,7 @@ def act_policy(
     key: Key,
     obs: Float[Array, "N O"],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     explore: Number = 1.0,
 ) -> Float[Array, "N A"]:
@@ -180,19 +160,18 @@ def act_policy(
     Raises:
       ConfigError: for observations of another size than the agent's.
     """
-    _check_obs(obs, agent)
+    _check_obs(obs, spec)
     model = config.world_model
-    latent = world_model.encode(agent.nets, params.model.encoder, obs)
-    mean, log_std = world_model.policy(
-        agent.nets, params.policy, latent, model.log_std_min, model.log_std_max
-    )
-    scale = jnp.asarray(explore).astype(mean.dtype)
-    noise = scale * jax.random.normal(key, mean.shape, mean.dtype)
-    return jnp.clip(losses.squash(mean, log_std, noise, model.squash).action, -1.0, 1.0)
+    latent = world_model.encode(spec.nets, params.model.encoder, obs)
+    dist = actors.distribution(spec.nets, params.policy, latent, model)
+    scale = jnp.asarray(explore).astype(dist.mean.dtype)
+    noise = scale * jax.random.normal(key, dist.mean.shape, dist.mean.dtype)
+    # Rounding lets the straight-through form of the clip pass 1 by a last bit.
+    return jnp.clip(actors.draw(dist, noise, model.squash).action, -1.0, 1.0)
 
 
 def replan(
-    params: AgentParams, key: Key, batch: Batch, *, agent: Agent, config: AgentConfig
+    params: AgentParams, key: Key, batch: Batch, *, spec: AgentSpec, config: AgentConfig
 ) -> tuple[Gaussian, Float[Array, "H b"]]:
     """Plan afresh at the first ``b = replan.batch_size`` windows of ``batch``, steps 0 to H-1.
 
@@ -205,15 +184,15 @@ def replan(
     obs = rows.obs[:horizon, :size].reshape(horizon * size, -1)
     key_heads, key_plan = jax.random.split(key)
     params = plan_params(params, key_heads, config)
-    latent = world_model.encode(agent.nets, params.model.encoder, obs)
+    latent = world_model.encode(spec.nets, params.model.encoder, obs)
     limits = (config.replan.proposal_log_std_min, config.replan.proposal_log_std_max)
-    model = model_fns(agent, config, limits)
+    model = model_fns(spec, config, limits)
     planner = dataclasses.replace(
         config.mppi,
         num_samples=config.replan.num_samples or config.mppi.num_samples,
         iterations=config.replan.iterations or config.mppi.iterations,
     )
-    state = mppi.init(planner, agent.action_size, jnp.float32)
+    state = mppi.init(planner, spec.action_size, jnp.float32)
 
     def plan(key: Key, root: Array) -> PlanOutput:
         return mppi.plan(params, key, root, state, model=model, config=planner, explore=0.0)
@@ -229,25 +208,21 @@ def replan_order(
     batch: Batch,
     updates: Int[Array, ""] | int,
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> Int[Array, " B"]:
-    """The batch's windows, the ones to plan anew first, as ``replan.select`` says.
+    """Order of the batch's windows, those to re-plan first, by ``replan.select``.
 
-    ``oldest`` by the mean age of their records, ``kl`` by the mean KL(policy ||
-    record); windows without a transition come last.
+    ``oldest`` sorts by the mean age of their records, ``kl`` by the mean KL(policy || record);
+    windows without a transition come last.
     """
     rows, mask = batch.rows, batch.transition
     steps = mask.shape[0]
     if config.replan.select == "oldest":
         urgency = (updates - rows.made[:steps]).astype(rows.reward.dtype)
     else:
-        nets, model = agent.nets, config.world_model
-        latent = world_model.encode(nets, params.model.encoder, rows.obs[:steps])
-        mean, log_std = world_model.policy(
-            nets, params.policy, latent, model.log_std_min, model.log_std_max
-        )
-        dist = losses.squash(mean, log_std, jnp.zeros_like(mean), model.squash).dist
+        latent = world_model.encode(spec.nets, params.model.encoder, rows.obs[:steps])
+        dist = actors.distribution(spec.nets, params.policy, latent, config.world_model)
         record = jax.tree.map(lambda x: x[:steps], rows.prior)
         record = losses.floored(record, config.policy)
         urgency = jnp.sum(maths.gaussian_kl(dist, record), axis=-1)

@@ -13,8 +13,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import maths, model_loss, optimise, policy_loss, replay, world_model
-from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.acting import AgentSpec
+from pomcp_jax.actors import AgentParams
 from pomcp_jax.config import AgentConfig
+from pomcp_jax.optimise import Improved
+from pomcp_jax.policy_loss import Scales
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams
@@ -26,16 +29,6 @@ class OptStates(NamedTuple):
     model: optax.OptState
     policy: optax.OptState
     prior: optax.OptState | None
-
-
-class Scales(NamedTuple):
-    """Running scales S, which start at 1, and the learned strength of the prior."""
-
-    q: Float[Array, ""]
-    kl: Float[Array, ""]
-    prior: Float[Array, ""]
-    log_multiplier: Float[Array, ""]
-    """Logarithm of what multiplies ``policy.kl_coef``; stays 0 unless ``kl_tuning`` is dual."""
 
 
 class Faults(NamedTuple):
@@ -60,15 +53,15 @@ class AgentState(NamedTuple):
     faults: Faults
 
 
-def init(key: Key, config: AgentConfig, agent: Agent) -> AgentState:
+def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     """A fresh agent of one seed."""
     key_model, key_policy, key_prior = jax.random.split(key, 3)
     model_config = config.world_model
-    model = world_model.init(key_model, model_config, agent.obs_size, agent.action_size)
-    policy = world_model.init_policy(key_policy, model_config, agent.action_size)
+    model = world_model.init(key_model, model_config, spec.obs_size, spec.action_size)
+    policy = world_model.init_policy(key_policy, model_config, spec.action_size)
     prior = None
     if config.policy.learns_prior:
-        prior = world_model.init_policy(key_prior, model_config, agent.action_size)
+        prior = world_model.init_policy(key_prior, model_config, spec.action_size)
     adam = optax.scale_by_adam()
     opt = OptStates(
         adam.init(model), adam.init(policy), None if prior is None else adam.init(prior)
@@ -106,7 +99,7 @@ def update(
     batch: Batch,
     key: Key,
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     train_actors: Bool[Array, ""] | bool = True,
 ) -> tuple[AgentState, dict[str, Float[Array, ""]]]:
@@ -116,7 +109,7 @@ def update(
       state: of one seed.
       batch: windows of H + 1 rows.
       key: consumed.
-      agent: static part.
+      spec: static part of the agent.
       config: of the agent.
       train_actors: False leaves policy, prior and scales alone (BMPC's pre-training).
 
@@ -124,66 +117,153 @@ def update(
       The new state and scalar metrics. A part whose loss or gradient is not
       finite keeps its parameters, and the fault is counted.
     """
-    nets, opt, bins = agent.nets, config.optimizer, world_model.bins(config.world_model)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
-    params = state.params
+    kl_weight = _kl_price(state.scales, spec.action_size, config)
     target = model_loss.targets(
-        params.model,
+        state.params,
         state.target_value,
-        params.policy,
-        params.prior,
         batch,
         key_target,
-        nets=nets,
+        nets=spec.nets,
         config=config,
-        kl_weight=_kl_price(state.scales, agent.action_size, config),
+        kl_weight=kl_weight,
     )
     target = jax.lax.stop_gradient(target)
-    value_and_grad = jax.value_and_grad(model_loss.loss, has_aux=True)
-    (total, terms), grads = value_and_grad(
-        params.model, batch, target, key_dropout, nets=nets, config=config
-    )
-    finite = [
-        jnp.isfinite(x) for x in (terms.consistency, terms.reward, terms.value, terms.termination)
-    ]
-    rates = ModelParams(
-        opt.encoder_rate_scale, 1.0, 1.0, 1.0, None if params.model.termination is None else 1.0
-    )
-    step = optimise.adam_step(
-        params.model,
-        grads,
-        state.opt.model,
-        learning_rate=opt.learning_rate,
-        clip=opt.grad_clip,
-        rate_scale=rates,
-        allow=jnp.all(jnp.stack(finite)),
-    )
-    finite.append(step.finite)
-    metrics = {
-        "loss/model": total,
-        "loss/consistency": terms.consistency,
-        "loss/reward": terms.reward,
-        "loss/value": terms.value,
-        "value/target": maths.masked_mean(target.value, batch.transition),
-        "value/clipped": model_loss.clipped_share(target.value, batch.transition, bins),
-        "reward/clipped": model_loss.clipped_share(batch.rows.reward[:-1], batch.transition, bins),
-        "grad/model": step.grad_norm,
-    }
-    if params.model.termination is not None:
-        metrics["loss/termination"] = terms.termination
-    state = state._replace(
-        params=params._replace(model=step.params), opt=state.opt._replace(model=step.opt)
-    )
-    state, finite_actors, more = _update_actors(
-        state, batch, terms.latents, key_policy, train_actors, agent=agent, config=config
-    )
-    metrics.update(more)
-    rate = opt.target_rate
+    state, model, metrics = _improve_model(state, batch, target, key_dropout, spec, config)
+    latents, options = model.aux.latents, {"spec": spec, "config": config, "enabled": train_actors}
+    finite_prior = [jnp.ones((), bool)] * 2
+    if state.params.prior is not None:
+        state, prior, more = _improve_prior(state, batch, latents, **options)
+        finite_prior, metrics = prior.finite, metrics | more
+    state, policy, more = _improve_policy(state, batch, latents, key_policy, **options)
+    rate = config.optimizer.target_rate
     target_value = jax.tree.map(
         lambda old, new: old + rate * (new - old), state.target_value, state.params.model.value
     )
-    faults = _count_faults(state.faults, jnp.stack([*finite, *finite_actors]))
-    return state._replace(target_value=target_value, faults=faults), metrics
+    finite = jnp.stack([*model.finite, *finite_prior, *policy.finite])  # as FAULT_TERMS
+    faults = _count_faults(state.faults, finite)
+    return state._replace(target_value=target_value, faults=faults), metrics | more
+
+
+Part = tuple[AgentState, Improved, dict[str, Float[Array, ""]]]
+"""The new state, the step that led to it, and its metrics."""
+
+
+def _improve_model(
+    state: AgentState,
+    batch: Batch,
+    target: model_loss.Targets,
+    key: Key,
+    spec: AgentSpec,
+    config: AgentConfig,
+) -> Part:
+    params, bins = state.params, world_model.bins(config.world_model)
+
+    def loss(model: ModelParams):
+        return model_loss.loss(model, batch, target, key, nets=spec.nets, config=config)
+
+    head = params.model.termination
+    rate = config.optimizer.encoder_rate_scale
+    rates = ModelParams(rate, 1.0, 1.0, 1.0, None if head is None else 1.0)
+    step = optimise.improve(
+        loss,
+        params.model,
+        state.opt.model,
+        config.optimizer,
+        terms=lambda aux: (aux.consistency, aux.reward, aux.value, aux.termination),
+        rate_scale=rates,
+    )
+    terms, mask = step.aux, batch.transition
+    metrics = {
+        "loss/model": step.loss,
+        "loss/consistency": terms.consistency,
+        "loss/reward": terms.reward,
+        "loss/value": terms.value,
+        "value/target": maths.masked_mean(target.value, mask),
+        "value/clipped": model_loss.clipped_share(target.value, mask, bins),
+        "reward/clipped": model_loss.clipped_share(batch.rows.reward[:-1], mask, bins),
+        "grad/model": step.grad_norm,
+    }
+    if head is not None:
+        metrics["loss/termination"] = terms.termination
+    params, opt = params._replace(model=step.params), state.opt._replace(model=step.opt)
+    return state._replace(params=params, opt=opt), step, metrics
+
+
+def _improve_prior(
+    state: AgentState,
+    batch: Batch,
+    latents: Float[Array, "T B L"],
+    *,
+    spec: AgentSpec,
+    config: AgentConfig,
+    enabled: Bool[Array, ""] | bool,
+) -> Part:
+    params, scales = state.params, state.scales
+
+    def loss(prior: Params):
+        value = params.model.value
+        return policy_loss.prior_loss(
+            prior, value, latents, batch, scales.prior, nets=spec.nets, config=config
+        )
+
+    opt = config.optimizer
+    step = optimise.improve(
+        loss, params.prior, state.opt.prior, opt, enabled=enabled, epsilon=opt.policy_epsilon
+    )
+    metrics = {
+        "loss/prior": step.loss,
+        "prior/kl": step.aux.kl,
+        "prior/scale": step.aux.scale,
+        "prior/fitted": step.aux.fitted,
+    }
+    state = state._replace(
+        params=params._replace(prior=step.params),
+        opt=state.opt._replace(prior=step.opt),
+        scales=scales._replace(prior=jnp.where(enabled, step.aux.scale, scales.prior)),
+    )
+    return state, step, metrics
+
+
+def _improve_policy(
+    state: AgentState,
+    batch: Batch,
+    latents: Float[Array, "T B L"],
+    key: Key,
+    *,
+    spec: AgentSpec,
+    config: AgentConfig,
+    enabled: Bool[Array, ""] | bool,
+) -> Part:
+    params, scales = state.params, state.scales
+
+    def loss(policy: Params):
+        return policy_loss.policy_loss(
+            policy, params, latents, batch, scales, key, nets=spec.nets, config=config
+        )
+
+    opt = config.optimizer
+    step = optimise.improve(
+        loss, params.policy, state.opt.policy, opt, enabled=enabled, epsilon=opt.policy_epsilon
+    )
+    aux = step.aux
+    metrics = {
+        "loss/policy": step.loss,
+        "policy/q": aux.q,
+        "policy/kl": aux.kl,
+        "policy/entropy": aux.entropy,
+        "policy/std": aux.std,
+        "policy/scale_q": aux.scales.q,
+        "policy/scale_kl": aux.scales.kl,
+        "policy/kl_multiplier": jnp.exp(scales.log_multiplier),
+        "grad/policy": step.grad_norm,
+    }
+    state = state._replace(
+        params=params._replace(policy=step.params),
+        opt=state.opt._replace(policy=step.opt),
+        scales=jax.tree.map(lambda new, old: jnp.where(enabled, new, old), aux.scales, scales),
+    )
+    return state, step, metrics
 
 
 def _kl_price(scales: Scales, action_size: int, config: AgentConfig) -> Float[Array, ""]:
@@ -193,96 +273,6 @@ def _kl_price(scales: Scales, action_size: int, config: AgentConfig) -> Float[Ar
     size = jnp.power(float(action_size), policy.kl_dim_power)
     multiplier = jnp.exp(scales.log_multiplier)
     return policy.kl_coef * multiplier * size * scales.q / divisor
-
-
-def _update_actors(
-    state: AgentState,
-    batch: Batch,
-    latents: Array,
-    key: Key,
-    enabled: Bool[Array, ""] | bool,
-    *,
-    agent: Agent,
-    config: AgentConfig,
-) -> tuple[AgentState, list[Bool[Array, ""]], dict[str, Array]]:
-    """Learned prior, then policy; returns the finite flags of ``policy_loss.TERMS``."""
-    nets, opt = agent.nets, config.optimizer
-    params, scales, metrics = state.params, state.scales, {}
-    yes = jnp.ones((), bool)
-    finite = [yes, yes]
-    prior_opt = state.opt.prior
-    if params.prior is not None:
-        (loss, aux), grads = jax.value_and_grad(policy_loss.prior_loss, has_aux=True)(
-            params.prior,
-            params.model.value,
-            latents,
-            batch,
-            scales.prior,
-            nets=nets,
-            config=config,
-        )
-        step = optimise.adam_step(
-            params.prior,
-            grads,
-            state.opt.prior,
-            learning_rate=opt.learning_rate,
-            clip=opt.grad_clip,
-            epsilon=opt.policy_epsilon,
-            allow=jnp.isfinite(loss) & enabled,
-        )
-        finite = [jnp.isfinite(loss), step.finite]
-        params, prior_opt = params._replace(prior=step.params), step.opt
-        scales = scales._replace(prior=jnp.where(enabled, aux.scale, scales.prior))
-        metrics |= {
-            "loss/prior": loss,
-            "prior/kl": aux.kl,
-            "prior/scale": aux.scale,
-            "prior/fitted": aux.fitted,
-        }
-    (loss, aux), grads = jax.value_and_grad(policy_loss.policy_loss, has_aux=True)(
-        params.policy,
-        params.model,
-        params.prior,
-        latents,
-        batch,
-        scales.q,
-        scales.kl,
-        scales.log_multiplier,
-        key,
-        nets=nets,
-        config=config,
-    )
-    step = optimise.adam_step(
-        params.policy,
-        grads,
-        state.opt.policy,
-        learning_rate=opt.learning_rate,
-        clip=opt.grad_clip,
-        epsilon=opt.policy_epsilon,
-        allow=jnp.isfinite(loss) & enabled,
-    )
-    finite += [jnp.isfinite(loss), step.finite]
-    metrics |= {
-        "loss/policy": loss,
-        "policy/q": aux.q,
-        "policy/kl": aux.kl,
-        "policy/entropy": aux.entropy,
-        "policy/std": aux.std,
-        "policy/scale_q": aux.scale_q,
-        "policy/scale_kl": aux.scale_kl,
-        "policy/kl_multiplier": jnp.exp(scales.log_multiplier),
-        "grad/policy": step.grad_norm,
-    }
-    state = state._replace(
-        params=params._replace(policy=step.params),
-        opt=OptStates(state.opt.model, step.opt, prior_opt),
-        scales=scales._replace(
-            q=jnp.where(enabled, aux.scale_q, scales.q),
-            kl=jnp.where(enabled, aux.scale_kl, scales.kl),
-            log_multiplier=jnp.where(enabled, aux.log_multiplier, scales.log_multiplier),
-        ),
-    )
-    return state, finite, metrics
 
 
 def _count_faults(faults: Faults, finite: Bool[Array, " terms"]) -> Faults:

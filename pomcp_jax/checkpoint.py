@@ -27,7 +27,7 @@ import numpy as np
 
 from pomcp_jax import __version__, acting, agent, arrays, digests, files, validation
 from pomcp_jax import config as config_lib
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.arrays import Arrays, MismatchError
 from pomcp_jax.config import Config
@@ -70,7 +70,7 @@ class Restored(NamedTuple):
 
     state: AgentState
     """Leading axis S."""
-    static: Agent
+    spec: AgentSpec
     config: Config
     decisions: int
 
@@ -134,7 +134,7 @@ def save(
     decisions: int,
     state: AgentState | TrainState | Snapshot,
     config: Config,
-    static: Agent,
+    spec: AgentSpec,
     *,
     keep: int = 3,
     score: float | None = None,
@@ -147,7 +147,7 @@ def save(
       decisions: per seed; the checkpoint's name. One of that name is replaced.
       state: leading axis S; a whole run, or an agent only.
       config: of the run.
-      static: sizes of the environment.
+      spec: sizes of the environment.
       keep: checkpoints to keep, this one included; at least 1.
       score: mean evaluation return of this state, if it was evaluated.
       host: plain JSON that belongs to the state; comes back in the manifest.
@@ -166,7 +166,7 @@ def save(
         decisions=decisions,
         versions=versions(),
         config=config_lib.to_dict(config),
-        sizes=(static.obs_size, static.action_size, len(next(iter(shot.agent.values())))),
+        sizes=(spec.obs_size, spec.action_size, len(next(iter(shot.agent.values())))),
         score=score if score is not None and math.isfinite(score) else None,
         host=dict(host or {}),
         files={},
@@ -359,9 +359,9 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         # Python loops over it: a hostile value would never return.
         if config.agent.world_model.encoder_layers > len(stored):
             raise ValueError("agent.world_model.encoder_layers: more than there are arrays")
-        static = acting.build(config.agent, obs_size, action_size)
+        spec = acting.build(config.agent, obs_size, action_size)
         shapes = jax.eval_shape(
-            lambda: jax.vmap(lambda key: agent.init(key, config.agent, static))(
+            lambda: jax.vmap(lambda key: agent.init(key, config.agent, spec))(
                 jax.random.split(jax.random.key(0), num_seeds)
             )
         )
@@ -370,7 +370,7 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         raise CheckpointError(f"{place}: its configuration cannot be built ({text})") from None
     arrays.check(place, shapes, stored)
     state = arrays.assemble(shapes, arrays.read(place / "agent", stored))
-    return Restored(state, static, config, manifest.decisions)
+    return Restored(state, spec, config, manifest.decisions)
 
 
 def restore_run(

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pomcp_jax import acting, checkpoint, envs
-from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.checkpoint import CheckpointError, Restored
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.mppi import PlanState
@@ -55,7 +55,7 @@ class ControllerFns(NamedTuple):
 
 def make_fns(
     config: AgentConfig,
-    agent: Agent,
+    spec: AgentSpec,
     *,
     actor: str = "planner",
     select: str = "argmax",
@@ -65,7 +65,7 @@ def make_fns(
 
     Args:
       config: of the agent.
-      agent: its static part.
+      spec: static part of the agent.
       actor: ``planner`` (MPPI), ``policy`` (the bare network) or ``prior`` (the learned prior).
       select: which elite the planner executes: ``argmax`` the best one, ``sample`` as in training.
       explore: scale of the exploration noise; 0 for none.
@@ -85,19 +85,19 @@ def make_fns(
     config = dataclasses.replace(config, mppi=dataclasses.replace(config.mppi, select=select))
 
     def init(key: Key, num: int) -> ControllerState:
-        return ControllerState(key, acting.init_plan(config, agent, num), jnp.ones((num,), bool))
+        return ControllerState(key, acting.init_plan(config, spec, num), jnp.ones((num,), bool))
 
     def act(params: AgentParams, state: ControllerState, obs: Array) -> tuple:
         carried, key = jax.random.split(state.key)
         plan, over = state.plan, jnp.zeros_like(state.is_first)
         if actor == "planner":
             out = acting.act(
-                params, key, obs, plan, state.is_first, agent=agent, config=config, explore=explore
+                params, key, obs, plan, state.is_first, spec=spec, config=config, explore=explore
             )
             return ControllerState(carried, out.next_state, over), out.action
         if actor == "prior":
             params = params._replace(policy=params.prior)
-        action = acting.act_policy(params, key, obs, agent=agent, config=config, explore=explore)
+        action = acting.act_policy(params, key, obs, spec=spec, config=config, explore=explore)
         return ControllerState(carried, plan, over), action
 
     return ControllerFns(init, act)
@@ -114,7 +114,7 @@ class Controller:
         self,
         params: AgentParams,
         config: Config,
-        agent: Agent,
+        spec: AgentSpec,
         *,
         key: int = 0,
         bounds: tuple[np.ndarray, np.ndarray] | None = None,
@@ -126,7 +126,7 @@ class Controller:
         Args:
           params: of one seed.
           config: of the run.
-          agent: its static part.
+          spec: static part of the agent.
           key: seed of the controller's own random numbers.
           bounds: lowest and highest action ``[A]`` of the environment; ``[-1, 1]`` without.
           time_budget: seconds that one decision for one observation may take: as many planning
@@ -136,12 +136,12 @@ class Controller:
         Raises:
           ValueError: as :func:`make_fns`, or where the budget is too short for any plan.
         """
-        self.observation_size, self.action_size = agent.obs_size, agent.action_size
+        self.observation_size, self.action_size = spec.obs_size, spec.action_size
         self.action_repeat, self.task = config.env.action_repeat, config.env.task
         self.iterations = config.agent.mppi.iterations
         self._params, self._key = params, key
-        self._bounds = None if bounds is None else _checked(bounds, agent.action_size)
-        self._config, self._agent, self._options = config.agent, agent, options
+        self._bounds = None if bounds is None else _checked(bounds, spec.action_size)
+        self._config, self._spec, self._options = config.agent, spec, options
         self._use(self.iterations)
         if time_budget is not None:
             self._fit(time_budget)
@@ -149,7 +149,7 @@ class Controller:
     def _use(self, iterations: int) -> None:
         planner = dataclasses.replace(self._config.mppi, iterations=iterations)
         config = dataclasses.replace(self._config, mppi=planner)
-        self._fns = make_fns(config, self._agent, **self._options)
+        self._fns = make_fns(config, self._spec, **self._options)
         self._act = jax.jit(self._fns.act)
         self.iterations = iterations
         self.reset()
@@ -315,4 +315,4 @@ def load_controller(
     if units == "environment" and options.get("bounds") is None:
         options["bounds"] = envs.action_bounds(restored.config.env.task)
     params = jax.tree.map(lambda x: x[index], restored.state.params)
-    return Controller(params, restored.config, restored.static, actor=actor, **options)
+    return Controller(params, restored.config, restored.spec, actor=actor, **options)

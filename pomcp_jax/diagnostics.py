@@ -1,29 +1,27 @@
-"""What the numbers of a run cannot say by themselves, measured when it is evaluated.
+"""Diagnostics computed at each evaluation: value bias, policy-planner mismatch, gradient noise.
 
-Over-estimation of values, mismatch of policy and planner, signal and noise of the
-policy gradient with and without the learned prior, age of the records, share of each
-term in the gradient (docs/method.md, "Diagnostics"). Pure functions; nothing of
-learning or acting depends on them.
+Over-estimation of values, mismatch of policy and planner, signal and noise of the policy
+gradient with and without the learned prior, age of the records, and each term's share of
+the gradient (docs/method.md, "Diagnostics"). Pure functions; neither learning nor acting
+depends on them.
 """
 
-import statistics
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import diagnostics_gradients, evaluate, losses, maths, model_loss, replay, train
+from pomcp_jax import actors, diagnostics_gradients, evaluate, losses, maths, replay, train
 from pomcp_jax import world_model as wm
-from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes, Trace
 from pomcp_jax.mppi import PlanOutput
-from pomcp_jax.replay import Batch, Replay
+from pomcp_jax.replay import Batch
 from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.train import TrainState
 from pomcp_jax.types import Gaussian, Key, Params
@@ -44,7 +42,7 @@ NAMES = tuple(
         *(f"cosine_{name}" for name in diagnostics_gradients.TERMS),
     )
 )
-"""Every metric; what means nothing for a configuration is NaN."""
+"""Every metric; NaN where a configuration gives it no meaning."""
 READS = frozenset({"train.num_seeds", "train.eval_episodes", "train.eval_select"})
 """Settings that an evaluation reads (:mod:`pomcp_jax.compiled`)."""
 BATCHES = 16
@@ -55,43 +53,8 @@ BATCHES = 16
 # Policy and planner
 
 
-def _quantiles(number: int) -> np.ndarray:
-    """``[number]`` equally likely values of a standard normal, of variance exactly one."""
-    inverse = statistics.NormalDist().inv_cdf
-    values = np.array([inverse((i + 0.5) / number) for i in range(number)])
-    return values / np.sqrt(np.mean(values**2))
-
-
-class ActionPolicy(NamedTuple):
-    """A policy in the space of actions, where the planner's records live."""
-
-    dist: Gaussian
-    mode: Float[Array, "*batch A"]
-    """The action without noise."""
-
-
-def action_policy(mean: Array, log_std: Array, squash: str) -> ActionPolicy:
-    """A policy's raw mean and log-std ``[..., A]`` as a Gaussian over actions.
-
-    Policies that clip are compared as the loss does, by the Gaussian before the
-    clip. A tanh policy is a Gaussian *before* the tanh, no density to hold
-    against a record: it is replaced by the Gaussian with the mean and std of
-    ``tanh(m + s eps)``, from 64 equally likely values of eps.
-    """
-    zero = jnp.zeros_like(mean)
-    sample = losses.squash(mean, log_std, zero, squash)
-    if squash != "tanh":
-        return ActionPolicy(sample.dist, jnp.clip(sample.dist.mean, -1.0, 1.0))
-    grid = jnp.asarray(_quantiles(64), mean.dtype)
-    grid = grid.reshape(-1, *(1 for _ in mean.shape))
-    actions = jnp.tanh(mean[None] + jnp.exp(log_std)[None] * grid)
-    centre = jnp.mean(actions, axis=0)
-    spread = jnp.sqrt(jnp.mean(jnp.square(actions - centre[None]), axis=0) + 1e-12)
-    return ActionPolicy(Gaussian(centre, spread), sample.action)
-
-
 class Mismatch(NamedTuple):
-    """How far a policy and a planner's record are apart."""
+    """Distances between a policy and a planner's record."""
 
     kl_policy: Float[Array, "*batch"]
     """KL(policy || record) in nats, summed over A."""
@@ -101,12 +64,19 @@ class Mismatch(NamedTuple):
     """Root mean square over A of the policy's action without noise minus the record's mean."""
 
 
-def mismatch(policy: ActionPolicy, record: Gaussian) -> Mismatch:
-    """Both divergences in closed form, and the distance of the modes."""
+def mismatch(policy: Gaussian, record: Gaussian, squash: str) -> Mismatch:
+    """Both divergences in closed form, and the distance of the modes.
+
+    Args:
+      policy: its distribution, before the tanh for squash ``tanh``.
+      record: a planner's record, over actions.
+      squash: ``world_model.squash``.
+    """
+    dist, mode = actors.over_actions(policy, squash), actors.mode(policy, squash)
     return Mismatch(
-        jnp.sum(maths.gaussian_kl(policy.dist, record), axis=-1),
-        jnp.sum(maths.gaussian_kl(record, policy.dist), axis=-1),
-        jnp.sqrt(jnp.mean(jnp.square(policy.mode - record.mean), axis=-1)),
+        jnp.sum(maths.gaussian_kl(dist, record), axis=-1),
+        jnp.sum(maths.gaussian_kl(record, dist), axis=-1),
+        jnp.sqrt(jnp.mean(jnp.square(mode - record.mean), axis=-1)),
     )
 
 
@@ -115,7 +85,7 @@ def mismatch(policy: ActionPolicy, record: Gaussian) -> Mismatch:
 
 
 class Seen(NamedTuple):
-    """What is noted at the states of an evaluation."""
+    """Quantities noted at the states of an evaluation."""
 
     values: Float[Array, "*batch 2"]
     """Of :data:`ESTIMATES`: the plan's value; the mean over the critic's heads."""
@@ -123,7 +93,7 @@ class Seen(NamedTuple):
 
 
 def critic_value(
-    agent: Agent,
+    spec: AgentSpec,
     params: AgentParams,
     key: Key,
     latents: Float[Array, "*batch L"],
@@ -135,26 +105,22 @@ def critic_value(
     """
     action = None
     if config.world_model.critic == "q":
-        sample = model_loss.sample_policy(
-            agent.nets, params.policy, key, latents, config.world_model
-        )
-        action = sample.action
-    logits = wm.value_logits(agent.nets, params.model.value, latents, action)
-    return jnp.mean(maths.two_hot_decode(logits, wm.bins(config.world_model)), axis=0)
+        action = actors.sample(spec.nets, params.policy, key, latents, config.world_model).action
+    bins = wm.bins(config.world_model)
+    return jnp.mean(wm.values(spec.nets, params.model.value, latents, action, bins), axis=0)
 
 
-def probe(agent: Agent) -> evaluate.Probe:
-    """Notes :class:`Seen`, for :func:`pomcp_jax.evaluate.traced`."""
+def probe(spec: AgentSpec) -> evaluate.Probe:
+    """A function that notes :class:`Seen`, for :func:`pomcp_jax.evaluate.traced`."""
 
     def look(config, params, key, obs, plan: PlanOutput) -> Seen:
-        latents = wm.encode(agent.nets, params.model.encoder, obs)
-        critic = critic_value(agent, params, key, latents, config)
+        latents = wm.encode(spec.nets, params.model.encoder, obs)
+        critic = critic_value(spec, params, key, latents, config)
         model = config.world_model
-        low, high = model.log_std_min, model.log_std_max
-        raw = wm.policy(agent.nets, params.policy, latents, low, high)
-        policy = action_policy(*raw, model.squash)
+        policy = actors.distribution(spec.nets, params.policy, latents, model)
         record = losses.floored(plan.prior, config.policy)
-        return Seen(jnp.stack([plan.value, critic], axis=-1), mismatch(policy, record))
+        apart = mismatch(policy, record, model.squash)
+        return Seen(jnp.stack([plan.value, critic], axis=-1), apart)
 
     return look
 
@@ -276,7 +242,7 @@ def learning_metrics(
     updates: Int[Array, ""] | int,
     key: Key,
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> dict[str, Float[Array, ""]]:
     """Records and policy gradients of one seed, on M batches.
@@ -288,18 +254,18 @@ def learning_metrics(
       batches: windows with a leading axis M.
       updates: done so far, in units of ``rows.made``.
       key: consumed.
-      agent: static part.
+      spec: static part of the agent.
       config: of the agent.
     """
     key_scale, key = jax.random.split(key)
     keys = jax.random.split(key, batches.valid.shape[0])
     mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
-    latents = wm.encode(agent.nets, state.params.model.encoder, acted.obs)
+    latents = wm.encode(spec.nets, state.params.model.encoder, acted.obs)
     model = config.world_model
-    raw = wm.policy(agent.nets, state.params.policy, latents, model.log_std_min, model.log_std_max)
+    policy = actors.distribution(spec.nets, state.params.policy, latents, model)
     record = losses.floored(acted.prior, config.policy)
-    found = mismatch(action_policy(*raw, model.squash), record)
+    found = mismatch(policy, record, model.squash)
     out = _mismatch_metrics(found, mask, "record")
     age = (updates - acted.made).astype(rows.reward.dtype)
     out["diag/record_age"] = _mean(age, mask)
@@ -307,22 +273,21 @@ def learning_metrics(
 
     if not config.policy.learns_prior:
         found = diagnostics_gradients.moments(
-            state, batches, keys, state.scales.kl, agent=agent, config=config
+            state, batches, keys, state.scales.kl, spec=spec, config=config
         )
         snr = diagnostics_gradients.signal_to_noise(found)
         snr = jnp.stack([snr, jnp.full_like(snr, jnp.nan)])
     else:
         # The scale that the KL to the records would settle at, as the loss measures it:
         # over the first states of the windows.
-        first = jax.tree.map(lambda x: x[:, 0], (*raw, record, mask))
-        mean, log_std, record, holds = first
-        noise = jax.random.normal(key_scale, mean.shape, mean.dtype)
-        sample = losses.squash(mean, log_std, noise, model.squash)
+        policy, record, holds = jax.tree.map(lambda x: x[:, 0], (policy, record, mask))
+        noise = jax.random.normal(key_scale, policy.mean.shape, policy.mean.dtype)
+        sample = actors.draw(policy, noise, model.squash)
         record = losses.prepare_prior(record, sample, config.policy)
         kl = losses.divergence(sample, record, config.policy)
         scale = jnp.maximum(maths.percentile_range(kl, holds), 1.0)
         both = diagnostics_gradients.side_by_side(
-            state, batches, keys, scale, agent=agent, config=config
+            state, batches, keys, scale, spec=spec, config=config
         )
         snr = jax.vmap(diagnostics_gradients.signal_to_noise)(both)
         found = jax.tree.map(lambda x: x[0], both)
@@ -348,22 +313,22 @@ def _term_metrics(terms: Params) -> dict[str, Float[Array, ""]]:
 
 
 def diagnose(
-    state: TrainState, config: Config, agent: Agent, keys: Key, batches: int = BATCHES
+    state: TrainState, config: Config, spec: AgentSpec, keys: Key, batches: int = BATCHES
 ) -> dict[str, Float[Array, " S"]]:
     """:func:`learning_metrics` of every seed, on ``batches`` batches of its replay.
 
     Args:
       state: of the run; only read.
       config: of the run.
-      agent: static part.
+      spec: static part of the agent.
       keys: ``[S]``, consumed.
       batches: M, of ``optimizer.batch_size`` windows each.
     """
     size, length = config.agent.optimizer.batch_size, config.agent.mppi.horizon + 1
     keys = jax.vmap(jax.random.split)(keys)
-    seeds = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
     sample = jax.vmap(
-        lambda ring, key: replay.sample(ring, key, batches * size, length), in_axes=(seeds, 0)
+        lambda ring, key: replay.sample(ring, key, batches * size, length),
+        in_axes=(replay.SEEDS, 0),
     )
     windows = sample(state.replay, keys[:, 0])
 
@@ -372,13 +337,13 @@ def diagnose(
             return jnp.moveaxis(x.reshape(length, batches, size, *x.shape[2:]), 1, 0)
 
         parts = jax.tree.map(split, windows)
-        return learning_metrics(learner, parts, state.updates, key, agent=agent, config=config)
+        return learning_metrics(learner, parts, state.updates, key, spec=spec, config=config)
 
     return over_seeds(one, config.agent, state.agent, windows, keys[:, 1])
 
 
 def evaluate_run(
-    state: TrainState, config: Config, *, env: Env, agent: Agent
+    state: TrainState, config: Config, *, env: Env, spec: AgentSpec
 ) -> tuple[Episodes, dict[str, Float[Array, " S"]]]:
     """The planner's evaluation of a run, and all of :data:`NAMES`.
 
@@ -388,9 +353,9 @@ def evaluate_run(
     episodes, trace = evaluate.traced(
         state.agent.params,
         keys,
-        probe(agent),
+        probe(spec),
         env=env,
-        agent=agent,
+        spec=spec,
         config=config.agent,
         episodes=config.train.eval_episodes,
         select=config.train.eval_select,
@@ -398,4 +363,4 @@ def evaluate_run(
     # The streams 0 to 2 of these keys are the evaluation's.
     own = jax.vmap(lambda key: jax.random.fold_in(key, 3))(keys)
     found = acting_metrics(episodes, trace, config.agent)
-    return episodes, found | diagnose(state, config, agent, own)
+    return episodes, found | diagnose(state, config, spec, own)

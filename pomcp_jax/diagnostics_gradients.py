@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from pomcp_jax import model_loss, policy_loss
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.replay import Batch
@@ -82,7 +82,7 @@ def term_gradients(
     key: Key,
     scale_kl: Float[Array, ""],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> Params:
     """Gradients of :data:`TERMS`, with their coefficients, as an update would take them.
@@ -90,10 +90,8 @@ def term_gradients(
     The policy loss is linear in its coefficients, so each term is the loss with
     the other coefficients zero. They sum to the gradient of the loss.
     """
-    params, scales = state.params, state.scales
-    latents = model_loss.roll_out(
-        agent.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
-    )
+    params, rows = state.params, batch.rows
+    latents = model_loss.roll_out(spec.nets, params.model, rows.obs[0], rows.action[:-1])
 
     def gradient(share: Float[Array, " terms"]) -> Params:
         policy = config.policy
@@ -105,15 +103,12 @@ def term_gradients(
         )
         grads, _ = jax.grad(policy_loss.policy_loss, has_aux=True)(
             params.policy,
-            params.model,
-            params.prior,
+            params,
             jax.lax.stop_gradient(latents),
             batch,
-            scales.q,
-            scale_kl,
-            scales.log_multiplier,
+            state.scales._replace(kl=scale_kl),
             key,
-            nets=agent.nets,
+            nets=spec.nets,
             config=dataclasses.replace(config, policy=policy),
         )
         return grads
@@ -127,13 +122,13 @@ def moments(
     keys: Key,
     scale_kl: Float[Array, ""],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> Moments:
     """Over batches with a leading axis M; one at a time, so memory is that of one gradient."""
 
     def step(moments: Moments, one: tuple[Batch, Key]) -> tuple[Moments, None]:
-        terms = term_gradients(state, *one, scale_kl, agent=agent, config=config)
+        terms = term_gradients(state, *one, scale_kl, spec=spec, config=config)
         return add_gradient(moments, terms), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros((len(TERMS), *x.shape), x.dtype), state.params.policy)
@@ -147,7 +142,7 @@ def side_by_side(
     keys: Key,
     stored_scale: Float[Array, ""],
     *,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
 ) -> Moments:
     """:func:`moments` with the prior of ``config`` and with the records themselves, ``[2]``.
@@ -161,7 +156,7 @@ def side_by_side(
       batches: with a leading axis M.
       keys: ``[M]``.
       stored_scale: of the KL to the records, in the place of the running scale.
-      agent: static part.
+      spec: static part of the agent.
       config: of the agent.
     """
     policy, scale = config.policy, state.scales.kl
@@ -170,7 +165,7 @@ def side_by_side(
     def measure(choice: tuple[Array, Array]) -> Moments:
         mixed = dataclasses.replace(policy, prior="mixture", prior_mix=choice[0])
         changed = dataclasses.replace(config, policy=mixed)
-        return moments(state, batches, keys, choice[1], agent=agent, config=changed)
+        return moments(state, batches, keys, choice[1], spec=spec, config=changed)
 
     weights = jnp.stack([weight, jnp.zeros_like(weight)])
     return jax.lax.map(measure, (weights, jnp.stack([scale, stored_scale])))

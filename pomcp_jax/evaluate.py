@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import acting
-from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.envs.protocol import Env
-from pomcp_jax.mppi import PlanOutput
+from pomcp_jax.mppi import PlanOutput, PlanState
 from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.types import Key, PyTree
 
@@ -52,7 +52,7 @@ def rollout(
     keys: Key,
     *,
     env: Env,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     episodes: int,
     select: str = "sample",
@@ -68,14 +68,23 @@ def rollout(
       params: leading axis S.
       keys: ``[S]``, consumed.
       env: batched environment.
-      agent: static part.
+      spec: static part of the agent.
       config: of the agent; floats may have the axis S (:mod:`pomcp_jax.seed_axis`).
       episodes: E, per seed.
       select: how the planner chooses its elite, ``sample`` or ``argmax``.
       planner: act with the planner; False acts with the bare policy.
       explore: scale of the exploration noise.
     """
-    return _play(params, keys, env, agent, config, episodes, select, planner, explore, None)[0]
+    options = {"spec": spec, "explore": explore}
+
+    def decide(config, params, key, _, obs, plan, is_first):
+        if not planner:
+            return acting.act_policy(params, key, obs, config=config, **options), plan, None
+        out = acting.act(params, key, obs, plan, is_first, config=config, **options)
+        return out.action, out.next_state, None
+
+    config, plan = _selecting(config, select), acting.init_plan(config, spec, episodes)
+    return _play(params, keys, decide, env, config, plan, env.episode_length)[0]
 
 
 def traced(
@@ -84,7 +93,7 @@ def traced(
     probe: Probe,
     *,
     env: Env,
-    agent: Agent,
+    spec: AgentSpec,
     config: AgentConfig,
     episodes: int,
     select: str = "sample",
@@ -95,41 +104,50 @@ def traced(
     is made than an episode has decisions, for the final state. A trace of 5 seeds
     and 10 episodes of 500 decisions takes 0.1 MB for each number noted.
     """
-    return _play(params, keys, env, agent, config, episodes, select, True, 0.0, probe)
+
+    def decide(config, params, key, probe_key, obs, plan, is_first):
+        out = acting.act(params, key, obs, plan, is_first, spec=spec, config=config, explore=0.0)
+        return out.action, out.next_state, probe(config, params, probe_key, obs, out)
+
+    config, plan = _selecting(config, select), acting.init_plan(config, spec, episodes)
+    result, (*flags, seen) = _play(params, keys, decide, env, config, plan, env.episode_length + 1)
+    flags = [jnp.moveaxis(x.reshape(len(x), -1, episodes), 0, 1) for x in flags]
+    return result, Trace(*flags, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), seen))
+
+
+def _selecting(config: AgentConfig, select: str) -> AgentConfig:
+    return dataclasses.replace(config, mppi=dataclasses.replace(config.mppi, select=select))
 
 
 def _play(
     params: AgentParams,
     keys: Key,
+    decide: Callable[..., tuple[Array, PlanState, PyTree]],
     env: Env,
-    agent: Agent,
     config: AgentConfig,
-    episodes: int,
-    select: str,
-    planner: bool,
-    explore: Array | float,
-    probe: Probe | None,
-) -> tuple[Episodes, Trace | None]:
-    config = dataclasses.replace(config, mppi=dataclasses.replace(config.mppi, select=select))
-    num_seeds = keys.shape[0]
+    plan: PlanState,
+    steps: int,
+) -> tuple[Episodes, PyTree]:
+    """Play one episode in each of the E environments of ``plan``, for every seed.
+
+    Args:
+      params: leading axis S.
+      keys: ``[S]``, consumed.
+      decide: of one seed, ``(config, params, key, probe key, obs, plan, is_first)`` to actions,
+        plan and what to note of the decision.
+      env: batched environment.
+      config: of the agent.
+      plan: warm starts ``[E, H, A]`` of one seed.
+      steps: decisions to play.
+
+    Returns:
+      The episodes, and what :class:`Trace` has with leading axes ``[T, S E]`` (``seen`` with
+      ``[T, S, E]``); None where ``decide`` notes nothing.
+    """
+    num_seeds, episodes = keys.shape[0], plan.mean.shape[0]
     env_keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 0), episodes))(keys)
     env_state, timestep = env.reset(env_keys.reshape(-1))
-    plan = jax.tree.map(
-        lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype),
-        acting.init_plan(config, agent, episodes),
-    )
-
-    def decide(config, params, key, probe_key, obs, plan, is_first):
-        if not planner:
-            action = acting.act_policy(
-                params, key, obs, agent=agent, config=config, explore=explore
-            )
-            return action, plan, None
-        out = acting.act(
-            params, key, obs, plan, is_first, agent=agent, config=config, explore=explore
-        )
-        seen = None if probe is None else probe(config, params, probe_key, obs, out)
-        return out.action, out.next_state, seen
+    plan = jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan)
 
     def body(carry, step):
         env_state, timestep, plan, running, result = carry
@@ -138,8 +156,8 @@ def _play(
         def stream(number):
             return jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, number), step))(keys)
 
-        told = (shaped.obs, plan, shaped.is_first)
-        action, plan, seen = over_seeds(decide, config, params, stream(1), stream(2), *told)
+        now = (shaped.obs, plan, shaped.is_first)
+        action, plan, seen = over_seeds(decide, config, params, stream(1), stream(2), *now)
         env_state, timestep = env.step(env_state, action.reshape(-1, action.shape[-1]))
         broke = running & timestep.invalid
         going = running & ~timestep.invalid
@@ -147,7 +165,7 @@ def _play(
         lengths = jnp.where(going, timestep.episode_length, result.lengths)
         result = Episodes(returns, lengths, result.valid & ~broke)
         trace = None
-        if probe is not None:
+        if seen is not None:
             reward = jnp.where(going, timestep.reward, 0.0)
             trace = running, reward, going & timestep.terminated, seen
         return (env_state, timestep, plan, going & ~timestep.is_last, result), trace
@@ -159,11 +177,5 @@ def _play(
         ~timestep.invalid,
     )
     carry = (env_state, timestep, plan, ~timestep.invalid, result)
-    steps = env.episode_length + (0 if probe is None else 1)
     carry, trace = jax.lax.scan(body, carry, jnp.arange(steps, dtype=jnp.int32))
-    result = jax.tree.map(lambda x: x.reshape(num_seeds, episodes), carry[-1])
-    if probe is None:
-        return result, None
-    *told, seen = trace
-    told = [jnp.moveaxis(x.reshape(steps, num_seeds, episodes), 0, 1) for x in told]
-    return result, Trace(*told, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), seen))
+    return jax.tree.map(lambda x: x.reshape(num_seeds, episodes), carry[-1]), trace

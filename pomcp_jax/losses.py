@@ -13,38 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax import maths
+from pomcp_jax import actors, maths
+from pomcp_jax.actors import PolicySample
 from pomcp_jax.config import PolicyConfig
 from pomcp_jax.types import Gaussian
-
-
-class PolicySample(NamedTuple):
-    """A policy's distribution and one reparameterised action from it."""
-
-    dist: Gaussian
-    """``[..., A]``: before the tanh for squash ``tanh``, in action space otherwise."""
-    noise: Float[Array, "*batch A"]
-    action: Float[Array, "*batch A"]
-    """In [-1, 1]."""
-
-
-def squash(mean: Array, log_std: Array, noise: Array, kind: str) -> PolicySample:
-    """Distribution and action from a policy's raw mean, its log-std and standard normal noise.
-
-    ``tanh``: ``a = tanh(m + s eps)`` [TD-MPC2]. ``clip``: ``a = clip(tanh(m) + s eps)``
-    [BMPC]. ``clip_straight_through``: the same value with the clip's gradient
-    replaced by 1, so that a value gradient still moves a saturated action.
-    """
-    std = jnp.exp(log_std)
-    if kind == "tanh":
-        dist = Gaussian(mean, std)
-        return PolicySample(dist, noise, jnp.tanh(mean + std * noise))
-    dist = Gaussian(jnp.tanh(mean), std)
-    raw = dist.mean + std * noise
-    action = jnp.clip(raw, -1.0, 1.0)
-    if kind == "clip_straight_through":
-        action = raw + jax.lax.stop_gradient(action - raw)
-    return PolicySample(dist, noise, action)
 
 
 def entropy_bonus(sample: PolicySample, config: PolicyConfig) -> Float[Array, "*batch"]:
@@ -54,12 +26,9 @@ def entropy_bonus(sample: PolicySample, config: PolicyConfig) -> Float[Array, "*
     ``world_model.pi``, issues #44 and #76): its gradient on each log-std is A.
     """
     size = sample.noise.shape[-1]
-    log_prob = jnp.sum(
-        -0.5 * jnp.square(sample.noise) - jnp.log(sample.dist.std) - maths.HALF_LOG_2PI, axis=-1
-    )
-    bonus = -jnp.power(float(size), config.entropy_dim_power) * log_prob
+    bonus = -jnp.power(float(size), config.entropy_dim_power) * actors.log_prob(sample)
     if config.entropy == "squashed":
-        bonus = bonus + jnp.sum(jnp.log(1.0 - jnp.square(sample.action) + 1e-6), axis=-1)
+        bonus = bonus + actors.log_tanh_slope(sample)
     return bonus
 
 

@@ -101,10 +101,13 @@ def layer_norm(
     twice the passes over memory. Reverse mode is its transpose.
     """
     normed, _ = _normalise(x)
-    return normed * _wide(scale, x) + _wide(offset, x)
+    return normed * along_last(scale, x) + along_last(offset, x)
 
 
-def _wide(vector: Float[Array, " M"], like: Float[Array, "*batch M"]) -> Float[Array, "*ones M"]:
+def along_last(
+    vector: Float[Array, " M"], like: Float[Array, "*batch M"]
+) -> Float[Array, "*ones M"]:
+    """``vector`` with as many axes as ``like``, for broadcasting under strict rank promotion."""
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
@@ -124,8 +127,8 @@ def _layer_norm_jvp(primals, tangents):
     centre = jnp.mean(dx, axis=-1, keepdims=True)
     slope = jnp.mean(dx * normed, axis=-1, keepdims=True)
     dnormed = dx - centre - normed * slope
-    out = normed * _wide(scale, x) + _wide(offset, x)
-    return out, dnormed * _wide(scale, x) + normed * _wide(dscale, x) + _wide(doffset, x)
+    scale, offset, dscale, doffset = (along_last(v, x) for v in (scale, offset, dscale, doffset))
+    return normed * scale + offset, dnormed * scale + normed * dscale + doffset
 
 
 def simnorm(x: Float[Array, "*batch L"], group: int) -> Float[Array, "*batch L"]:
@@ -137,13 +140,6 @@ def simnorm(x: Float[Array, "*batch L"], group: int) -> Float[Array, "*batch L"]
     """
     grouped = x.reshape(*x.shape[:-1], group, x.shape[-1] // group)
     return jax.nn.softmax(grouped, axis=-2).reshape(x.shape)
-
-
-def bounded_log_std(
-    raw: Float[Array, "..."], low: Float[Array, ""] | float, high: Float[Array, ""] | float
-) -> Float[Array, "..."]:
-    """``low + (high - low) (1 + tanh(raw)) / 2`` ([TD-MPC2] ``math.log_std``)."""
-    return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
 
 
 def gaussian_log_prob(x: Float[Array, "*batch A"], dist: Gaussian) -> Float[Array, "*batch"]:

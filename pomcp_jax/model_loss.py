@@ -1,13 +1,15 @@
 """One step of world model, reward and critic, with their targets (docs/method.md)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax import losses, maths, networks, world_model
-from pomcp_jax.config import AgentConfig, WorldModelConfig
+from pomcp_jax import actors, losses, maths, networks, world_model
+from pomcp_jax.actors import AgentParams
+from pomcp_jax.config import AgentConfig
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams, Networks
@@ -34,7 +36,7 @@ class ModelLoss(NamedTuple):
 
 
 def random_heads(params: Params, key: Key, num: int) -> Params:
-    """``num`` distinct heads of stacked ``params``, drawn anew each update."""
+    """``num`` distinct heads of stacked ``params``."""
     heads = jax.tree.leaves(params)[0].shape[0]
     if num == heads:
         return params
@@ -46,21 +48,32 @@ def reduce_heads(values: Float[Array, "E *batch"], kind: str) -> Float[Array, "*
     return jnp.min(values, axis=0) if kind == "min" else jnp.mean(values, axis=0)
 
 
-def sample_policy(
-    nets: Networks, params: Params, key: Key, latent: Array, config: WorldModelConfig
-) -> losses.PolicySample:
-    """An actor's distribution at ``latent`` and one action from it."""
-    low, high = config.log_std_min, config.log_std_max
-    mean, log_std = world_model.policy(nets, params, latent, low, high)
-    noise = jax.random.normal(key, mean.shape, mean.dtype)
-    return losses.squash(mean, log_std, noise, config.squash)
+def look_ahead(
+    nets: Networks,
+    params: ModelParams,
+    latent: Float[Array, "*batch L"],
+    action: Float[Array, "*batch A"],
+    value: Callable[[Array], Array],
+    config: AgentConfig,
+    terminated: Float[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch"]:
+    """``r(z, a) + gamma (1 - d) V(d(z, a))``: one step of the model, then ``value`` of its latent.
+
+    ``terminated`` is the data's d. Without it the termination head says, as in the planner,
+    that nothing follows a state that is more likely terminal than not; d is 0 without a head.
+    """
+    following, reward = world_model.step(
+        nets, params, latent, action, world_model.bins(config.world_model)
+    )
+    if terminated is None:
+        going = world_model.continues(nets, params, following)
+        terminated = jnp.zeros_like(reward) if going is None else 1.0 - going
+    return losses.td_target(reward, terminated, value(following), config.optimizer.discount)
 
 
 def targets(
-    params: ModelParams,
+    params: AgentParams,
     target_value: Params,
-    policy: Params,
-    prior: Params | None,
     batch: Batch,
     key: Key,
     *,
@@ -79,36 +92,31 @@ def targets(
     key_action, key_heads = jax.random.split(key)
     rows, critic, model = batch.rows, config.critic, config.world_model
     bins = world_model.bins(model)
-    latents = world_model.encode(nets, params.encoder, rows.obs)
+    latents = world_model.encode(nets, params.model.encoder, rows.obs)
     heads = random_heads(target_value, key_heads, critic.num_target_heads)
-    use_prior = critic.target_actor == "prior" and prior is not None
-    actor = prior if use_prior else policy
-    discount = config.optimizer.discount
+    use_prior = critic.target_actor == "prior" and params.prior is not None
+    actor = params.prior if use_prior else params.policy
 
-    def bootstrap(latent: Array, action: Array | None) -> Array:
-        logits = world_model.value_logits(nets, heads, latent, action)
-        return reduce_heads(maths.two_hot_decode(logits, bins), critic.target_reduce)
+    def bootstrap(latent: Array, action: Array | None = None) -> Array:
+        values = world_model.values(nets, heads, latent, action, bins)
+        return reduce_heads(values, critic.target_reduce)
 
+    ended = rows.terminated[:-1].astype(latents.dtype)
     if model.critic == "v":
         here = latents[:-1]
-        action = sample_policy(nets, actor, key_action, here, model).action
-        reward = world_model.reward_logits(nets, params.reward, here, action)
-        following = world_model.dynamics(nets, params.dynamics, here, action)
-        ended = rows.terminated[:-1].astype(reward.dtype)
-        value = losses.td_target(
-            maths.two_hot_decode(reward, bins), ended, bootstrap(following, None), discount
-        )
+        action = actors.sample(nets, actor, key_action, here, model).action
+        value = look_ahead(nets, params.model, here, action, bootstrap, config, ended)
         return Targets(latents[1:], value)
 
-    sample = sample_policy(nets, actor, key_action, latents[1:], model)
+    sample = actors.sample(nets, actor, key_action, latents[1:], model)
     following = bootstrap(latents[1:], sample.action)
-    if critic.soft_target and prior is not None:
+    if critic.soft_target and params.prior is not None:
         # KL-regularised backup (arXiv 2510.04280 eq. 3), in closed form and clipped.
-        reference = sample_policy(nets, prior, key_action, latents[1:], model).dist
+        reference = actors.distribution(nets, params.prior, latents[1:], model)
         kl = jnp.sum(maths.gaussian_kl(sample.dist, reference), axis=-1)
         kl = jnp.clip(kl, 0.0, critic.soft_target_clip)
         following = following - kl_weight * kl
-    ended = rows.terminated[:-1].astype(following.dtype)
+    discount = config.optimizer.discount
     return Targets(latents[1:], losses.td_target(rows.reward[:-1], ended, following, discount))
 
 

@@ -125,7 +125,7 @@ def score(
 
 
 def _alive(discount: Array, x: Array) -> Array:
-    """``x`` where the episode goes on, else 0; before the product, for gradients' sake too."""
+    """``x`` where the episode continues, else 0; before the product, for gradients' sake too."""
     return jnp.where(discount == 0.0, 0.0, x)
 
 

@@ -23,10 +23,6 @@ zeros_init = nn.initializers.zeros
 Module = nn.Module
 
 
-def _row(vector: Float[Array, " M"], like: Float[Array, "*batch M"]) -> Float[Array, "*ones M"]:
-    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
-
-
 def _wider(a: DTypeLike, b: DTypeLike) -> jnp.dtype:
     """The wider dtype, under strict promotion too."""
     with jax.numpy_dtype_promotion("standard"):
@@ -58,7 +54,7 @@ class Linear(nn.Module):
             y = x.astype(self.dtype) @ kernel.astype(self.dtype)
             out = y if out is None else out + y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), wide)
-        return out + _row(bias.astype(self.dtype), out)
+        return out + maths.along_last(bias.astype(self.dtype), out)
 
 
 class NormedLinear(nn.Module):

@@ -1,5 +1,6 @@
 """Clipped Adam steps that refuse non-finite gradients; shared by all parts of the agent."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from pomcp_jax.config import OptimizerConfig
 from pomcp_jax.types import Params, PyTree
 
 
@@ -50,3 +52,50 @@ def adam_step(
     # A select in the same loop as the update: no extra pass over memory.
     kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_opt, opt)
     return Step(new_params, kept, norm, jnp.isfinite(norm))
+
+
+class Improved(NamedTuple):
+    """Result of :func:`improve`."""
+
+    params: Params
+    opt: optax.OptState
+    loss: Float[Array, ""]
+    aux: PyTree
+    grad_norm: Float[Array, ""]
+    finite: list[Bool[Array, ""]]
+    """Of every term of the loss, then of the gradient."""
+
+
+def improve(
+    loss: Callable[[Params], tuple[Float[Array, ""], PyTree]],
+    params: Params,
+    opt: optax.OptState,
+    config: OptimizerConfig,
+    *,
+    terms: Callable[[PyTree], tuple[Float[Array, ""], ...]] | None = None,
+    enabled: Bool[Array, ""] | bool = True,
+    **options: PyTree,
+) -> Improved:
+    """One step of a part of the agent on its loss; a no-op where something is not finite.
+
+    Args:
+      loss: ``params -> (loss, aux)``.
+      params: of the part.
+      opt: its optimiser's state.
+      config: learning rate and clipping.
+      terms: ``aux -> terms`` that have to be finite; the loss itself by default.
+      enabled: False leaves ``params`` and ``opt`` as they are.
+      **options: ``epsilon`` and ``rate_scale`` of :func:`adam_step`.
+    """
+    (total, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    finite = [jnp.isfinite(x) for x in ((total,) if terms is None else terms(aux))]
+    step = adam_step(
+        params,
+        grads,
+        opt,
+        learning_rate=config.learning_rate,
+        clip=config.grad_clip,
+        allow=jnp.all(jnp.stack(finite)) & enabled,
+        **options,
+    )
+    return Improved(step.params, step.opt, total, aux, step.grad_norm, [*finite, step.finite])

@@ -6,14 +6,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax import losses, maths, world_model
-from pomcp_jax.config import AgentConfig
-from pomcp_jax.model_loss import prior_of_rows, random_heads, reduce_heads, sample_policy
+from pomcp_jax import actors, losses, maths, world_model
+from pomcp_jax.actors import AgentParams
+from pomcp_jax.config import AgentConfig, PolicyConfig
+from pomcp_jax.model_loss import look_ahead, prior_of_rows, random_heads, reduce_heads
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams, Networks
 
 TERMS = ("prior", "prior_gradient", "policy", "policy_gradient")
+
+
+class Scales(NamedTuple):
+    """Running scales S, which start at 1, and the learned strength of the prior."""
+
+    q: Float[Array, ""]
+    kl: Float[Array, ""]
+    prior: Float[Array, ""]
+    log_multiplier: Float[Array, ""]
+    """Logarithm of what multiplies ``policy.kl_coef``; stays 0 unless ``kl_tuning`` is dual."""
 
 
 class PriorAux(NamedTuple):
@@ -26,11 +37,9 @@ class PriorAux(NamedTuple):
 
 
 class PolicyAux(NamedTuple):
-    """By-products of :func:`policy_loss`: new scales, and means for the record."""
+    """By-products of :func:`policy_loss`: new scales, and means for the metrics."""
 
-    scale_q: Float[Array, ""]
-    scale_kl: Float[Array, ""]
-    log_multiplier: Float[Array, ""]
+    scales: Scales
     q: Float[Array, ""]
     kl: Float[Array, ""]
     entropy: Float[Array, ""]
@@ -57,7 +66,7 @@ def prior_loss(
     """
     steps = latents.shape[0] - 1
     latents = latents[:steps]
-    prior = actor_dist(nets, params, latents, config)
+    prior = actors.distribution(nets, params, latents, config.world_model)
     record = losses.floored(prior_of_rows(batch, steps), config.policy)
     pair = (prior, record) if config.prior.divergence == "reverse" else (record, prior)
     kl = jnp.sum(maths.gaussian_kl(*pair), axis=-1)
@@ -66,13 +75,11 @@ def prior_loss(
     if config.prior.gate:
         action = None
         if config.world_model.critic == "q":
-            # A tanh policy has no learned prior, so this is the mean in action space.
-            action = jax.lax.stop_gradient(jnp.clip(prior.mean, -1.0, 1.0))
-        logits = world_model.value_logits(nets, value, latents, action)
-        own = maths.two_hot_decode(logits, world_model.bins(config.world_model))
+            action = jax.lax.stop_gradient(actors.mode(prior, config.world_model.squash))
+        bins = world_model.bins(config.world_model)
+        own = world_model.values(nets, value, latents, action, bins)
         fitted = mask & (batch.rows.prior_value[:steps] >= jnp.mean(own, axis=0))
-    spread = maths.percentile_range(jax.lax.stop_gradient(kl[0]), fitted[0])
-    scale = maths.update_scale(scale, spread, config.policy.scale_rate)
+    scale = _updated(scale, kl, fitted, config.policy)
     total = maths.rho_mean(kl / scale, fitted, config.optimizer.rho)
     share = maths.masked_mean(fitted.astype(kl.dtype), mask)
     return total, PriorAux(scale, maths.masked_mean(kl, mask), share)
@@ -80,13 +87,10 @@ def prior_loss(
 
 def policy_loss(
     params: Params,
-    model_params: ModelParams,
-    prior_params: Params | None,
+    frozen: AgentParams,
     latents: Float[Array, "T B L"],
     batch: Batch,
-    scale_q: Float[Array, ""],
-    scale_kl: Float[Array, ""],
-    log_multiplier: Float[Array, ""],
+    scales: Scales,
     key: Key,
     *,
     nets: Networks,
@@ -94,58 +98,59 @@ def policy_loss(
 ) -> tuple[Float[Array, ""], PolicyAux]:
     """The family's policy loss at the detached roll-out.
 
-    Running scales are updated from the batch at t = 0 and then used, both
-    without gradient; the multiplier of ``kl_coef`` is used and then updated.
+    Running scales are updated from the batch at t = 0 and then used, both without gradient;
+    the multiplier of ``kl_coef`` is used and then updated. ``params`` are the policy's;
+    ``frozen`` gives the world model and the learned prior.
     """
     key_sample, key_heads = jax.random.split(key)
-    policy, model = config.policy, config.world_model
+    policy = config.policy
     steps = latents.shape[0] - (0 if policy.last_state else 1)
     latents = latents[:steps]
     mask = _state_mask(batch, steps, stored=policy.uses_records)
-    sample = sample_policy(nets, params, key_sample, latents, model)
+    sample = actors.sample(nets, params, key_sample, latents, config.world_model)
 
     q, weight = None, 1.0
     if policy.q_source != "none":
-        heads = random_heads(model_params.value, key_heads, policy.num_q_heads)
-        q = _action_value(nets, model_params, heads, latents, sample.action, config)
-        spread = maths.percentile_range(jax.lax.stop_gradient(q[0]), mask[0])
-        scale_q = maths.update_scale(scale_q, spread, policy.scale_rate)
+        heads = random_heads(frozen.model.value, key_heads, policy.num_q_heads)
+        q = _action_value(nets, frozen.model, heads, latents, sample.action, config)
+        scales = scales._replace(q=_updated(scales.q, q, mask, policy))
         if policy.value_weight:
-            weight = losses.value_weights(q, mask, scale_q, policy)
+            weight = losses.value_weights(q, mask, scales.q, policy)
 
     kl = None
     if policy.prior != "none":
-        prior = policy_prior(prior_params, latents, batch, nets=nets, config=config)
+        prior = policy_prior(frozen.prior, latents, batch, nets=nets, config=config)
         prior = losses.prepare_prior(prior, sample, policy)
         kl = losses.divergence(sample, prior, policy)
-        spread = maths.percentile_range(jax.lax.stop_gradient(kl[0]), mask[0])
-        scale_kl = maths.update_scale(scale_kl, spread, policy.scale_rate)
+        scales = scales._replace(kl=_updated(scales.kl, kl, mask, policy))
 
-    out = losses.policy_loss(
-        sample,
-        q,
-        kl,
-        scale_q=scale_q,
-        scale_kl=scale_kl,
-        weight=weight,
-        config=policy,
-        multiplier=jnp.exp(log_multiplier),
-    )
+    numbers = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight, "config": policy}
+    multiplier = jnp.exp(scales.log_multiplier)
+    out = losses.policy_loss(sample, q, kl, multiplier=multiplier, **numbers)
     mean_kl = maths.masked_mean(out.kl, mask)
     if policy.kl_tuning == "dual":
-        size = sample.noise.shape[-1]
-        stopped = jax.lax.stop_gradient(mean_kl)
-        log_multiplier = losses.dual_step(log_multiplier, stopped, size, policy)
+        size, stopped = sample.noise.shape[-1], jax.lax.stop_gradient(mean_kl)
+        log = losses.dual_step(scales.log_multiplier, stopped, size, policy)
+        scales = scales._replace(log_multiplier=log)
     total = maths.rho_mean(out.loss, mask, config.optimizer.rho)
     return total, PolicyAux(
-        scale_q=scale_q,
-        scale_kl=scale_kl,
-        log_multiplier=log_multiplier,
+        scales=scales,
         q=jnp.zeros_like(mean_kl) if q is None else maths.masked_mean(q, mask),
         kl=mean_kl,
         entropy=maths.masked_mean(maths.gaussian_entropy(sample.dist), mask),
         std=maths.masked_mean(jnp.mean(sample.dist.std, axis=-1), mask),
     )
+
+
+def _updated(
+    scale: Float[Array, ""],
+    values: Float[Array, "T B"],
+    mask: Bool[Array, "T B"],
+    config: PolicyConfig,
+) -> Float[Array, ""]:
+    """``scale`` after the first states of this batch, without gradient."""
+    spread = maths.percentile_range(jax.lax.stop_gradient(values[0]), mask[0])
+    return maths.update_scale(scale, spread, config.scale_rate)
 
 
 def _state_mask(batch: Batch, steps: int, *, stored: bool) -> Bool[Array, "T B"]:
@@ -164,29 +169,17 @@ def _action_value(
 ) -> Float[Array, "T B"]:
     """``Q(z, a)``, or ``R(z, a) + gamma V(d(z, a))`` where ``policy.q_source`` is ``model``.
 
-    The latter is the actor loss of the branch ``qbmpc`` of ShaneFlandermeyer/bmpc-jax. Where
-    terminations are learned, nothing follows a state that is more likely terminal than not,
-    as in the planner.
+    The latter is the actor loss of the branch ``qbmpc`` of ShaneFlandermeyer/bmpc-jax.
     """
-    policy, bins = config.policy, world_model.bins(config.world_model)
-    if policy.q_source == "critic":
-        logits = world_model.value_logits(nets, heads, latents, action)
-        return reduce_heads(maths.two_hot_decode(logits, bins), policy.q_reduce)
-    reward = world_model.reward_logits(nets, params.reward, latents, action)
-    following = world_model.dynamics(nets, params.dynamics, latents, action)
-    logits = world_model.value_logits(nets, heads, following, None)
-    value = reduce_heads(maths.two_hot_decode(logits, bins), policy.q_reduce)
-    if params.termination is not None:
-        logit = world_model.termination_logits(nets, params.termination, following)
-        value = value * (logit <= 0.0).astype(value.dtype)
-    return maths.two_hot_decode(reward, bins) + config.optimizer.discount * value
+    bins = world_model.bins(config.world_model)
 
+    def value(latents: Array, action: Array | None = None) -> Array:
+        values = world_model.values(nets, heads, latents, action, bins)
+        return reduce_heads(values, config.policy.q_reduce)
 
-def actor_dist(nets: Networks, params: Params, latents: Array, config: AgentConfig) -> Gaussian:
-    """An actor's distribution: before the tanh for squash ``tanh``, over actions otherwise."""
-    model = config.world_model
-    mean, log_std = world_model.policy(nets, params, latents, model.log_std_min, model.log_std_max)
-    return losses.squash(mean, log_std, jnp.zeros_like(mean), model.squash).dist
+    if config.policy.q_source == "critic":
+        return value(latents, action)
+    return look_ahead(nets, params, latents, action, value, config)
 
 
 def policy_prior(
@@ -196,7 +189,7 @@ def policy_prior(
     records = prior_of_rows(batch, latents.shape[0])
     if not config.policy.learns_prior:
         return records
-    learned = actor_dist(nets, params, latents, config)
+    learned = actors.distribution(nets, params, latents, config.world_model)
     if config.policy.prior == "learned":
         return learned
     records = losses.floored(records, config.policy)

@@ -6,8 +6,8 @@ row ``t`` unless ``last[t]``: then row ``t`` is an episode's final observation
 (or led to a broken state) and its action, reward and record mean nothing.
 
 Symbols: C rows per environment, N environments, B windows, T = H + 1 rows of a window.
-For seeds, ``vmap`` with ``in_axes=Replay(rows=0, inserted=None)``: the cursor is
-shared, so inserting stays one contiguous in-place write.
+For seeds, ``vmap`` with ``in_axes=SEEDS``: the cursor is shared, so inserting stays one
+contiguous in-place write.
 """
 
 from typing import NamedTuple
@@ -53,6 +53,10 @@ class Replay(NamedTuple):
     def size(self) -> Int[Array, ""]:
         """Rows filled per environment."""
         return jnp.minimum(self.inserted, self.capacity)
+
+
+SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
+"""Axes of a ring of many seeds, for ``vmap``."""
 
 
 class Index(NamedTuple):
@@ -134,7 +138,7 @@ def sample(replay: Replay, key: Key, batch_size: int, length: int) -> Batch:
 
 
 def read(replay: Replay, index: Index) -> Row:
-    """The rows at ``index``; rows no longer held give whatever overwrote them."""
+    """The rows at ``index``; overwritten rows give whatever replaced them."""
     place = jnp.mod(index.row, replay.capacity)
     return jax.tree.map(lambda ring: ring[place, index.env], replay.rows)
 
@@ -148,11 +152,11 @@ def write_back(
 ) -> Replay:
     """Replace the planner records at ``index``, dropping rows overwritten since sampling.
 
-    ``made`` are the numbers of updates that their model had had.
+    ``made`` counts the updates of the model that planned them.
     """
-    held = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
+    kept = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
     # An index past the end is dropped by the scatter.
-    place = jnp.where(held, jnp.mod(index.row, replay.capacity), replay.capacity)
+    place = jnp.where(kept, jnp.mod(index.row, replay.capacity), replay.capacity)
 
     def put(ring, values):
         return ring.at[place, index.env].set(values.astype(ring.dtype), mode="drop")

@@ -1,18 +1,19 @@
-"""Edits of a run's state when it resumes: work left, fresh environments or agents, other seeds."""
+"""Edits of a run's state: the work left, fresh environments or agents, other seeds."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from pomcp_jax import train, train_state
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.schedule import Chunks, Work
 from pomcp_jax.train import Program, TrainState
+from pomcp_jax.types import PyTree
 
 _FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
 """Streams of randomness of environments and of agents that were reset on purpose."""
@@ -66,12 +67,12 @@ def leading_to(program: Program, iterations: int, updates: int) -> Works:
 
 def keep_seeds(state: TrainState, num_seeds: int) -> TrainState:
     """The first ``num_seeds`` seeds of a run."""
-    before = len(state.keys)
 
-    def first(x: Array) -> Array:  # counters have no axis of seeds; environments are S N
-        return x[: len(x) // before * num_seeds] if x.ndim else x
+    def first(x: Array) -> Array:
+        return x[: x.shape[0] // before * num_seeds]  # environments are S N
 
-    return jax.tree.map(first, state)
+    before = state.keys.shape[0]
+    return _of_seeds(first, state)
 
 
 def join(state: TrainState, other: TrainState) -> TrainState:
@@ -86,11 +87,20 @@ def join(state: TrainState, other: TrainState) -> TrainState:
     )
     if ours != theirs:
         raise ValueError(f"runs of different lengths cannot be joined: {ours}, {theirs}")
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]) if a.ndim else a, state, other)
+    return _of_seeds(lambda a, b: jnp.concatenate([a, b]), state, other)
+
+
+def _of_seeds(function: Callable, *states: TrainState) -> TrainState:
+    """``function`` of every leaf that has the seeds' axis; the others are the first state's."""
+
+    def edit(axis: int | None, *parts: PyTree) -> PyTree:
+        return parts[0] if axis is None else jax.tree.map(function, *parts)
+
+    return jax.tree.map(edit, train_state.SEEDS, *states, is_leaf=lambda axis: axis is None)
 
 
 def reset_environments(state: TrainState, config: Config, env: Env) -> TrainState:
-    """``state`` with fresh episodes in all environments; its own ``env`` may be None.
+    """``state`` with fresh episodes in all environments; its own ``env`` is ignored.
 
     The newest rows of replay lose their transitions: their successors are lost.
     """
@@ -114,16 +124,15 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
 
 
 def reset_agents(
-    state: TrainState, config: Config, static: Agent, which: Bool[Array, " S"]
+    state: TrainState, config: Config, spec: AgentSpec, which: Bool[Array, " S"]
 ) -> TrainState:
     """``state`` with fresh agents and plans of the seeds ``which``; replay and the rest stay.
 
     New parameters are drawn from the seed's key and the iteration, so that it does not matter
-    whether the run was interrupted. The total of refused updates stays; only those in
-    a row are reset.
+    whether the run was interrupted. Refused updates stay in the total; those in a row restart at 0.
     """
     keys = train.fold_keys(state, _RENEWED, state.iteration)
-    old, new = state.agent, train.init_agents(keys, config, static)
+    old, new = state.agent, train.init_agents(keys, config, spec)
     new = new._replace(faults=new.faults._replace(total=old.faults.total))
 
     def choose(new: Array, old: Array) -> Array:

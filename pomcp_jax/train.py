@@ -19,12 +19,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import acting, agent, counters, replay, schedule, seed_axis, validation
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.mppi import PlanState
-from pomcp_jax.replay import Batch, Index, Replay, Row
+from pomcp_jax.replay import Batch, Index, Row
 from pomcp_jax.schedule import Chunks, Ratio, Work, ratio
 from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.train_state import (
@@ -77,8 +77,6 @@ __all__ = [
 PLAN = "plan/"
 """How metrics of acting begin; all others are of updates."""
 
-_SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
-
 
 def _split_seeds(tree: PyTree, num_seeds: int) -> PyTree:
     return jax.tree.map(lambda x: x.reshape(num_seeds, -1, *x.shape[1:]), tree)
@@ -94,13 +92,13 @@ class Decision(NamedTuple):
     metrics: dict[str, Float[Array, " S"]]
 
 
-def decide(state: TrainState, config: Config, static: Agent) -> Decision:
+def decide(state: TrainState, config: Config, spec: AgentSpec) -> Decision:
     """Plan an action in every environment of every seed."""
     num_seeds = config.train.num_seeds
     timestep = _split_seeds(state.timestep, num_seeds)
 
     def one(config, params, key, obs, plan, is_first):
-        return acting.act(params, key, obs, plan, is_first, agent=static, config=config)
+        return acting.act(params, key, obs, plan, is_first, spec=spec, config=config)
 
     keys = fold_keys(state, ACTING, state.iteration)
     params = state.agent.params
@@ -113,9 +111,9 @@ def decide(state: TrainState, config: Config, static: Agent) -> Decision:
     return Decision(out.action, out.prior, out.value, out.next_state, metrics)
 
 
-def decide_randomly(state: TrainState, config: Config, static: Agent) -> Decision:
+def decide_randomly(state: TrainState, config: Config, spec: AgentSpec) -> Decision:
     """Uniform actions of the seeding phase, with the record that ``policy.seed_record`` names."""
-    shape = (config.env.num_envs, static.action_size)
+    shape = (config.env.num_envs, spec.action_size)
     keys = fold_keys(state, ACTING, state.iteration)
     draw = lambda key: jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)  # noqa: E731
     action = jax.vmap(draw)(keys)
@@ -144,9 +142,9 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         prior_value=decision.value,
         made=jnp.full_like(decision.value, state.updates, jnp.int32),
     )
-    ring = jax.vmap(replay.insert, in_axes=(_SEEDS, 0), out_axes=_SEEDS)(state.replay, row)
+    insert = jax.vmap(replay.insert, in_axes=(replay.SEEDS, 0), out_axes=replay.SEEDS)
     return state._replace(
-        replay=ring,
+        replay=insert(state.replay, row),
         env=env_state,
         timestep=following,
         plan=decision.plan,
@@ -156,20 +154,20 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
 
 
 def update_step(
-    state: TrainState, config: Config, static: Agent, work: Work
+    state: TrainState, config: Config, spec: AgentSpec, work: Work
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """One update of every seed: sample, re-plan where it is due, learn."""
     length = config.agent.mppi.horizon + 1
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(fold_keys(state, UPDATING, state.updates))
     size = config.agent.optimizer.batch_size
-    sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(_SEEDS, 0))
+    sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(replay.SEEDS, 0))
     batch = sample(state.replay, keys[:, 0])
     ring = state.replay
     if config.agent.replan.interval:
 
         def fresh():
             def one(config, params, key, batch):
-                return acting.replan(params, key, batch, agent=static, config=config)
+                return acting.replan(params, key, batch, spec=spec, config=config)
 
             prior, value = over_seeds(one, config.agent, state.agent.params, keys[:, 2], batch)
             return prior, value, jnp.full(value.shape, state.updates, jnp.int32)
@@ -177,21 +175,22 @@ def update_step(
         horizon, width = length - 1, config.agent.replan.batch_size
         due = (jnp.mod(state.updates, config.agent.replan.interval) == 0) & work.replan
         if config.agent.replan.select != "first":
-            batch = _reorder(state, batch, due, config, static)
+            batch = _reorder(state, batch, due, config, spec)
         rows = batch.rows
-        held = jax.tree.map(
+        stored = jax.tree.map(
             lambda x: x[:, :horizon, :width], (rows.prior, rows.prior_value, rows.made)
         )
         # The condition chooses among small arrays only; the ring is written
-        # either way (mostly with what it holds), so it is never copied.
-        prior, value, made = jax.lax.cond(due, fresh, lambda: held)
+        # either way (mostly with what it has), so it is never copied.
+        prior, value, made = jax.lax.cond(due, fresh, lambda: stored)
         batch, index = jax.vmap(agent.apply_replan)(batch, prior, value, made)
-        write = jax.vmap(replay.write_back, in_axes=(_SEEDS, 0, 0, 0, 0), out_axes=_SEEDS)
+        axes = (replay.SEEDS, 0, 0, 0, 0)
+        write = jax.vmap(replay.write_back, in_axes=axes, out_axes=replay.SEEDS)
         ring = write(ring, Index(*index), prior, value, made)
 
     def learn(config, one, batch, key):
         return agent.update(
-            one, batch, key, agent=static, config=config, train_actors=work.train_actors
+            one, batch, key, spec=spec, config=config, train_actors=work.train_actors
         )
 
     agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1])
@@ -199,13 +198,13 @@ def update_step(
 
 
 def _reorder(
-    state: TrainState, batch: Batch, due: Bool[Array, ""], config: Config, static: Agent
+    state: TrainState, batch: Batch, due: Bool[Array, ""], config: Config, spec: AgentSpec
 ) -> Batch:
-    """Every seed's batch with the windows first that are to be planned anew, if it is due."""
+    """Every seed's batch, with the windows to re-plan first if re-planning is due."""
 
     def by_urgency():
         def one(config, params, batch):
-            return acting.replan_order(params, batch, state.updates, agent=static, config=config)
+            return acting.replan_order(params, batch, state.updates, spec=spec, config=config)
 
         return over_seeds(one, config.agent, state.agent.params, batch)
 
@@ -218,22 +217,22 @@ def _reorder(
 
 
 def chunk(
-    state: TrainState, config: Config, work: Work, *, env: Env, static: Agent
+    state: TrainState, config: Config, work: Work, *, env: Env, spec: AgentSpec
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """Do ``work``; returns the state and the mean of every metric over the chunk.
 
     Trip counts are traced: all phases cost one compilation. Means of what did not happen are 0.
     """
     # Nested jits: traced once, although shapes are asked for before they run.
-    plan = jax.jit(lambda state, config: decide(state, config, static))
-    improve = jax.jit(lambda state, config, work: update_step(state, config, static, work))
+    plan = jax.jit(lambda state, config: decide(state, config, spec))
+    improve = jax.jit(lambda state, config, work: update_step(state, config, spec, work))
     acted = jax.eval_shape(plan, state, config).metrics
     learned = jax.eval_shape(improve, state, config, work)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
 
     def plan_or_not(state: TrainState) -> Decision:
         def at_random() -> Decision:
-            return decide_randomly(state, config, static)._replace(metrics=zeros[0])
+            return decide_randomly(state, config, spec)._replace(metrics=zeros[0])
 
         return jax.lax.cond(work.random, at_random, lambda: plan(state, config))
 
@@ -292,23 +291,23 @@ def _without_what_did_not_happen(
 def _check_state(state: TrainState, config: Config, work: Work) -> None:
     """Refuse a state of other sizes than ``config`` says, before it is traced."""
     _, rows, num_envs = state.replay.rows.reward.shape
-    for name, held, wanted in (
+    for name, actual, wanted in (
         ("train.num_seeds", state.keys.shape[0], config.train.num_seeds),
         ("env.num_envs", num_envs, config.env.num_envs),
         ("train.capacity", rows * num_envs, rows_per_env(config) * config.env.num_envs),
     ):
-        if held != wanted:
-            raise ConfigError(f"{name} = {wanted}: the state was made with {held}")
+        if actual != wanted:
+            raise ConfigError(f"{name} = {wanted}: the state was made with {actual}")
 
 
 class Program(NamedTuple):
     """The compiled functions of a run; each is traced exactly once.
 
-    ``chunk`` donates its state: go on with what it returns.
+    ``chunk`` donates its state: continue with the one it returns.
     """
 
     env: Env
-    static: Agent
+    spec: AgentSpec
     mesh: Mesh | None
     """The devices over which seeds are spread; None for one (:mod:`pomcp_jax.seed_axis`)."""
     init: Callable[..., TrainState]
@@ -324,7 +323,7 @@ class Program(NamedTuple):
 
 INIT_READS = frozenset({"train.num_seeds", "train.capacity", "env.num_envs"})
 CHUNK_READS = frozenset({"train.num_seeds", "env.num_envs"})
-"""Settings that the compiled functions see; any other never compiles them anew."""
+"""Settings that the compiled functions read; changing any other never recompiles them."""
 
 
 def check_environment(config: Config, env: Env) -> None:
@@ -341,7 +340,7 @@ def check_environment(config: Config, env: Env) -> None:
 
 
 def doubts(config: Config, env: Env) -> tuple[str, ...]:
-    """What is allowed and hardly meant: a line each, with the setting that mends it."""
+    """Warnings about settings that are allowed but rarely intended, one line each."""
     if env.terminates and not config.agent.world_model.termination:
         return (
             f"agent.world_model.termination = False: episodes of {env.name!r} can terminate, and"
@@ -364,11 +363,11 @@ def build(config: Config, env: Env) -> Program:
     check_environment(config, env)
     for text in doubts(config, env):
         warnings.warn(text, stacklevel=2)
-    static = acting.build(config.agent, env.observation_size, env.action_size)
+    spec = acting.build(config.agent, env.observation_size, env.action_size)
     mesh = seed_axis.mesh(config)
 
     def start(config, seeds):
-        return init(config, env, static, seeds)
+        return init(config, env, spec, seeds)
 
     begin = Compiled(
         jax.jit(seed_axis.spread(start, mesh, (None, seed_axis.SPLIT), SPECS)), INIT_READS
@@ -378,7 +377,7 @@ def build(config: Config, env: Env) -> Program:
         return begin(config, own_seeds(config) if seeds is None else seeds)
 
     def run_chunk(state, config, work):
-        return chunk(state, config, work, env=env, static=static)
+        return chunk(state, config, work, env=env, spec=spec)
 
     specs = (SPECS, None, seed_axis.WHOLE), (SPECS, seed_axis.SPLIT)
     # The hunt for a NaN calls a function again to find the operation: its arguments must live.
@@ -386,7 +385,7 @@ def build(config: Config, env: Env) -> Program:
     compiled = jax.jit(seed_axis.spread(run_chunk, mesh, *specs), donate_argnums=donated)
     return Program(
         env,
-        static,
+        spec,
         mesh,
         begin_with,
         Compiled(compiled, CHUNK_READS, _check_state, _without_what_did_not_happen),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pomcp_jax import acting, agent, counters, replay, seed_axis
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
 from pomcp_jax.counters import Stats
@@ -39,10 +39,14 @@ class TrainState(NamedTuple):
     updates: Int[Array, ""]
 
 
-SPECS = TrainState(
-    *[seed_axis.SPLIT] * 7, iteration=seed_axis.WHOLE, updates=seed_axis.WHOLE
-)._replace(replay=Replay(rows=seed_axis.SPLIT, inserted=seed_axis.WHOLE))
-"""How a run is spread over devices: all but three counters by its seeds."""
+SEEDS = TrainState(*[0] * 7, iteration=None, updates=None)._replace(replay=replay.SEEDS)
+"""Axes of the seeds, for ``vmap``: all but three counters have one."""
+SPECS = jax.tree.map(
+    lambda axis: seed_axis.WHOLE if axis is None else seed_axis.SPLIT,
+    SEEDS,
+    is_leaf=lambda axis: axis is None,
+)
+"""How a run is spread over devices: by its seeds."""
 
 
 def rows_per_env(config: Config) -> int:
@@ -57,7 +61,7 @@ def replay_bytes(config: Config, env: Env) -> int:
 
 
 def init(
-    config: Config, env: Env, static: Agent, seeds: Int[Array, " S"] | None = None
+    config: Config, env: Env, spec: AgentSpec, seeds: Int[Array, " S"] | None = None
 ) -> TrainState:
     """Fresh state of ``train.num_seeds`` seeds; seed k has the key ``train.seed + k``.
 
@@ -68,14 +72,14 @@ def init(
     if seeds is None:
         seeds = own_seeds(config)
     keys = jax.vmap(jax.random.key)(seeds)
-    agents = init_agents(jax.vmap(lambda key: jax.random.fold_in(key, AGENT))(keys), config, static)
+    agents = init_agents(jax.vmap(lambda key: jax.random.fold_in(key, AGENT))(keys), config, spec)
     env_keys = jax.vmap(
         lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
     )(keys)
     env_state, timestep = env.reset(env_keys.reshape(-1))
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
-    plan = acting.init_plan(config.agent, static, num_envs)
+    plan = acting.init_plan(config.agent, spec, num_envs)
     stats = counters.init(num_seeds)
     stats = stats._replace(invalid=broken_resets(timestep, num_seeds))
     return TrainState(
@@ -101,11 +105,11 @@ def own_seeds(config: Config) -> Int[Array, " S"]:
     return config.train.seed + jnp.arange(config.train.num_seeds, dtype=jnp.int32)
 
 
-def init_agents(keys: Key, config: Config, static: Agent) -> AgentState:
+def init_agents(keys: Key, config: Config, spec: AgentSpec) -> AgentState:
     """Fresh agents, one for each of the ``[S]`` keys."""
 
     def fresh(config, key):
-        return agent.init(key, config, static)
+        return agent.init(key, config, spec)
 
     return jax.vmap(fresh, in_axes=(seed_axis.axes(config.agent), 0))(config.agent, keys)
 

@@ -1,6 +1,6 @@
 """The latent world model of TD-MPC2 as pure functions of parameters.
 
-``encode``, ``step`` (dynamics, reward, termination), ``values`` and ``policy``
+``encode``, ``step`` (dynamics and reward), ``continues``, ``values`` and ``policy``
 take any leading shape. Sources: [TD-MPC2] arXiv 2310.16828, section 3.1, and
 ``common/world_model.py`` of its repository.
 """
@@ -16,8 +16,6 @@ from pomcp_jax.config import ConfigError, WorldModelConfig
 from pomcp_jax.maths import Bins
 from pomcp_jax.networks import MLP
 from pomcp_jax.types import Key, Params
-
-Bound = Float[Array, ""] | float
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": dict(latent_size=64, encoder_width=64, mlp_width=64, num_heads=2),
@@ -175,9 +173,55 @@ def value_logits(
     return networks.apply_ensemble(nets.value, params, *inputs, dropout_key=dropout_key)
 
 
+def values(
+    nets: Networks,
+    params: Params,
+    latent: Float[Array, "*batch L"],
+    action: Float[Array, "*batch A"] | None,
+    bins: Bins,
+) -> Float[Array, "E *batch"]:
+    """Value of every head in ``params``; ``action`` None for a V critic."""
+    return maths.two_hot_decode(value_logits(nets, params, latent, action), bins)
+
+
+class Step(NamedTuple):
+    """One step of the model."""
+
+    latent: Float[Array, "*batch L"]
+    """``d(z, a)``."""
+    reward: Float[Array, "*batch"]
+    """``r(z, a)``."""
+
+
+def step(
+    nets: Networks,
+    params: ModelParams,
+    latent: Float[Array, "*batch L"],
+    action: Float[Array, "*batch A"],
+    bins: Bins,
+) -> Step:
+    """Predict the next latent and the reward of taking ``action`` in ``latent``."""
+    reward = reward_logits(nets, params.reward, latent, action)
+    following = dynamics(nets, params.dynamics, latent, action)
+    return Step(following, maths.two_hot_decode(reward, bins))
+
+
+def continues(
+    nets: Networks, params: ModelParams, latent: Float[Array, "*batch L"]
+) -> Float[Array, "*batch"] | None:
+    """1 where ``latent`` is at most as likely terminal as not, else 0; None if never learned.
+
+    [TD-MPC2] plans past a state under the same rule.
+    """
+    if params.termination is None:
+        return None
+    logit = termination_logits(nets, params.termination, latent)
+    return (logit <= 0.0).astype(logit.dtype)
+
+
 def policy(
-    nets: Networks, params: Params, latent: Float[Array, "*batch L"], low: Bound, high: Bound
+    nets: Networks, params: Params, latent: Float[Array, "*batch L"]
 ) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch A"]]:
-    """Raw mean and log-std in ``[low, high]`` of an actor."""
+    """An actor's raw mean and raw log-std, as :mod:`pomcp_jax.actors` expects them."""
     mean, raw = jnp.split(networks.apply(nets.policy, params, latent), 2, axis=-1)
-    return mean, maths.bounded_log_std(raw, low, high)
+    return mean, raw

@@ -28,7 +28,7 @@ def run(preset, task, **changes):
     state = program.init(config)
     for work in (program.seeding[0], program.pretraining[0], program.training[0]):
         state, means = program.chunk(state, config, work)
-    options = dict(env=env, agent=program.static)
+    options = dict(env=env, spec=program.spec)
     # Traced only: what is annotated is checked then.
     jax.eval_shape(lambda s: diagnostics_lib.evaluate_run(s, config, **options), state)
     keys = jax.random.split(jax.random.key(0), config.train.num_seeds)

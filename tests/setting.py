@@ -9,7 +9,9 @@ import reference as ref
 
 from pomcp_jax import config as config_lib
 from pomcp_jax import world_model
+from pomcp_jax.actors import AgentParams
 from pomcp_jax.config import AgentConfig, WorldModelConfig
+from pomcp_jax.policy_loss import Scales
 from pomcp_jax.replay import Batch, Index, Row
 from pomcp_jax.types import Gaussian
 
@@ -36,6 +38,11 @@ def mlp(params, inputs, final=None):
     if final is not None:
         return layer(out, inputs, final)
     return sum(x @ out[f"kernel_{i}"] for i, x in enumerate(inputs)) + out["bias"]
+
+
+def scales(q, kl, log_multiplier=0.0):
+    """Running scales as arrays; the prior's is 1."""
+    return Scales(*(jnp.asarray(x, jnp.float32) for x in (q, kl, 1.0, log_multiplier)))
 
 
 def layer(params, inputs, activation):
@@ -114,6 +121,7 @@ class Setting:
         self.target = random_params(init_model, seed + 1).value
         self.policy = random_params(init_policy, seed + 2)
         self.prior = random_params(init_policy, seed + 3)
+        self.agent = AgentParams(self.params, self.policy, self.prior)
         self.batch = make_batch(seed)
         self.rows = jax.tree.map(
             lambda x: np.asarray(x, np.float64) if x.dtype == jnp.float32 else np.asarray(x),

@@ -14,7 +14,7 @@ from pomcp_jax.config import ConfigError
 
 OBS, A, N = 5, 2, 3
 CONFIG = tiny.agent()
-AGENT = acting.build(CONFIG, OBS, A)
+SPEC = acting.build(CONFIG, OBS, A)
 
 
 def fresh(config=CONFIG):
@@ -24,14 +24,14 @@ def fresh(config=CONFIG):
 
 
 def act(obs, num=N, first=N, config=CONFIG):
-    plan = acting.init_plan(config, AGENT, num)
-    call = functools.partial(acting.act, agent=acting.build(config, OBS, A), config=config)
+    plan = acting.init_plan(config, SPEC, num)
+    call = functools.partial(acting.act, spec=acting.build(config, OBS, A), config=config)
     return call(fresh(config), jax.random.key(1), obs, plan, jnp.ones(first, bool))
 
 
 @pytest.mark.parametrize(
     "function",
-    [act, lambda o: acting.act_policy(fresh(), jax.random.key(0), o, agent=AGENT, config=CONFIG)],
+    [act, lambda o: acting.act_policy(fresh(), jax.random.key(0), o, spec=SPEC, config=CONFIG)],
 )
 @pytest.mark.parametrize(
     "shape,message",
@@ -64,7 +64,7 @@ def test_agents_stay_in_float32_under_x64():
         params = fresh()
         out = jax.jit(act)(jnp.zeros((N, OBS)))
         action = acting.act_policy(
-            params, jax.random.key(0), jnp.zeros((N, OBS)), agent=AGENT, config=CONFIG
+            params, jax.random.key(0), jnp.zeros((N, OBS)), spec=SPEC, config=CONFIG
         )
     dtypes = {x.dtype for x in jax.tree.leaves((params, out, action))}
     assert dtypes == {jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)}

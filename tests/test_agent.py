@@ -31,7 +31,7 @@ ROWS = 200
 @functools.cache
 def learner(config):
     """Updates on sampled batches, compiled once for all probes of one observation."""
-    static = acting.build(config, 1, 1)
+    spec = acting.build(config, 1, 1)
 
     @jax.jit
     def run(ring, updates):
@@ -39,12 +39,12 @@ def learner(config):
             key_batch, key_update = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
             length = config.mppi.horizon + 1
             batch = replay.sample(ring, key_batch, config.optimizer.batch_size, length)
-            return agent.update(state, batch, key_update, agent=static, config=config)[0]
+            return agent.update(state, batch, key_update, spec=spec, config=config)[0]
 
-        start = agent.init(jax.random.key(0), config, static)
+        start = agent.init(jax.random.key(0), config, spec)
         return jax.lax.fori_loop(0, updates, body, start)
 
-    return static, run
+    return spec, run
 
 
 @functools.cache
@@ -77,18 +77,18 @@ def experience(task):
 def learn(task, preset="po_mpc", updates=800, **changes):
     """An agent trained on random experience of a probe."""
     config = tiny.agent(preset, **(LEARN | changes))
-    static, run = learner(config)
-    return config, static, run(experience(task), updates)
+    spec, run = learner(config)
+    return config, spec, run(experience(task), updates)
 
 
-def values(config, static, params, obs):
+def values(config, spec, params, obs):
     """The critic's mean value of the policy's mean action at observations ``[B, O]``."""
-    latent = world_model.encode(static.nets, params.model.encoder, obs)
+    latent = world_model.encode(spec.nets, params.model.encoder, obs)
     action = None
     if config.world_model.critic == "q":
         key = jax.random.key(0)
-        action = acting.act_policy(params, key, obs, agent=static, config=config, explore=0.0)
-    logits = world_model.value_logits(static.nets, params.model.value, latent, action)
+        action = acting.act_policy(params, key, obs, spec=spec, config=config, explore=0.0)
+    logits = world_model.value_logits(spec.nets, params.model.value, latent, action)
     bins = world_model.bins(config.world_model)
     return np.mean(maths.two_hot_decode(logits, bins), axis=0)
 
@@ -112,34 +112,34 @@ def match():
     ],
 )
 def test_critic_reaches_the_known_value(task, obs, expected):
-    config, static, state = learn(task)
-    got = values(config, static, state.params, jnp.array(obs))
+    config, spec, state = learn(task)
+    got = values(config, spec, state.params, jnp.array(obs))
     np.testing.assert_allclose(got, expected, rtol=0.07)
 
 
 def test_v_critic_does_not_bootstrap_through_an_end():
     """BMPC's targets come from the model, so the end has to be stored with the state."""
-    config, static, state = learn(
+    config, spec, state = learn(
         "probe/constant", "bmpc", replan__interval=0, policy__prior="stored"
     )
-    got = values(config, static, state.params, jnp.zeros((1, 1)))
+    got = values(config, spec, state.params, jnp.zeros((1, 1)))
     np.testing.assert_allclose(got, 1.0, rtol=0.07)
 
 
 def test_policy_finds_the_best_action_of_every_observation():
-    config, static, state = match()
+    config, spec, state = match()
     key = jax.random.key(0)
-    best = acting.act_policy(state.params, key, SIGNS, agent=static, config=config, explore=0.0)
+    best = acting.act_policy(state.params, key, SIGNS, spec=spec, config=config, explore=0.0)
     np.testing.assert_allclose(best, SIGNS / 2, atol=0.12)
-    np.testing.assert_allclose(values(config, static, state.params, SIGNS), 1.0, rtol=0.07)
+    np.testing.assert_allclose(values(config, spec, state.params, SIGNS), 1.0, rtol=0.07)
 
 
 def test_planner_finds_it_too():
-    config, static, state = match()
-    plan = acting.init_plan(config, static, 2)
+    config, spec, state = match()
+    plan = acting.init_plan(config, spec, 2)
     out = acting.act(
         state.params, jax.random.key(1), SIGNS, plan, jnp.ones((2,), bool),
-        agent=static, config=config, explore=0.0,
+        spec=spec, config=config, explore=0.0,
     )  # fmt: skip
     np.testing.assert_allclose(out.mode, SIGNS / 2, atol=0.15)
 
@@ -149,8 +149,8 @@ def test_planner_finds_it_too():
 
 @functools.cache
 def jitted_update():
-    config, static, state = match()
-    return jax.jit(functools.partial(agent.update, agent=static, config=config))
+    config, spec, state = match()
+    return jax.jit(functools.partial(agent.update, spec=spec, config=config))
 
 
 def some_batch():

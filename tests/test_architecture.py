@@ -29,8 +29,12 @@ FORBIDDEN = {
     "planner_model": {"*"},
     "networks": LEARNING | {"mppi", "losses", "replay", "world_model"},
     "world_model": LEARNING | {"mppi", "replay"},
+    "actors": LEARNING | {"mppi", "replay", "losses"},
     "mppi": LEARNING | {"networks", "world_model", "losses", "replay", "maths"},
     "losses": LEARNING | {"networks", "world_model", "mppi", "replay"},
+    "optimise": LEARNING | {"networks", "world_model", "mppi", "losses", "replay", "maths"},
+    "model_loss": LEARNING | {"mppi", "policy_loss"},
+    "policy_loss": LEARNING | {"mppi"},
     "replay": LEARNING | {"networks", "world_model", "mppi", "losses"},
     "acting": LEARNING - {"acting"},
     "agent": LEARNING - {"acting", "agent"},
@@ -39,6 +43,11 @@ FORBIDDEN = {
 }
 """What a room may not import; ``*`` is all but the ground floor."""
 GROUND = {"types", "config", "nearest", "values"}
+DOWN = (
+    "maths networks world_model actors losses model_loss policy_loss acting agent train_state train"
+    " diagnostics_gradients diagnostics"
+).split()
+"""From the ground up; a room imports only rooms that stand before it."""
 
 
 def imports(path):
@@ -64,6 +73,21 @@ def test_rooms_import_only_what_they_may(room):
         assert used <= GROUND
     else:
         assert not used & forbidden
+
+
+@pytest.mark.parametrize("room", DOWN)
+def test_imports_go_down_only(room):
+    assert not rooms(PACKAGE / f"{room}.py") & {*DOWN[DOWN.index(room) :]}
+
+
+def test_only_actors_apply_the_network_of_an_actor():
+    """A policy's raw outputs are bounded and squashed in one place."""
+    names = ("world_model.policy", "wm.policy")
+    users = {
+        path.stem for path in FILES for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in names
+    }  # fmt: skip
+    assert users == {"actors"}
 
 
 def test_environments_know_nothing_of_learning():

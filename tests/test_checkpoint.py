@@ -25,16 +25,16 @@ CONFIG = tiny.run(agent_changes={"optimizer__learning_rate": 0.00123})
 @pytest.fixture(scope="module")
 def trained():
     """Two seeds of a fresh agent."""
-    static = acting.build(CONFIG.agent, 3, 2)
+    spec = acting.build(CONFIG.agent, 3, 2)
     keys = jax.random.split(jax.random.key(0), 2)
-    return static, jax.jit(jax.vmap(lambda k: agent.init(k, CONFIG.agent, static)))(keys)
+    return spec, jax.jit(jax.vmap(lambda k: agent.init(k, CONFIG.agent, spec)))(keys)
 
 
 @pytest.fixture(scope="module")
 def saved(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    static, state = trained
-    checkpoint.save(folder, 120, state, CONFIG, static)
+    spec, state = trained
+    checkpoint.save(folder, 120, state, CONFIG, spec)
     return folder
 
 
@@ -48,14 +48,14 @@ def whole(tmp_path_factory):
     """A whole run's state after some rows, the ring not full, and its checkpoint."""
     config = tiny.run(train__num_seeds=2)
     env = envs.make(config.env.task, config.env.action_repeat)
-    static = acting.build(config.agent, env.observation_size, env.action_size)
-    shapes = jax.eval_shape(lambda: train.init(config, env, static))
-    state = jax.jit(lambda: train.init(config, env, static))()
+    spec = acting.build(config.agent, env.observation_size, env.action_size)
+    shapes = jax.eval_shape(lambda: train.init(config, env, spec))
+    state = jax.jit(lambda: train.init(config, env, spec))()
     rows = jax.tree.map(lambda x: x.at[:, :7].set(jnp.ones((), x.dtype)), state.replay.rows)
     ring = replay.Replay(rows, jnp.asarray(7, jnp.int32))
     state = state._replace(replay=ring)
     folder = tmp_path_factory.mktemp("whole")
-    checkpoint.save(folder, 40, state, config, static, host={"text": "a", "list": [1, None]})
+    checkpoint.save(folder, 40, state, config, spec, host={"text": "a", "list": [1, None]})
     return folder, state, shapes
 
 
@@ -67,10 +67,10 @@ def assert_same(a, b):
 
 
 def test_an_agent_comes_back_bit_for_bit(trained, saved):
-    static, state = trained
+    spec, state = trained
     back = checkpoint.restore(saved)
     assert back.decisions == 120 and back.config == CONFIG
-    assert (back.static.obs_size, back.static.action_size, back.num_seeds) == (3, 2, 2)
+    assert (back.spec.obs_size, back.spec.action_size, back.num_seeds) == (3, 2, 2)
     assert_same(back.state, state)
 
 
@@ -91,8 +91,8 @@ def test_a_checkout_that_is_not_installed_saves_too(trained, tmp_path, monkeypat
     monkeypatch.setattr(importlib.metadata, "version", missing)
     checkpoint.versions.cache_clear()
     try:
-        static, state = trained
-        checkpoint.save(tmp_path, 120, state, CONFIG, static)
+        spec, state = trained
+        checkpoint.save(tmp_path, 120, state, CONFIG, spec)
         found = checkpoint.read(tmp_path, 120).versions
         assert found["jax"] == "unknown" and found["pomcp_jax"] == pomcp_jax.__version__
     finally:
@@ -125,49 +125,49 @@ def test_the_agent_needs_no_run(whole, tmp_path):
 
 
 def test_the_newest_and_the_best_are_kept(trained, tmp_path):
-    static, state = trained
+    spec, state = trained
     for decisions, score in ((1, 5.0), (2, 9.0), (3, 7.0), (4, None), (5, float("nan"))):
-        checkpoint.save(tmp_path, decisions, state, CONFIG, static, keep=2, score=score)
+        checkpoint.save(tmp_path, decisions, state, CONFIG, spec, keep=2, score=score)
     assert checkpoint.steps(tmp_path) == [2, 4, 5]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4", "5"]
 
 
 def test_what_cannot_be_read_is_not_deleted_and_does_not_count(trained, tmp_path):
-    static, state = trained
+    spec, state = trained
     for decisions in (1, 2):
-        checkpoint.save(tmp_path, decisions, state, CONFIG, static)
+        checkpoint.save(tmp_path, decisions, state, CONFIG, spec)
     (tmp_path / "2" / digests.NAME).write_text("{")
-    checkpoint.save(tmp_path, 3, state, CONFIG, static, keep=2)
+    checkpoint.save(tmp_path, 3, state, CONFIG, spec, keep=2)
     assert checkpoint.steps(tmp_path) == [1, 2, 3]
 
 
 def test_numbers_of_numpy_are_saved_as_plain_ones(trained, tmp_path):
-    static, state = trained
+    spec, state = trained
     host = {"a": np.float32(0.5), "b": np.arange(2), "c": [np.int64(3)], "d": jnp.ones(())}
-    checkpoint.save(tmp_path, 1, state, CONFIG, static, host=host)
+    checkpoint.save(tmp_path, 1, state, CONFIG, spec, host=host)
     assert checkpoint.read(tmp_path, 1).host == {"a": 0.5, "b": [0, 1], "c": [3], "d": 1.0}
     with pytest.raises(CheckpointError, match="2: not saved .*set is not JSON"):
-        checkpoint.save(tmp_path, 2, state, CONFIG, static, host={"x": {1}})
+        checkpoint.save(tmp_path, 2, state, CONFIG, spec, host={"x": {1}})
     assert checkpoint.steps(tmp_path) == [1]
 
 
 def test_none_readable_just_now_deletes_nothing(trained, tmp_path, monkeypatch):
     """Too many open files while old checkpoints are pruned."""
-    static, state = trained
-    checkpoint.save(tmp_path, 1, state, CONFIG, static)
+    spec, state = trained
+    checkpoint.save(tmp_path, 1, state, CONFIG, spec)
 
     def short(place):
         raise checkpoint.ShortageError(f"{place}: unreadable (Too many open files)")
 
     monkeypatch.setattr(digests, "read", short)
-    checkpoint.save(tmp_path, 2, state, CONFIG, static, keep=1)
+    checkpoint.save(tmp_path, 2, state, CONFIG, spec, keep=1)
     assert checkpoint.steps(tmp_path) == [1, 2]
 
 
 def test_old_checkpoints_that_cannot_be_deleted_are_a_warning(trained, tmp_path, monkeypatch):
     """The save itself is complete."""
-    static, state = trained
-    checkpoint.save(tmp_path, 1, state, CONFIG, static)
+    spec, state = trained
+    checkpoint.save(tmp_path, 1, state, CONFIG, spec)
 
     def fails(folder):
         raise OSError(5, "Input/output error")
@@ -175,15 +175,15 @@ def test_old_checkpoints_that_cannot_be_deleted_are_a_warning(trained, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "steps", fails)
         with pytest.warns(UserWarning, match=r"checkpoints were not deleted \(Input/output error"):
-            assert checkpoint.save(tmp_path, 2, state, CONFIG, static, keep=1) == tmp_path / "2"
+            assert checkpoint.save(tmp_path, 2, state, CONFIG, spec, keep=1) == tmp_path / "2"
     assert checkpoint.steps(tmp_path) == [1, 2] and checkpoint.restore(tmp_path).decisions == 2
 
 
 def test_saving_again_replaces(trained, tmp_path):
-    static, state = trained
-    checkpoint.save(tmp_path, 1, state, CONFIG, static)
+    spec, state = trained
+    checkpoint.save(tmp_path, 1, state, CONFIG, spec)
     doubled = jax.tree.map(lambda x: x + x, state)
-    checkpoint.save(tmp_path, 1, doubled, CONFIG, static)
+    checkpoint.save(tmp_path, 1, doubled, CONFIG, spec)
     assert_same(checkpoint.restore(tmp_path).state, doubled)
 
 
@@ -411,12 +411,12 @@ def test_mutated_manifests_load_unchanged_or_are_refused(trained, copy, tmp_path
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_fills_up_leaves_the_earlier_step(trained, copy):
     """A limit on the size of files cuts the writing short, as a full disk would."""
-    static, state = trained
+    spec, state = trained
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(CheckpointError) as error:
-            checkpoint.save(copy, 200, state, CONFIG, static)
+            checkpoint.save(copy, 200, state, CONFIG, spec)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         gc.collect()  # what orbax left half-done is reported here, not in the next test
@@ -429,9 +429,9 @@ def test_a_disk_that_fills_up_leaves_the_earlier_step(trained, copy):
 
 
 def test_too_little_space_is_known_before(trained, copy, monkeypatch):
-    static, state = trained
+    spec, state = trained
     free = shutil.disk_usage(copy)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(CheckpointError, match="needs 0.* MB, 0.0 MB are free"):
-        checkpoint.save(copy, 200, state, CONFIG, static)
+        checkpoint.save(copy, 200, state, CONFIG, spec)
     assert os.listdir(copy) == ["120"]

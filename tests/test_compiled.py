@@ -42,19 +42,19 @@ def test_the_settings_that_are_kept_are_those_that_are_read(preset):
     state, seeds = jax.eval_shape(prog.init, config), train.own_seeds(config)
 
     spied, seen = watched(config)
-    jax.eval_shape(lambda seeds: train.init(spied, prog.env, prog.static, seeds), seeds)
+    jax.eval_shape(lambda seeds: train.init(spied, prog.env, prog.spec, seeds), seeds)
     assert seen == train.INIT_READS
 
     spied, seen = watched(config)
     work = prog.training[0]
     jax.eval_shape(
-        lambda state: train.chunk(state, spied, work, env=prog.env, static=prog.static), state
+        lambda state: train.chunk(state, spied, work, env=prog.env, spec=prog.spec), state
     )
     assert seen == train.CHUNK_READS
 
     spied, seen = watched(config)
     play = diagnostics.evaluate_run
-    jax.eval_shape(lambda state: play(state, spied, env=prog.env, agent=prog.static), state)
+    jax.eval_shape(lambda state: play(state, spied, env=prog.env, spec=prog.spec), state)
     assert seen <= diagnostics.READS
     # Seeds are split over devices by their number, whatever the function reads.
     assert diagnostics.READS - seen == {"train.num_seeds"}

@@ -18,13 +18,11 @@ CONFIG = tiny.run(train__seed=5, train__num_seeds=2)
 def run(tmp_path_factory):
     """A run of two seeds with checkpoints at 10 (best), 20 and 30 decisions."""
     folder = tmp_path_factory.mktemp("run")
-    static = acting.build(CONFIG.agent, OBS, ACTION)
+    spec = acting.build(CONFIG.agent, OBS, ACTION)
     for decisions, score in ((10, 9.0), (20, 3.0), (30, None)):
         keys = jax.random.split(jax.random.key(decisions), 2)
-        state = jax.vmap(lambda key: agent.init(key, CONFIG.agent, static))(keys)
-        checkpoint.save(
-            folder / "checkpoints", decisions, state, CONFIG, static, keep=5, score=score
-        )
+        state = jax.vmap(lambda key: agent.init(key, CONFIG.agent, spec))(keys)
+        checkpoint.save(folder / "checkpoints", decisions, state, CONFIG, spec, keep=5, score=score)
     return folder
 
 
@@ -42,13 +40,13 @@ def test_planner_acts_as_the_agent_would(run, planner):
     assert restored.decisions == 10  # the best
     config = replace(restored.config.agent, {"mppi.select": "argmax"})
     params = jax.tree.map(lambda x: x[0], restored.state.params)
-    plan, key, first = acting.init_plan(config, restored.static, 1), jax.random.key(0), True
+    plan, key, first = acting.init_plan(config, restored.spec, 1), jax.random.key(0), True
     planner.reset()
     for obs in observations():
         key, now = jax.random.split(key)
         out = acting.act(
             params, now, jnp.asarray(obs)[None], plan, jnp.array([first]),
-            agent=restored.static, config=config, explore=0.0,
+            spec=restored.spec, config=config, explore=0.0,
         )  # fmt: skip
         plan, first = out.next_state, False
         np.testing.assert_allclose(planner.act(obs), out.action[0], atol=1e-5)
@@ -78,7 +76,7 @@ def test_policy_and_seed(run):
     params = jax.tree.map(lambda x: x[1], restored.state.params)
     obs = observations()
     expected = acting.act_policy(
-        params, jax.random.key(0), obs, agent=restored.static, config=CONFIG.agent, explore=0.0
+        params, jax.random.key(0), obs, spec=restored.spec, config=CONFIG.agent, explore=0.0
     )
     np.testing.assert_allclose(one.act(obs), expected, atol=1e-6)
     prior = controller.load_controller(run, actor="prior", seed=6).act(obs)
@@ -114,7 +112,7 @@ def test_time_budget_chooses_iterations(run, planner):
 def test_pure_functions_run_inside_a_scan(run):
     restored = controller.load(run)
     params = jax.tree.map(lambda x: x[0], restored.state.params)
-    fns = controller.make_fns(restored.config.agent, restored.static, select="sample")
+    fns = controller.make_fns(restored.config.agent, restored.spec, select="sample")
 
     def loop(key, obs):
         return jax.lax.scan(lambda s, _: fns.act(params, s, obs), fns.init(key, 2), length=3)

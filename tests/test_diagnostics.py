@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from experiments import plot
-from pomcp_jax import acting, diagnostics, diagnostics_gradients, envs, evaluate, policy_loss, train
+from pomcp_jax import (
+    acting,
+    actors,
+    diagnostics,
+    diagnostics_gradients,
+    envs,
+    evaluate,
+    policy_loss,
+    train,
+)
 from pomcp_jax import agent as agent_lib
-from pomcp_jax.diagnostics import action_policy, mismatch, value_bias
+from pomcp_jax.diagnostics import mismatch, value_bias
 from pomcp_jax.diagnostics_gradients import Moments
 from pomcp_jax.replay import Batch, Index, Row
 from pomcp_jax.reporting import diagnostic_figures
@@ -90,10 +99,10 @@ def judge(task, preset, values, reward):
     """Metrics of seeds whose critics give ``values`` and whose models give ``reward``."""
     config = tiny.run(preset, {"optimizer__discount": DISCOUNT}, env__task=task)
     env = envs.make(task, 1)
-    static = acting.build(config.agent, env.observation_size, env.action_size)
+    spec = acting.build(config.agent, env.observation_size, env.action_size)
 
     def one(value):
-        params = agent_lib.init(jax.random.key(0), config.agent, static).params
+        params = agent_lib.init(jax.random.key(0), config.agent, spec).params
         model = params.model._replace(
             value=fixed_head(params.model.value, value),
             reward=fixed_head(params.model.reward, logits_of(reward)),
@@ -103,8 +112,8 @@ def judge(task, preset, values, reward):
     @jax.jit
     def play(values):
         params, keys = jax.vmap(one)(values), jax.random.split(jax.random.key(1), len(values))
-        options = dict(env=env, agent=static, config=config.agent, episodes=3)
-        episodes, trace = evaluate.traced(params, keys, diagnostics.probe(static), **options)
+        options = dict(env=env, spec=spec, config=config.agent, episodes=3)
+        episodes, trace = evaluate.traced(params, keys, diagnostics.probe(spec), **options)
         metrics = diagnostics.acting_metrics(episodes, trace, config.agent)
         return metrics, episodes, evaluate.rollout(params, keys, **options)
 
@@ -140,9 +149,9 @@ def test_values_end_where_the_episode_terminates():
 
 
 def test_divergences_and_distance_of_known_gaussians():
-    policy = action_policy(jnp.zeros((1, 2)), jnp.log(jnp.full((1, 2), 0.5)), "clip")
+    policy = Gaussian(jnp.zeros((1, 2)), jnp.full((1, 2), 0.5))
     record = Gaussian(jnp.array([[0.6, 0.0]]), jnp.array([[1.0, 0.5]]))
-    got = mismatch(policy, record)
+    got = mismatch(policy, record, "clip")
     forth = np.log(2) + (0.25 + 0.36) / 2 - 0.5
     back = -np.log(2) + (1 + 0.36) / (2 * 0.25) - 0.5
     np.testing.assert_allclose(got.kl_policy, [forth], rtol=1e-5)
@@ -152,16 +161,17 @@ def test_divergences_and_distance_of_known_gaussians():
 
 @pytest.mark.parametrize("mean, std", [(0.0, 0.02), (0.8, 0.3), (-1.5, 1.0), (0.3, 7.0)])
 def test_a_tanh_policy_is_compared_by_its_moments_over_actions(mean, std):
-    got = action_policy(jnp.full((1,), mean), jnp.log(jnp.full((1,), std)), "tanh")
+    policy = Gaussian(jnp.full((1,), mean), jnp.full((1,), std))
+    got = actors.over_actions(policy, "tanh")
     x = np.linspace(-9, 9, 200_001)
     weight = np.exp(-0.5 * x**2)
     weight /= weight.sum()
     action = np.tanh(mean + std * x)
     centre = weight @ action
     spread = np.sqrt(weight @ (action - centre) ** 2)
-    np.testing.assert_allclose(got.dist.mean[0], centre, atol=0.02 * spread)
-    np.testing.assert_allclose(got.dist.std[0], spread, rtol=0.02)
-    np.testing.assert_allclose(got.mode[0], np.tanh(mean), rtol=1e-6)
+    np.testing.assert_allclose(got.mean[0], centre, atol=0.02 * spread)
+    np.testing.assert_allclose(got.std[0], spread, rtol=0.02)
+    np.testing.assert_allclose(actors.mode(policy, "tanh")[0], np.tanh(mean), rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------
@@ -208,14 +218,14 @@ def test_pure_noise_shows_no_signal_on_average():
     np.testing.assert_allclose(np.mean(found, axis=0), 0.0, atol=0.02)
 
 
-def batches_of(static, config, records, made, number=4):
+def batches_of(spec, config, records, made, number=4):
     """``[M, T, B]`` windows of random observations with the same records everywhere."""
     shape = (number, config.mppi.horizon + 1, config.optimizer.batch_size)
     keys = jax.random.split(jax.random.key(5), 3)
-    wide = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, static.action_size)), records)
+    wide = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, spec.action_size)), records)
     rows = Row(
-        obs=jax.random.normal(keys[0], (*shape, static.obs_size)),
-        action=jax.random.uniform(keys[1], (*shape, static.action_size), minval=-1.0),
+        obs=jax.random.normal(keys[0], (*shape, spec.obs_size)),
+        action=jax.random.uniform(keys[1], (*shape, spec.action_size), minval=-1.0),
         reward=jnp.ones(shape),
         terminated=jnp.zeros(shape, bool),
         last=jax.random.bernoulli(keys[2], 0.1, shape),
@@ -230,25 +240,25 @@ def batches_of(static, config, records, made, number=4):
 
 def test_terms_sum_to_the_gradient_of_the_loss():
     config = tiny.agent("po_mpc", policy__entropy_coef=0.3, policy__value_weight=True)
-    static = acting.build(config, 2, 3)
-    state = agent_lib.init(jax.random.key(0), config, static)
+    spec = acting.build(config, 2, 3)
+    state = agent_lib.init(jax.random.key(0), config, spec)
     records = Gaussian(jnp.float32(0.2), jnp.float32(0.3))
-    batches = batches_of(static, config, records, jnp.int32(0), number=1)
+    batches = batches_of(spec, config, records, jnp.int32(0), number=1)
     batch = jax.tree.map(lambda x: x[0], batches)
 
     @jax.jit
     def both(state, batch):
         key, scale = jax.random.key(7), jnp.float32(2.0)
         terms = diagnostics_gradients.term_gradients(
-            state, batch, key, scale, agent=static, config=config
+            state, batch, key, scale, spec=spec, config=config
         )
-        params, scales = state.params, state.scales
+        params = state.params
         latents = diagnostics_gradients.model_loss.roll_out(
-            static.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
+            spec.nets, params.model, batch.rows.obs[0], batch.rows.action[:-1]
         )
         return terms, jax.grad(policy_loss.policy_loss, has_aux=True)(
-            params.policy, params.model, params.prior, latents, batch, scales.q, scale,
-            scales.log_multiplier, key, nets=static.nets, config=config,
+            params.policy, params, latents, batch, state.scales._replace(kl=scale), key,
+            nets=spec.nets, config=config,
         )[0]  # fmt: skip
 
     terms, whole = both(state, batch)
@@ -262,11 +272,11 @@ def test_terms_sum_to_the_gradient_of_the_loss():
     assert kl > 0 and entropy > 0
 
 
-def learned(static, config, prior):
+def learned(spec, config, prior):
     """Metrics with a learned prior that says ``prior(params)`` everywhere."""
-    state = agent_lib.init(jax.random.key(0), config, static)
+    state = agent_lib.init(jax.random.key(0), config, spec)
     model = config.world_model
-    bias = jnp.zeros((2 * static.action_size,)).at[: static.action_size].set(jnp.arctanh(0.4))
+    bias = jnp.zeros((2 * spec.action_size,)).at[: spec.action_size].set(jnp.arctanh(0.4))
     out = jax.tree.map(jnp.zeros_like, state.params.prior["out"]) | {"bias": bias}
     state = state._replace(
         params=state.params._replace(prior=state.params.prior | {"out": out}),
@@ -276,10 +286,10 @@ def learned(static, config, prior):
     records = Gaussian(jnp.float32(prior), jnp.float32(std))
     # The second row of every window is older.
     made = jnp.array([30, 10, 30, 30], jnp.int32)[None, :, None]
-    batches = batches_of(static, config, records, made)
+    batches = batches_of(spec, config, records, made)
     metrics = jax.jit(
         lambda state, batches: diagnostics.learning_metrics(
-            state, batches, jnp.int32(40), jax.random.key(2), agent=static, config=config
+            state, batches, jnp.int32(40), jax.random.key(2), spec=spec, config=config
         )
     )(state, batches)
     return metrics, batches
@@ -311,11 +321,11 @@ def test_a_learned_prior_that_equals_its_records_has_the_same_signal_and_noise()
 def test_every_metric_of_a_run_and_what_means_nothing_is_nan(preset, seeds):
     config = tiny.run(preset, train__num_seeds=seeds)
     env = envs.make(config.env.task, 1)
-    static = acting.build(config.agent, env.observation_size, env.action_size)
+    spec = acting.build(config.agent, env.observation_size, env.action_size)
 
     @jax.jit
     def play():
-        state = train.init(config, env, static)
+        state = train.init(config, env, spec)
         rows = state.replay.rows._replace(
             obs=jax.random.normal(jax.random.key(3), state.replay.rows.obs.shape),
             last=jnp.zeros_like(state.replay.rows.last),
@@ -323,7 +333,7 @@ def test_every_metric_of_a_run_and_what_means_nothing_is_nan(preset, seeds):
         )
         ring = state.replay._replace(rows=rows, inserted=jnp.int32(32))
         state = state._replace(replay=ring, updates=jnp.int32(12))
-        return diagnostics.evaluate_run(state, config, env=env, agent=static)
+        return diagnostics.evaluate_run(state, config, env=env, spec=spec)
 
     episodes, metrics = play()
     assert episodes.returns.shape == (seeds, config.train.eval_episodes)

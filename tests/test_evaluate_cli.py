@@ -19,10 +19,10 @@ def run(tmp_path_factory):
     """Two untrained seeds on a probe whose return is the number of its steps."""
     folder = tmp_path_factory.mktemp("run")
     env = envs.make(CONFIG.env.task)
-    static = acting.build(CONFIG.agent, env.observation_size, env.action_size)
+    spec = acting.build(CONFIG.agent, env.observation_size, env.action_size)
     keys = jax.random.split(jax.random.key(0), 2)
-    state = jax.vmap(lambda key: agent.init(key, CONFIG.agent, static))(keys)
-    checkpoint.save(folder / "checkpoints", 10, state, CONFIG, static)
+    state = jax.vmap(lambda key: agent.init(key, CONFIG.agent, spec))(keys)
+    checkpoint.save(folder / "checkpoints", 10, state, CONFIG, spec)
     return folder
 
 

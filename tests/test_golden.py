@@ -7,10 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
-from setting import SMALL, STEPS, WINDOWS, A, Setting, draw, layer, mlp, near, random_params
+from setting import (
+    SMALL,
+    STEPS,
+    WINDOWS,
+    A,
+    Setting,
+    draw,
+    layer,
+    mlp,
+    near,
+    random_params,
+    scales,
+)
 
-from pomcp_jax import config as config_lib
 from pomcp_jax import (
+    actors,
     losses,
     maths,
     model_loss,
@@ -20,6 +32,7 @@ from pomcp_jax import (
     presets,
     world_model,
 )
+from pomcp_jax import config as config_lib
 from pomcp_jax.config import MppiConfig, PolicyConfig
 from pomcp_jax.maths import Bins
 from pomcp_jax.types import Gaussian
@@ -121,7 +134,7 @@ def test_gaussians():
         std2,
     )
     both(
-        lambda x: maths.bounded_log_std(x, -3.0, 1.0),
+        lambda x: actors.bounded_log_std(x, -3.0, 1.0),
         lambda x: ref.bounded_log_std(x, -3.0, 1.0),
         3 * x,
     )
@@ -181,7 +194,7 @@ def test_world_model_forward():
             next=world_model.dynamics(nets, params.dynamics, z, a),
             reward=world_model.reward_logits(nets, params.reward, z, a),
             value=world_model.value_logits(nets, params.value, z, a),
-            policy=world_model.policy(nets, policy, z, -3.0, 1.0),
+            policy=world_model.policy(nets, policy, z),
         )
 
     out = forward(params, policy)
@@ -192,8 +205,7 @@ def test_world_model_forward():
         one = jax.tree.map(lambda x, head=head: x[head], params.value)
         near(out["value"][head], mlp(one, [latent, action]), F32)
     raw = mlp(policy, [latent])
-    near(out["policy"][0], raw[:, :3], F32)
-    near(out["policy"][1], ref.bounded_log_std(raw[:, 3:], -3.0, 1.0), F32)
+    near(np.concatenate(out["policy"], axis=-1), raw, F32)
 
 
 # --------------------------------------------------------------------- planner
@@ -458,7 +470,7 @@ def reference_loss(name, raw, log_std, scale_q, alpha, frozen=None):
 
 @functools.partial(jax.jit, static_argnames="squash")
 def jax_loss(raw, log_std, data, scale_q, config, squash):
-    sample = losses.squash(raw, log_std, data["eps"], squash)
+    sample = actors.squash(raw, log_std, data["eps"], squash)
     q = model_loss.reduce_heads(
         jnp.stack(heads(jnp, sample.action, data["centre"])), config.q_reduce
     )
@@ -571,7 +583,7 @@ def test_squash(kind):
         both(
             lambda *a, i=index: (
                 lambda s: (s.action, s.dist.mean, s.dist.std)[i]
-            )(losses.squash(*a, kind)),
+            )(actors.squash(*a, kind)),
             lambda *a, i=index: ref.squash(kind, *a)[i],
             RAW,
             LOG_STD,
@@ -583,7 +595,7 @@ def test_squash(kind):
 def test_entropy_bonus(kind):
     config = PolicyConfig(entropy=kind)
     both(
-        lambda *a: losses.entropy_bonus(losses.squash(*a, "tanh"), config),
+        lambda *a: losses.entropy_bonus(actors.squash(*a, "tanh"), config),
         lambda m, s, e: ref.entropy_bonus(kind, ref.squash("tanh", m, s, e)[0], s, e),
         RAW, LOG_STD, EPS, f32=3e-5,
     )  # fmt: skip
@@ -593,7 +605,7 @@ def test_forward_and_nll_divergences():
     def implementation(kind):
         config = PolicyConfig(divergence=kind)
         return lambda m, s, e, pm, ps: losses.divergence(
-            losses.squash(m, s, e, "clip"), Gaussian(pm, ps), config
+            actors.squash(m, s, e, "clip"), Gaussian(pm, ps), config
         )
 
     arrays = RAW, LOG_STD, EPS, PRIOR_MEAN, PRIOR_STD
@@ -636,7 +648,7 @@ def test_q_targets(reduce, actor):
     key = jax.random.key(5)
     out = case.run(
         model_loss.targets,
-        case.params, case.target, case.policy, case.prior, case.batch, key,
+        case.agent, case.target, case.batch, key,
     )  # fmt: skip
     eps = np.asarray(jax.random.normal(jax.random.split(key)[0], (STEPS, WINDOWS, A)), np.float64)
     latents = case.encode(case.rows.obs)
@@ -652,7 +664,8 @@ def test_q_targets(reduce, actor):
 def test_v_targets():
     case = Setting({"world_model.critic": "v", "critic.target_reduce": "mean"})
     key = jax.random.key(6)
-    out = case.run(model_loss.targets, case.params, case.target, case.policy, None, case.batch, key)
+    agent = case.agent._replace(prior=None)
+    out = case.run(model_loss.targets, agent, case.target, case.batch, key)
     eps = np.asarray(jax.random.normal(jax.random.split(key)[0], (STEPS, WINDOWS, A)), np.float64)
     here = case.encode(case.rows.obs)[:-1]
     (action, _, _), _, _ = case.actor(case.policy, here, eps)
@@ -716,8 +729,8 @@ def test_actor_policy_loss(prior, last_state):
     latents, key = case.roll_out(), jax.random.key(7)
     total, aux = case.run(
         policy_loss.policy_loss,
-        case.policy, case.params, case.prior, jnp.asarray(latents, jnp.float32), case.batch,
-        jnp.asarray(4.0), jnp.asarray(1.5), jnp.asarray(0.0), key,
+        case.policy, case.agent, jnp.asarray(latents, jnp.float32), case.batch,
+        scales(4.0, 1.5), key,
     )  # fmt: skip
     steps = STEPS + last_state
     z = latents[:steps]
@@ -738,8 +751,8 @@ def test_actor_policy_loss(prior, last_state):
     scale_q = ref.running_scale_update(4.0, ref.percentile_spread(q(action)[0][first]))
     scale_kl = ref.running_scale_update(1.5, ref.percentile_spread(kl[0][first]))
     loss = ref.po_mpc_direct(raw, log_std, eps, q, *target, scale_q, scale_kl, 9.0)
-    near(aux.scale_q, scale_q, F32)
-    near(aux.scale_kl, scale_kl, F32)
+    near(aux.scales.q, scale_q, F32)
+    near(aux.scales.kl, scale_kl, F32)
     near(total, ref.rho_mean(loss, mask, case.config.optimizer.rho), 3e-5)
 
 
@@ -749,7 +762,7 @@ def test_soft_target():
     key = jax.random.key(8)
     out = case.run(
         functools.partial(model_loss.targets, kl_weight=0.3),
-        case.params, case.target, case.policy, case.prior, case.batch, key,
+        case.agent, case.target, case.batch, key,
     )  # fmt: skip
     eps = np.asarray(jax.random.normal(jax.random.split(key)[0], (STEPS, WINDOWS, A)), np.float64)
     z = case.encode(case.rows.obs)[1:]
@@ -779,13 +792,10 @@ def test_states_of_another_episode_do_not_matter(value_weight):
         case.run(
             policy_loss.policy_loss,
             case.policy,
-            case.params,
-            case.prior,
+            case.agent,
             jnp.asarray(z, jnp.float32),
             case.batch,
-            jnp.asarray(1.0),
-            jnp.asarray(1.0),
-            jnp.asarray(0.0),
+            scales(1.0, 1.0),
             jax.random.key(9),
         )[0]
         for z in (latents, elsewhere)

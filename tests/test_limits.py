@@ -15,6 +15,8 @@ from setting import WINDOWS, A, Setting, mlp
 
 from pomcp_jax import config as config_lib
 from pomcp_jax import policy_loss, presets
+from pomcp_jax.actors import AgentParams
+from pomcp_jax.policy_loss import Scales
 
 SMALL = {
     "world_model.latent_size": 8,
@@ -38,9 +40,10 @@ TANH = {
 
 @functools.partial(jax.jit, static_argnames="nets")
 def compiled(policy, params, prior, latents, batch, key, config, nets):
-    scales = [jnp.asarray(x, latents.dtype) for x in (SCALE_Q, SCALE_KL, 0.0)]
+    scales = Scales(*(jnp.asarray(x, latents.dtype) for x in (SCALE_Q, SCALE_KL, 1.0, 0.0)))
+    agent = AgentParams(params, policy, prior)
     loss = functools.partial(policy_loss.policy_loss, nets=nets, config=config)
-    return jax.grad(loss, has_aux=True)(policy, params, prior, latents, batch, *scales, key)[0]
+    return jax.grad(loss, has_aux=True)(policy, agent, latents, batch, scales, key)[0]
 
 
 def flat(tree):

@@ -88,12 +88,12 @@ def evaluated(breaks):
     task = envs.make_task("probe/truncated")
     bad = lambda state: jnp.where(state.steps == breaks, jnp.nan, task.observe(state))  # noqa: E731
     env = envs.make_env(task._replace(observe=bad))
-    static = acting.build(config.agent, 1, 1)
+    spec = acting.build(config.agent, 1, 1)
     keys = jax.random.split(jax.random.key(0), 2)
-    params = train.init_agents(keys, config, static).params
+    params = train.init_agents(keys, config, spec).params
     play = jax.jit(
         lambda params: evaluate.rollout(
-            params, keys, env=env, agent=static, config=config.agent, episodes=3, planner=False
+            params, keys, env=env, spec=spec, config=config.agent, episodes=3, planner=False
         )
     )
     return jax.device_get(play(params))

@@ -4,6 +4,7 @@ import functools
 import subprocess
 import sys
 
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -297,20 +298,14 @@ def test_jit_equals_no_jit():
     )
 
 
-@functools.cache
-def counter():
-    """A jitted plan, and the list that grows by one with every trace."""
-    traces = []
-
-    @jax.jit
-    def plan(config, explore):
-        traces.append(config)
-        state, key = mppi.init(config, 1), jax.random.key(0)
-        return mppi.plan(
-            None, key, jnp.zeros(1), state, model=BANDIT_MODEL, config=config, explore=explore
-        ).action
-
-    return plan, traces
+@jax.jit
+@chex.assert_max_traces(n=1)
+def counted(config, explore):
+    """An action, traced for the first configuration only."""
+    state, key = mppi.init(config, 1), jax.random.key(0)
+    return mppi.plan(
+        None, key, jnp.zeros(1), state, model=BANDIT_MODEL, config=config, explore=explore
+    ).action
 
 
 @pytest.mark.parametrize(
@@ -323,20 +318,15 @@ def counter():
     ],
 )
 def test_changing_a_number_does_not_recompile(changes, explore):
-    plan, traces = counter()
-    plan(BANDIT, 1.0)
-    before = len(traces)
-    plan(change(BANDIT, **changes), explore)
-    assert len(traces) == before
+    counted(BANDIT, 1.0)
+    counted(change(BANDIT, **changes), explore)
 
 
 def test_changing_a_size_recompiles():
-    """Guards the test above: its counter does count."""
-    plan, traces = counter()
-    plan(BANDIT, 1.0)
-    before = len(traces)
-    plan(change(BANDIT, num_samples=32), 1.0)
-    assert len(traces) == before + 1
+    """Guards the test above: traces are counted."""
+    counted(BANDIT, 1.0)
+    with pytest.raises(AssertionError, match="traced > 1 times"):
+        counted(change(BANDIT, num_samples=32), 1.0)
 
 
 # -------------------------------------------------------------- broken models

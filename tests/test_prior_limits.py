@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from setting import STEPS, WINDOWS, Setting
+from setting import STEPS, WINDOWS, Setting, scales
 
-from pomcp_jax import losses, policy_loss
+from pomcp_jax import actors, losses, policy_loss
 from pomcp_jax.config import PolicyConfig
 from pomcp_jax.types import Gaussian
 
@@ -65,8 +65,8 @@ def test_learned_prior_converges(fit, optimum):
 
     start = jax.tree.map(jnp.asarray, case.prior)
     params = minimise(loss, start)
-    got = policy_loss.actor_dist(case.nets, params, latents[0, 0], case.config)
-    before = policy_loss.actor_dist(case.nets, start, latents[0, 0], case.config)
+    got = actors.distribution(case.nets, params, latents[0, 0], case.config.world_model)
+    before = actors.distribution(case.nets, start, latents[0, 0], case.config.world_model)
     expected = optimum(mean, std)
     assert np.max(np.abs(before.mean - expected[0])) > 0.1
     np.testing.assert_allclose(got.mean, expected[0], atol=1e-3)
@@ -96,10 +96,9 @@ def test_divergences_to_many_records_are_one_to_their_mean():
 
     @jax.jit
     def loss_and_gradient(policy, batch):
-        scales = [jnp.asarray(x) for x in (1.0, 1.0, 0.0)]
         loss = functools.partial(policy_loss.policy_loss, nets=case.nets, config=case.config)
         return jax.value_and_grad(loss, has_aux=True)(
-            policy, case.params, None, latents, batch, *scales, jax.random.key(0)
+            policy, case.agent, latents, batch, scales(1.0, 1.0), jax.random.key(0)
         )
 
     constants = []
@@ -129,7 +128,7 @@ def test_optimum_of_a_gaussian_prior_and_a_quadratic_value(lambda_, scale):
         # Two symmetric draws give the exact expectation of a quadratic.
         noise = jnp.array([[1.0], [-1.0]]) * jnp.ones((1, 3))
         mean, log_std = (jnp.broadcast_to(x[None], noise.shape) for x in pair)
-        sample = losses.squash(mean, log_std, noise, "clip_straight_through")
+        sample = actors.squash(mean, log_std, noise, "clip_straight_through")
         offset = sample.action - prior.mean[None]
         q = jnp.sum(slope[None] * offset - 0.5 * bend[None] * offset**2, axis=-1)
         wide = jax.tree.map(lambda x: x[None], prior)

@@ -59,13 +59,13 @@ def test_own_task_block(tmp_path, monkeypatch):
 
 def test_controller_block(tmp_path, monkeypatch):
     config = tiny.run()
-    static = acting.build(config.agent, 3, 2)
-    state = jax.vmap(lambda key: agent.init(key, config.agent, static))(
+    spec = acting.build(config.agent, 3, 2)
+    state = jax.vmap(lambda key: agent.init(key, config.agent, spec))(
         jax.random.split(jax.random.key(0), 1)
     )
     folder = tmp_path / "runs/quickstart/default/checkpoints"
     folder.mkdir(parents=True)
-    checkpoint.save(folder, 10, state, config, static)
+    checkpoint.save(folder, 10, state, config, spec)
     monkeypatch.chdir(tmp_path)
     scope = {"observation": np.zeros(3)}
     exec(BLOCKS[2], scope)

@@ -264,15 +264,13 @@ def test_write_back_drops_rows_not_inserted_yet():
 
 # ------------------------------------------------------------------ seeds, bytes
 
-SEEDED = Replay(rows=0, inserted=None)
-
 
 def seeded(number, num_seeds=2):
     """Rings of two seeds filled together by ``vmap``, and each filled alone."""
     one = replay.init(CAPACITY, ENVS, OBS, ACTIONS)
     many = Replay(jax.tree.map(lambda x: jnp.stack([x] * num_seeds), one.rows), one.inserted)
     alone = [one] * num_seeds
-    insert_all = jax.jit(jax.vmap(replay.insert, in_axes=(SEEDED, 0), out_axes=SEEDED))
+    insert_all = jax.jit(jax.vmap(replay.insert, in_axes=(replay.SEEDS, 0), out_axes=replay.SEEDS))
     for t in range(number):
         rows = [make_row(t + 500 * s, t % (3 + s) == 2) for s in range(num_seeds)]
         many = insert_all(many, jax.tree.map(lambda *x: jnp.stack(x), *rows))
@@ -298,7 +296,7 @@ def test_sampling_for_seeds_equals_separate_rings():
     many, alone = wrapped()
     keys = jax.random.split(jax.random.key(0), 2)
     draw = functools.partial(replay.sample, batch_size=5, length=LENGTH)
-    out = jax.jit(jax.vmap(draw, in_axes=(SEEDED, 0)))(many, keys)
+    out = jax.jit(jax.vmap(draw, in_axes=(replay.SEEDS, 0)))(many, keys)
     each = [sample(ring, key, 5, LENGTH) for ring, key in zip(alone, keys, strict=True)]
     assert_same(out, stack(each))
 
@@ -307,7 +305,7 @@ def test_writing_back_for_seeds_equals_separate_rings():
     many, alone = wrapped()
     numbers = jnp.asarray([[[1], [4]], [[9], [10]]])
     index = Index(numbers, numbers % ENVS)
-    write = jax.vmap(replay.write_back, in_axes=(SEEDED, 0, 0, 0, 0), out_axes=SEEDED)
+    write = jax.vmap(replay.write_back, in_axes=(replay.SEEDS, 0, 0, 0, 0), out_axes=replay.SEEDS)
     out = jax.jit(write)(many, index, *records(index))
     each = []
     for seed, ring in enumerate(alone):

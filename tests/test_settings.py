@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
-from setting import STEPS, WINDOWS, A, Setting, near
+from setting import STEPS, WINDOWS, A, Setting, near, scales
 
+from pomcp_jax import actors, losses, policy_loss
 from pomcp_jax import config as config_lib
-from pomcp_jax import losses, policy_loss
 from pomcp_jax.config import PolicyConfig
 
 
@@ -46,24 +46,23 @@ def constrained():
         loss = functools.partial(policy_loss.policy_loss, nets=case.nets, config=config)
 
         def body(i, carry):
-            policy, opt, scales, kl = carry
+            policy, opt, running, kl = carry
             grads, aux = jax.grad(loss, has_aux=True)(
-                policy, case.params, case.prior, latents, case.batch, *scales, jax.random.key(0)
+                policy, case.agent, latents, case.batch, running, jax.random.key(0)
             )
             with jax.numpy_dtype_promotion("standard"):
                 updates, opt = adam.update(grads, opt)
             kl = kl + jnp.where(i >= half, aux.kl / half, 0.0)
-            scales = aux.scale_q, aux.scale_kl, aux.log_multiplier
-            return optax.apply_updates(policy, updates), opt, scales, kl
+            return optax.apply_updates(policy, updates), opt, aux.scales, kl
 
-        scales, zero = (jnp.ones(()), jnp.ones(()), jnp.zeros(())), jnp.zeros(())
-        return jax.lax.fori_loop(0, 2 * half, body, (start, adam.init(start), scales, zero))[2:]
+        carry = start, adam.init(start), scales(1.0, 1.0), jnp.zeros(())
+        return jax.lax.fori_loop(0, 2 * half, body, carry)[2:]
 
     @functools.cache
     def run(target, power):
         changes = {"policy.kl_target": target, "policy.kl_dim_power": power}
-        scales, kl = train(config_lib.replace(case.config, changes))
-        return float(kl) / A ** (power + 1.0), float(scales[2])
+        running, kl = train(config_lib.replace(case.config, changes))
+        return float(kl) / A ** (power + 1.0), float(running.log_multiplier)
 
     return run
 
@@ -102,7 +101,7 @@ def test_multiplier_ignores_what_is_not_finite(bad):
 def test_multiplier_multiplies_the_coefficient():
     rng = np.random.default_rng(0)
     draws = [jnp.asarray(rng.normal(size=(3, 5, A)), jnp.float32) for _ in range(3)]
-    sample = losses.squash(*draws, "clip")
+    sample = actors.squash(*draws, "clip")
     kl = jnp.asarray(rng.uniform(size=(3, 5)), jnp.float32)
     numbers = dict(scale_q=jnp.ones(()), scale_kl=jnp.ones(()), weight=1.0)
     twice = losses.policy_loss(

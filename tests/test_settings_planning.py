@@ -12,7 +12,7 @@ from setting import OBS, WINDOWS, A, Setting
 
 from pomcp_jax import acting, mppi
 from pomcp_jax import config as config_lib
-from pomcp_jax.acting import Agent, AgentParams
+from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.config import MppiConfig
 from pomcp_jax.mppi import ModelFns
 
@@ -22,7 +22,7 @@ PLANNER = {"mppi.num_samples": 12, "mppi.num_proposals": 3, "mppi.num_elites": 4
 def actors(case):
     """All that acting needs, and the static part."""
     params = AgentParams(case.params, case.policy, case.prior)
-    return jax.tree.map(jnp.asarray, params), Agent(case.nets, OBS, A)
+    return jax.tree.map(jnp.asarray, params), AgentSpec(case.nets, OBS, A)
 
 
 # ---------------------------------------------------------------------- proposers
@@ -41,9 +41,9 @@ def steady(case, action):
 )
 def test_proposals_come_from_the_right_actor_in_the_right_share(proposer, num, from_policy):
     case = Setting({"policy.proposer": proposer, "mppi.num_proposals": num})
-    params, agent = actors(case)
+    params, spec = actors(case)
     params = params._replace(policy=steady(case, 0.5), prior=steady(case, -0.5))
-    model = acting.model_fns(agent, case.config, (-9.0, -8.0))
+    model = acting.model_fns(spec, case.config, (-9.0, -8.0))
     propose = jax.jit(functools.partial(mppi.propose, model=model, config=case.config.mppi))
     actions, _ = propose(params, jax.random.key(0), jnp.zeros(16))
     expected = np.where(np.arange(num) < from_policy, 0.5, -0.5)
@@ -99,11 +99,11 @@ def test_planner_uses_the_better_of_two_proposers():
 
 def test_penalty_lowers_the_value_by_the_disagreement_of_the_heads():
     case = Setting({"world_model.critic": "v", "policy.q_source": "model"})
-    params, agent = actors(case)
+    params, spec = actors(case)
 
     @jax.jit
     def value(config, latent):
-        return acting.model_fns(agent, config).value(params, jax.random.key(0), latent)
+        return acting.model_fns(spec, config).value(params, jax.random.key(0), latent)
 
     latent = case.encode(case.rows.obs)[0, 0]
     heads = case.values(case.params.value, latent)
@@ -138,23 +138,23 @@ def test_own_sizes_of_replanning_change_nothing_else():
     base = Setting(PLANNER | {"replan.batch_size": 2})
     own = config_lib.replace(base.config, {f"replan.{k}": v for k, v in few.items()})
     same = config_lib.replace(base.config, {f"mppi.{k}": v for k, v in few.items()})
-    params, agent = actors(base)
+    params, spec = actors(base)
     key, obs = jax.random.key(2), base.batch.rows.obs[0, :2]
 
     def replan(config):
-        return acting.replan(params, key, base.batch, agent=agent, config=config)
+        return acting.replan(params, key, base.batch, spec=spec, config=config)
 
     def act(config):
-        plan, first = acting.init_plan(config, agent, 2), jnp.ones((2,), bool)
-        return acting.act(params, key, obs, plan, first, agent=agent, config=config)
+        plan, first = acting.init_plan(config, spec, 2), jnp.ones((2,), bool)
+        return acting.act(params, key, obs, plan, first, spec=spec, config=config)
 
     assert program(act, own) == program(act, base.config)
     assert program(replan, own) == program(replan, same) != program(replan, base.config)
 
 
 def order(case, updates=100):
-    params, agent = actors(case)
-    run = functools.partial(acting.replan_order, agent=agent, config=case.config)
+    params, spec = actors(case)
+    run = functools.partial(acting.replan_order, spec=spec, config=case.config)
     return np.asarray(jax.jit(run)(params, case.batch, updates)).tolist()
 
 

@@ -63,7 +63,7 @@ def test_every_jitted_function_is_traced_once():
 def test_state_keeps_its_types():
     """A chunk must return exactly what it takes, weak types included, or it compiles twice."""
     config, prog, state, _ = base()
-    shapes = jax.eval_shape(lambda: train.init(config, prog.env, prog.static))
+    shapes = jax.eval_shape(lambda: train.init(config, prog.env, prog.spec))
     after = jax.eval_shape(lambda s: prog.chunk(s, config, prog.training[0])[0], state)
 
     def types(tree):

@@ -130,6 +130,42 @@ def join(physics: Any, other: Any) -> None:
     mujoco.mj_step1(physics.model.ptr, physics.data.ptr)
 
 
+def three_groups(name: str, episodes: int) -> tuple[list[Any], ...]:
+    """dm_control's environments: references, twins of rounded state, and edited models."""
+    references, twins, edited = (
+        [original(name, seed=i) for i in range(episodes)] for _ in range(3)
+    )
+    for environment in (*references, *twins, *edited):
+        environment.reset()
+    edit = EDITS.get(name.split("-")[0])
+    for environment in edited if edit else ():
+        edit(environment.physics.model.ptr)
+    return references, twins, edited
+
+
+def step_originals(
+    groups: tuple[list[Any], ...], actions: np.ndarray, reward_tasks: Sequence[Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Step :func:`three_groups`; references' observations and rewards, the others' observations."""
+    true_obs, true_reward, twin_obs, edited_obs = [], [], [], []
+    for reference, twin, edit, action in zip(*groups, actions, strict=True):
+        ctrl = controls(reference, action.astype(np.float64))
+        join(edit.physics, reference.physics)
+        edited_obs.append(flat(edit.step(ctrl).observation))
+        answer = reference.step(ctrl)
+        true_obs.append(flat(answer.observation))
+        others = [other.get_reward(reference.physics) for other in reward_tasks]
+        true_reward.append([answer.reward, *others])
+        round_state(twin.physics)
+        twin_obs.append(flat(twin.step(ctrl).observation))
+    return np.stack(true_obs), np.array(true_reward), np.stack(twin_obs), np.stack(edited_obs)
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    """Largest difference, relative where ``other`` is beyond 1."""
+    return float(np.max(np.abs(one - other) / np.maximum(1.0, np.abs(other))))
+
+
 def deviations(
     names: Sequence[str],
     episodes: int = 3,
@@ -153,45 +189,24 @@ def deviations(
 
     generator = np.random.default_rng(0)
     blank = blank_state(task)
-    references, twins, edited = (
-        [original(name, seed=i) for i in range(episodes)] for _ in range(3)
-    )
+    groups = references, _, _ = three_groups(name, episodes)
     reward_tasks = other_tasks(names)
-    for environment in (*references, *twins, *edited):
-        environment.reset()
-    for edit in edited:
-        if domain in EDITS:
-            EDITS[domain](edit.physics.model.ptr)
     free = adopt_all()
     step_obs, step_reward = [], np.zeros(len(names))
     beside, changed = [], []
     obs, reward, rounded = {}, {}, {}
 
-    def apart(one: np.ndarray, other: np.ndarray) -> float:
-        return float(np.max(np.abs(one - other) / np.maximum(1.0, np.abs(other))))
-
     for i in range(1, max(checkpoints) + 1):
         action = generator.uniform(-1, 1, (episodes, task.action_size)).astype(np.float32)
         tied = follow(adopt_all(), action)
         free, *seen = follow(free, action)
-        true_obs, true_reward, twin_obs, edited_obs = [], [], [], []
-        for reference, twin, edit, one in zip(references, twins, edited, action, strict=True):
-            ctrl = controls(reference, one.astype(np.float64))
-            join(edit.physics, reference.physics)
-            edited_obs.append(flat(edit.step(ctrl).observation))
-            answer = reference.step(ctrl)
-            true_obs.append(flat(answer.observation))
-            others = [other.get_reward(reference.physics) for other in reward_tasks]
-            true_reward.append([answer.reward, *others])
-            round_state(twin.physics)
-            twin_obs.append(flat(twin.step(ctrl).observation))
-        true_obs, true_reward = np.stack(true_obs), np.array(true_reward)
+        true_obs, true_reward, twin_obs, edited_obs = step_originals(groups, action, reward_tasks)
         step_obs.append(apart(tied[1], true_obs))
-        beside.append(apart(tied[1], np.stack(edited_obs)))
+        beside.append(apart(tied[1], edited_obs))
         changed += [(a != b).any() for a, b in zip(edited_obs, true_obs, strict=True)]
         step_reward = np.maximum(step_reward, np.max(np.abs(tied[2] - true_reward), axis=0))
         if i in checkpoints:
-            obs[i], rounded[i] = apart(seen[0], true_obs), apart(np.stack(twin_obs), true_obs)
+            obs[i], rounded[i] = apart(seen[0], true_obs), apart(twin_obs, true_obs)
             reward[i] = np.max(np.abs(seen[1] - true_reward), axis=0)
     largest, median = float(np.max(step_obs)), float(np.median(step_obs))
     return {
@@ -310,8 +325,8 @@ def measure(
         **process.describe(process.command("experiments.benchmarks.fidelity", sys.argv)),
     }
     about["x64"] = bool(jax.config.jax_enable_x64)
-    apart = deviations(names, backend=backend)
-    found = {name: {"task": name, **about, "deviation": apart[name]._asdict()} for name in names}
+    measured = deviations(names, backend=backend)
+    found = {name: {"task": name, **about, "deviation": measured[name]._asdict()} for name in names}
     if not steps_only:
         first = resets(names[0], backend=backend)._asdict()
         ours = our_returns(names, backend, random_episodes)

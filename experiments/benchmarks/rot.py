@@ -49,9 +49,9 @@ def save(
         evaluated_at=-1, evaluated={}, returns=[None, None], invalid=[0, 0], pending=None,
         written=tables.Written(list(tables.FIRST), [], sizes, 0), commit=process.commit(),
     )  # fmt: skip
-    static = functions.program.static
+    spec = functions.program.spec
     folder = options.workdir / "checkpoints"
-    checkpoint.save(folder, decisions, state, options.config, static, host=host._asdict())
+    checkpoint.save(folder, decisions, state, options.config, spec, host=host._asdict())
 
 
 def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:

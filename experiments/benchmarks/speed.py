@@ -116,24 +116,24 @@ def matmul_rate(runs: int = 9) -> float:
 
 def plan_call(config: AgentConfig, num_envs: int, times: int) -> Callable[[], Any]:
     """``times`` decisions of a batch, each from the plan before it."""
-    static = acting.build(config, OBS, ACTIONS)
-    params = agent.init(jax.random.key(0), config, static).params
+    spec = acting.build(config, OBS, ACTIONS)
+    params = agent.init(jax.random.key(0), config, spec).params
     obs = jax.random.normal(jax.random.key(1), (num_envs, OBS))
     first = jnp.zeros((num_envs,), bool)
 
     def decide(i, state, action):
         key = jax.random.fold_in(jax.random.key(2), i)
-        out = acting.act(params, key, obs, state, first, agent=static, config=config)
+        out = acting.act(params, key, obs, state, first, spec=spec, config=config)
         return out.next_state, out.action
 
     action = jnp.zeros((num_envs, ACTIONS))
-    return repeated(decide, times, acting.init_plan(config, static, num_envs), action)
+    return repeated(decide, times, acting.init_plan(config, spec, num_envs), action)
 
 
 def update_call(config: AgentConfig, times: int) -> Callable[[], Any]:
     """``times`` updates on batches sampled from a ring of random rows."""
-    static = acting.build(config, OBS, ACTIONS)
-    state = agent.init(jax.random.key(0), config, static)
+    spec = acting.build(config, OBS, ACTIONS)
+    state = agent.init(jax.random.key(0), config, spec)
     ring = replay.init(2000, 1, OBS, ACTIONS)
     noise = lambda x: 0.3 * jax.random.normal(jax.random.key(3), x.shape)  # noqa: E731
     rows = ring.rows._replace(
@@ -148,7 +148,7 @@ def update_call(config: AgentConfig, times: int) -> Callable[[], Any]:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(4), i))
         length = config.mppi.horizon + 1
         batch = replay.sample(ring, keys[0], config.optimizer.batch_size, length)
-        return (agent.update(state, batch, keys[1], agent=static, config=config)[0],)
+        return (agent.update(state, batch, keys[1], spec=spec, config=config)[0],)
 
     return repeated(improve, times, state)
 

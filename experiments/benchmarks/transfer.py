@@ -37,7 +37,7 @@ def ours(agent: Restored, backend: str, episodes: int) -> list[float]:
     @jax.jit
     def play(params: Any) -> evaluate.Episodes:
         return evaluate.rollout(
-            params, keys, env=env, agent=agent.static, config=config.agent, episodes=episodes
+            params, keys, env=env, spec=agent.spec, config=config.agent, episodes=episodes
         )
 
     return np.asarray(play(agent.state.params).returns).ravel().tolist()
@@ -45,7 +45,7 @@ def ours(agent: Restored, backend: str, episodes: int) -> list[float]:
 
 def theirs(agent: Restored, episodes: int) -> list[float]:
     """Returns in dm_control's environments, every episode in one of its own."""
-    config, static = agent.config, agent.static
+    config, spec = agent.config, agent.spec
     found = []
     for seed in range(agent.num_seeds):
         params = jax.tree.map(lambda x, i=seed: x[i], agent.state.params)
@@ -53,12 +53,12 @@ def theirs(agent: Restored, episodes: int) -> list[float]:
         @jax.jit
         def act(params: Any, key: jax.Array, obs: jax.Array, plan: Any, first: jax.Array):
             return acting.act(
-                params, key, obs, plan, first, agent=static, config=config.agent, explore=0.0
+                params, key, obs, plan, first, spec=spec, config=config.agent, explore=0.0
             )
 
         there = [original(config.env.task, seed=SEED + 100 * seed + i) for i in range(episodes)]
         steps = [one.reset() for one in there]
-        plan = acting.init_plan(config.agent, static, episodes)
+        plan = acting.init_plan(config.agent, spec, episodes)
         total, decision = np.zeros(episodes), 0
         while not steps[0].last():
             obs = jnp.asarray(np.stack([flat(step.observation) for step in steps]), jnp.float32)

@@ -12,11 +12,12 @@ the solver's tolerance of the same minimum.
 """
 
 import copy
+import functools
 import os
 import statistics
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,35 @@ from jaxtyping import Array, Bool, Float
 from pomcp_jax.envs.physics import LARGEST, Engine, Motion, quiet_mujoco, sensor_indices
 
 SERIAL_SECONDS = 4e-4
-"""Less work than this is done by the calling thread: waking others takes longer (measured on two
+"""Below this much work, step in the calling thread: waking the pool costs more (measured on two
 cores: 16 cartpoles 0.10 ms alone, 0.24 ms by a pool; 64 cheetahs 0.43 ms either way)."""
 
 
+class _Host(NamedTuple):
+    """A model in MuJoCo's own memory, and the threads that step it."""
+
+    active: Any
+    passive: Any
+    """``active`` without actuators."""
+    data: list[Any]
+    """Scratch memory of every thread of the pool."""
+    pool: Any
+    alone: Any
+    """Rollouts by all threads, and by the calling one."""
+    lock: threading.Lock
+    """Two XLA programs may run at once (training and evaluation); the pool serves one."""
+    sensors: np.ndarray
+    """Indices of the sensor values that are reported, ``[F]``."""
+    step_seconds: float
+
+    @property
+    def full(self) -> int:
+        """Numbers of a whole state: time, positions, velocities, activations."""
+        return 1 + self.active.nq + self.active.nv + self.active.na
+
+
 def _seconds_of_a_step(model: Any, data: Any, runs: int = 20) -> float:
-    """Of one physics step from rest: the median of a few."""
+    """Seconds of one physics step from rest, the median of ``runs``."""
     import mujoco
 
     took = []
@@ -44,14 +68,16 @@ def _seconds_of_a_step(model: Any, data: Any, runs: int = 20) -> float:
     return statistics.median(took)
 
 
-def make(model: Any, forces: tuple[str, ...]) -> Engine:
-    """The engine of one model; ``forces`` are the sensors it reports."""
+def _prepare(model: Any, forces: tuple[str, ...]) -> _Host:
+    """Copies of ``model`` with and without actuators, and a pool of as many threads as cores.
+
+    Raises:
+      NotImplementedError: for models whose state has more than positions, velocities and
+        activations.
+    """
     import mujoco
     from mujoco import rollout
 
-    full = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-    if full != 1 + model.nq + model.nv + model.na:
-        raise NotImplementedError("the host engine knows models without plugins and histories only")
     active = copy.copy(model)
     # A diverged body must look diverged, not be put back to its first pose silently.
     active.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
@@ -60,66 +86,101 @@ def make(model: Any, forces: tuple[str, ...]) -> Engine:
     passive = copy.copy(active)
     passive.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ACTUATION
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool, alone = rollout.Rollout(nthread=threads), rollout.Rollout(nthread=0)
     data = [mujoco.MjData(active) for _ in range(threads)]
-    # Two XLA programs may run at once (training and evaluation); the pool serves one.
-    lock = threading.Lock()
-    wanted = sensor_indices(model, forces)
-    home = np.concatenate([[0.0], model.qpos0, np.zeros(model.nv + model.na)])
-    ends = np.cumsum([model.nq, model.nv, model.na])
-    step_seconds = _seconds_of_a_step(active, data[0])
+    host = _Host(
+        active,
+        passive,
+        data,
+        pool=rollout.Rollout(nthread=threads),
+        alone=rollout.Rollout(nthread=0),
+        lock=threading.Lock(),
+        sensors=sensor_indices(model, forces),
+        step_seconds=_seconds_of_a_step(active, data[0]),
+    )
+    if mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS) != host.full:
+        raise NotImplementedError("the host engine knows models without plugins and histories only")
+    return host
 
-    def broken(state: np.ndarray) -> np.ndarray | None:
-        """Which rows have diverged; None when, as nearly always, none has."""
-        if np.abs(state).max() <= LARGEST:
-            return None
-        return ~np.all(np.abs(state) <= LARGEST, axis=1)
 
-    def run(which: Any, state: np.ndarray, ctrl: np.ndarray, steps: int) -> tuple:
-        """``steps`` physics steps of rows ``state[B, 1 + Q + V + M]`` (float64)."""
-        rows = state.shape[0]
-        bad = broken(state)
-        if bad is not None:
-            state = np.where(bad[:, None], home, state)
-        control = np.empty((rows, steps, model.nu))
-        control[:] = ctrl[:, None]
-        states = np.empty((rows, steps, full))
-        sensed = np.empty((rows, steps, model.nsensordata))
-        serial = rows * steps * step_seconds < SERIAL_SECONDS
-        with lock:
-            (alone if serial else pool).rollout(
-                [which] * rows,
-                data[:1] if serial else data,
-                state,
-                control,
-                skip_checks=True,
-                nstep=steps,
-                state=states,
-                sensordata=sensed,
-                chunk_size=max(1, rows // (4 * threads)),
-            )
-        ahead = np.ascontiguousarray(states[:, -1])
-        worse = broken(ahead)
-        if bad is not None or worse is not None:
-            ahead[(False if bad is None else bad) | (False if worse is None else worse)] = np.nan
-        return ahead, sensed[:, -1, wanted]
+def _broken(state: np.ndarray) -> np.ndarray | None:
+    """Which rows have diverged; None when, as nearly always, none has."""
+    if np.abs(state).max() <= LARGEST:
+        return None
+    return ~np.all(np.abs(state) <= LARGEST, axis=1)
 
-    def results(lead: tuple, state: np.ndarray, sensed: np.ndarray, real: Any) -> tuple:
-        """A callback's answer: the state's bits, and what JAX computes with."""
-        seen = np.empty((state.shape[0], full - 1 + wanted.size), real)
-        seen[:, : full - 1] = state[:, 1:]
-        seen[:, full - 1 :] = sensed
-        bits = state.view(np.uint32)
-        return bits.reshape(*lead, -1), seen.reshape(*lead, -1)
 
-    def call(function: Any, real: Any, *args: Array) -> tuple[Motion, Array]:
-        shapes = (
-            jax.ShapeDtypeStruct((2 * full,), jnp.uint32),
-            jax.ShapeDtypeStruct((full - 1 + wanted.size,), real),
+def _run(
+    host: _Host, model: Any, state: np.ndarray, ctrl: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``steps`` physics steps of rows ``state[B, 1 + Q + V + M]`` (float64); NaN where diverged.
+
+    Returns:
+      The rows ahead, and their sensors ``[B, F]``.
+    """
+    rows, bad = state.shape[0], _broken(state)
+    if bad is not None:
+        home = np.concatenate([[0.0], model.qpos0, np.zeros(model.nv + model.na)])
+        state = np.where(bad[:, None], home, state)
+    control = np.empty((rows, steps, model.nu))
+    control[:] = ctrl[:, None]
+    states = np.empty((rows, steps, host.full))
+    sensed = np.empty((rows, steps, model.nsensordata))
+    serial = rows * steps * host.step_seconds < SERIAL_SECONDS
+    with host.lock:
+        (host.alone if serial else host.pool).rollout(
+            [model] * rows,
+            host.data[:1] if serial else host.data,
+            state,
+            control,
+            skip_checks=True,
+            nstep=steps,
+            state=states,
+            sensordata=sensed,
+            chunk_size=max(1, rows // (4 * len(host.data))),
         )
-        bits, seen = jax.pure_callback(function, shapes, *args, vmap_method="broadcast_all")
-        qpos, qvel, act, sensed = jnp.split(seen, ends)
-        return Motion(qpos, qvel, act, bits), sensed
+    ahead = np.ascontiguousarray(states[:, -1])
+    worse = _broken(ahead)
+    if bad is not None or worse is not None:
+        ahead[(False if bad is None else bad) | (False if worse is None else worse)] = np.nan
+    return ahead, sensed[:, -1, host.sensors]
+
+
+def _touching(host: _Host, qpos: np.ndarray) -> np.ndarray:
+    """Whether anything touches in each of the poses ``[..., Q]``."""
+    import mujoco
+
+    qpos = np.asarray(qpos, np.float64)
+    found, data = [], host.data[0]
+    with host.lock:
+        for row in qpos.reshape(-1, host.active.nq):
+            data.qpos[:] = row
+            mujoco.mj_fwdPosition(host.active, data)
+            found.append(data.ncon > 0)
+    return np.asarray(found, bool).reshape(qpos.shape[:-1])
+
+
+def _results(lead: tuple, state: np.ndarray, sensed: np.ndarray, real: Any) -> tuple:
+    """A callback's answer: the state's bits, and what JAX computes with."""
+    seen = np.concatenate([state[:, 1:], sensed], axis=1, dtype=real, casting="same_kind")
+    bits = state.view(np.uint32)
+    return bits.reshape(*lead, -1), seen.reshape(*lead, -1)
+
+
+def _call(host: _Host, function: Any, real: Any, *args: Array) -> tuple[Motion, Array]:
+    """``function`` on the host, for a whole batch; it answers with :func:`_results`."""
+    model, full = host.active, host.full
+    shapes = (
+        jax.ShapeDtypeStruct((2 * full,), jnp.uint32),
+        jax.ShapeDtypeStruct((full - 1 + host.sensors.size,), real),
+    )
+    bits, seen = jax.pure_callback(function, shapes, *args, vmap_method="broadcast_all")
+    qpos, qvel, act, sensed = jnp.split(seen, np.cumsum([model.nq, model.nv, model.na]))
+    return Motion(qpos, qvel, act, bits), sensed
+
+
+def make(model: Any, forces: tuple[str, ...]) -> Engine:
+    """The engine of one model; ``forces`` are the sensors it reports."""
+    host = _prepare(model, forces)
 
     def start(
         qpos: Float[Array, " Q"], qvel: Float[Array, " V"], act: Float[Array, " M"]
@@ -128,14 +189,14 @@ def make(model: Any, forces: tuple[str, ...]) -> Engine:
 
         def begin(moving: np.ndarray) -> tuple:
             moving = np.asarray(moving, np.float64)
-            lead, rows = moving.shape[:-1], moving.reshape(-1, full - 1)
+            lead, rows = moving.shape[:-1], moving.reshape(-1, host.full - 1)
             state = np.concatenate([np.zeros((len(rows), 1)), rows], axis=1)
-            sensed = np.zeros((len(rows), wanted.size))
+            sensed = np.zeros((len(rows), host.sensors.size))
             if forces:
-                sensed = run(passive, state, np.zeros((len(rows), model.nu)), 1)[1]
-            return results(lead, state, sensed, real)
+                sensed = _run(host, host.passive, state, np.zeros((len(rows), model.nu)), 1)[1]
+            return _results(lead, state, sensed, real)
 
-        return call(begin, real, jnp.concatenate([qpos, qvel, act]))
+        return _call(host, begin, real, jnp.concatenate([qpos, qvel, act]))
 
     def advance(
         motion: Motion, ctrl: Float[Array, " U"], steps: int
@@ -144,24 +205,14 @@ def make(model: Any, forces: tuple[str, ...]) -> Engine:
 
         def move(bits: np.ndarray, ctrl: np.ndarray) -> tuple:
             bits, ctrl = np.asarray(bits), np.asarray(ctrl)
-            lead = bits.shape[:-1]
-            state = bits.reshape(-1, 2 * full).view(np.float64)
-            return results(lead, *run(active, state, ctrl.reshape(-1, model.nu), steps), real)
+            state = bits.reshape(-1, 2 * host.full).view(np.float64)
+            ahead = _run(host, host.active, state, ctrl.reshape(-1, model.nu), steps)
+            return _results(bits.shape[:-1], *ahead, real)
 
-        return call(move, real, motion.hidden, ctrl)
+        return _call(host, move, real, motion.hidden, ctrl)
 
     def touching(qpos: Float[Array, " Q"]) -> Bool[Array, ""]:
-        def look(qpos: np.ndarray) -> np.ndarray:
-            qpos = np.asarray(qpos, np.float64)
-            found = []
-            with lock:
-                for row in qpos.reshape(-1, model.nq):
-                    data[0].qpos[:] = row
-                    mujoco.mj_fwdPosition(active, data[0])
-                    found.append(data[0].ncon > 0)
-            return np.asarray(found, bool).reshape(qpos.shape[:-1])
-
-        shape = jax.ShapeDtypeStruct((), jnp.bool_)
+        shape, look = jax.ShapeDtypeStruct((), jnp.bool_), functools.partial(_touching, host)
         return jax.pure_callback(look, shape, qpos, vmap_method="broadcast_all")
 
     return Engine(start, advance, touching)

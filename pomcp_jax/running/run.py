@@ -52,7 +52,7 @@ def build(config: Config, env: Env | None = None) -> Functions:
         program = train.build(config, env)
 
     def planner(state: TrainState, config: Config) -> tuple[Episodes, Any]:
-        played = diagnostics.evaluate_run(state, config, env=env, agent=program.static)
+        played = diagnostics.evaluate_run(state, config, env=env, spec=program.spec)
         return played[0], compiled.hide_nans(played[1])
 
     def with_nans(out: tuple[Episodes, Any], *_: Any) -> tuple[Episodes, Results]:
@@ -63,14 +63,14 @@ def build(config: Config, env: Env | None = None) -> Functions:
             state.agent.params,
             train.fold_keys(state, train.EVALUATION, state.iteration),
             env=env,
-            agent=program.static,
+            spec=program.spec,
             config=config.agent,
             episodes=config.train.eval_episodes,
             planner=False,
         )
 
     def renew(state: TrainState, config: Config, which: jax.Array) -> TrainState:
-        return state_edits.reset_agents(state, config, program.static, which)
+        return state_edits.reset_agents(state, config, program.spec, which)
 
     def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
         return seed_axis.spread(function, program.mesh, in_specs, out_specs)
@@ -118,7 +118,7 @@ class Run:
         self.checkpoints = Checkpoints(
             options.workdir,
             options.config,
-            functions.program.static,
+            functions.program.spec,
             self.progress.say,
             start.decisions if start.host is not None else None,
         )

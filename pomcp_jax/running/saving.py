@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pomcp_jax import checkpoint, files
-from pomcp_jax.acting import Agent
+from pomcp_jax.acting import AgentSpec
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.config import Config
 from pomcp_jax.running import crash, process
@@ -22,12 +22,12 @@ class Checkpoints:
         self,
         workdir: Path,
         config: Config,
-        static: Agent,
+        spec: AgentSpec,
         say: Callable[[str], None],
         committed: int | None,
     ):
         """``committed``: decisions of the newest checkpoint there is."""
-        self._workdir, self._config, self._static, self._say = workdir, config, static, say
+        self._workdir, self._config, self._spec, self._say = workdir, config, spec, say
         self._saver = Saver()
         self._saved: tuple[int, int, bool] | None = None
         self.committed = committed
@@ -86,7 +86,7 @@ class Checkpoints:
                 decisions,
                 shot,
                 self._config,
-                self._static,
+                self._spec,
                 keep=self._config.train.checkpoint_keep,
                 score=score,
                 host=host._asdict(),

@@ -201,7 +201,7 @@ def _load(
         digests.verify(place, found.files, ("agent", "run"))
         return Start(None, host, found.decisions, tuple(notes))
     held = config_lib.replace(config, {"train.num_seeds": before})
-    shapes = jax.eval_shape(lambda: train.init(held, program.env, program.static))
+    shapes = jax.eval_shape(lambda: train.init(held, program.env, program.spec))
     reset = options.resume == "reset_envs"
     changed = [
         f"{name} {found.versions.get(name)} -> {now}"

@@ -4,6 +4,7 @@ MJX computes kinematics, contacts and forces; :mod:`pomcp_jax.envs.mjx.solver` s
 for the constrained acceleration, to the same minimum as MuJoCo's C code.
 """
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -64,18 +65,7 @@ def make(
     """The engine of one model; ``forces`` are the sensors it reports."""
     import mujoco
 
-    if max_contacts:
-        blank = collision.limit(edited, blank, max_contacts)
-    flags = int(edited.opt.disableflags) | int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
-    model = _Model(
-        device=device,
-        blank=blank,
-        noslip=_noslip(edited, blank, noslip_iterations),
-        max_contacts=max_contacts,
-        explicit=device.replace(opt=device.opt.replace(disableflags=flags)),
-        is_damped=flags != int(edited.opt.disableflags) and bool(edited.dof_damping.any()),
-    )
-
+    model = _prepare(edited, device, blank, noslip_iterations, max_contacts)
     wanted = sensor_indices(edited, forces)
     timestep = float(edited.opt.timestep)
     is_rk4 = edited.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
@@ -120,14 +110,38 @@ def make(
                 (motion, sensed), _ = jax.lax.scan(body, (motion, sensed), last)
         return guarded(motion), sensed
 
-    def touching(qpos: Float[Array, " Q"]) -> Bool[Array, ""]:
-        with relaxed():
-            data = kinematics(device, blank.replace(qpos=qpos))
-            data = collision.collide(device, data, max_contacts)
-            contact = data._impl.contact
-            return jnp.any(contact.dist < contact.includemargin)
+    return Engine(start, advance, functools.partial(_touching, model))
 
-    return Engine(start, advance, touching)
+
+def _touching(model: _Model, qpos: Float[Array, " Q"]) -> Bool[Array, ""]:
+    """Whether anything touches in a pose."""
+    with relaxed():
+        data = kinematics(model.device, model.blank.replace(qpos=qpos))
+        data = collision.collide(model.device, data, model.max_contacts)
+        contact = data._impl.contact
+        return jnp.any(contact.dist < contact.includemargin)
+
+
+def _prepare(
+    edited: Any,
+    device: Any,
+    blank: Any,
+    noslip_iterations: int,
+    max_contacts: Mapping[int, int],
+) -> _Model:
+    import mujoco
+
+    if max_contacts:
+        blank = collision.limit(edited, blank, max_contacts)
+    flags = int(edited.opt.disableflags) | int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
+    return _Model(
+        device=device,
+        blank=blank,
+        noslip=_noslip(edited, blank, noslip_iterations),
+        max_contacts=max_contacts,
+        explicit=device.replace(opt=device.opt.replace(disableflags=flags)),
+        is_damped=flags != int(edited.opt.disableflags) and bool(edited.dof_damping.any()),
+    )
 
 
 def _noslip(edited: Any, blank: Any, iterations: int) -> noslip.Setting | None:

@@ -5,6 +5,7 @@ contacts of its own ellipsoids and boxes; the host backend has the original.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -109,8 +110,20 @@ def make(task: str, backend: str = "mjx") -> Task:
         facts = Facts(heights, verticals[:, 2], jnp.sum(touch), velocity[0])
         return suite.Seen(jnp.concatenate(parts), facts)
 
+    domain = suite.Domain(physics, begin, look)
+    return suite.make_task(f"dog-{task}", domain, _reward(goal, stand_heights, weight))
+
+
+def _reward(goal: float, stand_heights: np.ndarray, weight: float) -> Callable:
+    """The product of all factors (``get_reward_factors`` of ``Stand`` and ``Move``).
+
+    Args:
+      goal: speed, m/s; 0 to stand.
+      stand_heights: least heights of torso and pelvis, m.
+      weight: of the whole body, N.
+    """
+
     def reward(seen: Facts, ctrl: Float[Array, "38"]) -> Float[Array, ""]:
-        """The product of all factors (``get_reward_factors`` of ``Stand`` and ``Move``)."""
         product = jnp.ones_like(seen.touch)
         for height, least in zip(seen.heights, stand_heights, strict=True):
             product = product * tolerance(height, (float(least), math.inf), float(least))
@@ -136,5 +149,4 @@ def make(task: str, backend: str = "mjx") -> Task:
         )
         return product * (4 * forward + 1) / 5
 
-    domain = suite.Domain(physics, begin, look)
-    return suite.make_task(f"dog-{task}", domain, reward)
+    return reward
