@@ -67,8 +67,6 @@ def _reader(folder: Path) -> Iterator[Any]:
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             yield reader
-    except CheckpointError:
-        raise
     except Exception as error:  # orbax and tensorstore raise many kinds
         text = f"orbax cannot read it ({digests.reason(error)}); its files are as written"
         raise ShortageError(f"{folder}: {text}") from None
@@ -78,7 +76,7 @@ def stored(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the arrays in a folder whose files were verified.
 
     Raises:
-      ShortageError: orbax could not read it.
+      ShortageError: orbax could not read it, or it claims more memory than :data:`EXPANSION`.
     """
     folder = folder.absolute()  # orbax finds no metadata below a relative path
     with _reader(folder) as reader:
@@ -86,7 +84,12 @@ def stored(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
         for name, x in tree.items():  # reading takes the memory of whole chunks
             if math.prod(x.storage.chunk_shape or ()) > math.prod(x.shape):
                 raise ValueError(f"{name} is {x.shape} in chunks of {x.storage.chunk_shape}")
-        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in tree.items()}
+        arrays = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in tree.items()}
+        needed = sum(x.size * x.dtype.itemsize for x in arrays.values())
+        size = sum((folder / name).stat().st_size for name in digests.list_files(folder))
+        if needed > EXPANSION * size + 2**20:
+            raise ValueError(f"{needed} bytes of arrays in {size} bytes of files")
+        return arrays
 
 
 def check(place: Path, shapes: PyTree, saved: Mapping[str, Any]) -> None:
@@ -119,17 +122,12 @@ def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
 
     Raises:
       ShortageError: orbax could not read it.
-      CheckpointError: they need more than :data:`EXPANSION` times the memory of their files.
     """
     import orbax.checkpoint as ocp
 
     folder = folder.absolute()
-    needed = sum(x.size * x.dtype.itemsize for x in wanted.values())
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
     with _reader(folder) as reader:
-        size = sum((folder / name).stat().st_size for name in digests.list_files(folder))
-        if needed > EXPANSION * size + 2**20:
-            raise CheckpointError(f"{folder}: {needed} bytes of arrays in {size} bytes of files")
         arguments = ocp.args.PyTreeRestore(wanted, as_numpy, partial_restore=True)
         return reader.restore(folder, args=arguments)
 

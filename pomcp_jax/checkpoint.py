@@ -89,13 +89,13 @@ class Snapshot(NamedTuple):
 
 
 def snapshot(state: AgentState | TrainState) -> Snapshot:
-    """Copy a state to the host; of replay, the rows in use.
+    """Copy a state to the host; of replay, the rows in use (one if there are none).
 
     Saving the copy may happen after the state was donated.
     """
     rows = 0
-    if isinstance(state, TrainState):
-        rows = _rows_in_use(state, int(state.replay.inserted))
+    if isinstance(state, TrainState):  # Replay.size ignores the axis of seeds
+        rows = min(max(int(state.replay.inserted), 1), state.replay.rows.reward.shape[1])
     leaves = arrays.named(jax.device_get(arrays.key_data(state)))
     # Copies: on a CPU, what device_get returns is the device's own memory.
     copies = {
@@ -106,11 +106,6 @@ def snapshot(state: AgentState | TrainState) -> Snapshot:
         return Snapshot(copies, {})
     mine = {name: copies.pop(name) for name in leaves if name.startswith(".agent.")}
     return Snapshot({name.removeprefix(".agent"): x for name, x in mine.items()}, copies)
-
-
-def _rows_in_use(state: TrainState, inserted: int) -> int:
-    """Rows in use per environment (``Replay.size`` ignores the axis of seeds), at least one."""
-    return min(max(inserted, 1), state.replay.rows.reward.shape[1])
 
 
 def installed(name: str) -> str:
@@ -396,20 +391,15 @@ def restore_run(
     digests.verify(place, manifest.files, ("agent", "run"))
     learner = _read(place, "agent", shapes.agent)
     run = _read(place, "run", rest, () if environments else ENVIRONMENTS)
-    rows = _rows_in_use(shapes, int(run[".replay.inserted"]))
-    for name, array in run.items():
-        if name.startswith(arrays.RING) and array.shape[1] != rows:
-            raise CheckpointError(f"{place}: {name} has {array.shape[1]} rows, must have {rows}")
-    state = arrays.assemble(rest, run)
-    return state._replace(agent=arrays.assemble(shapes.agent, learner))
+    return run._replace(agent=learner)
 
 
-def _read(place: Path, item: str, shapes: PyTree, skip: tuple[str, ...] = ()) -> Arrays:
-    """Arrays for the leaves of ``shapes``; those below ``skip`` are left out."""
+def _read(place: Path, item: str, shapes: PyTree, skip: tuple[str, ...] = ()) -> PyTree:
+    """The pytree ``shapes`` from the arrays of an item; those below ``skip`` are left out."""
     stored = arrays.stored(place / item)
     wanted = {name: x for name, x in stored.items() if not name.startswith(skip)}
     arrays.check(place, shapes, wanted)
-    return arrays.read(place / item, wanted)
+    return arrays.assemble(shapes, arrays.read(place / item, wanted))
 
 
 def set_aside(folder: Path | str, decisions: int) -> Path:
