@@ -1,7 +1,7 @@
-"""Edits of a run's state: the work left, fresh environments or agents, other seeds."""
+"""Edits of a run's state when it resumes: work left, fresh environments or agents, other seeds."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.schedule import Chunks, Work
 from pomcp_jax.train import Program, TrainState
-from pomcp_jax.types import PyTree
 
 _FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
 """Streams of randomness of environments and of agents that were reset on purpose."""
@@ -67,12 +66,12 @@ def leading_to(program: Program, iterations: int, updates: int) -> Works:
 
 def keep_seeds(state: TrainState, num_seeds: int) -> TrainState:
     """The first ``num_seeds`` seeds of a run."""
+    before = len(state.keys)
 
-    def first(x: Array) -> Array:
-        return x[: x.shape[0] // before * num_seeds]  # environments are S N
+    def first(x: Array) -> Array:  # counters have no axis of seeds; environments are S N
+        return x[: len(x) // before * num_seeds] if x.ndim else x
 
-    before = state.keys.shape[0]
-    return _of_seeds(first, state)
+    return jax.tree.map(first, state)
 
 
 def join(state: TrainState, other: TrainState) -> TrainState:
@@ -87,20 +86,11 @@ def join(state: TrainState, other: TrainState) -> TrainState:
     )
     if ours != theirs:
         raise ValueError(f"runs of different lengths cannot be joined: {ours}, {theirs}")
-    return _of_seeds(lambda a, b: jnp.concatenate([a, b]), state, other)
-
-
-def _of_seeds(function: Callable, *states: TrainState) -> TrainState:
-    """``function`` of every leaf that has the seeds' axis; the others are the first state's."""
-
-    def edit(axis: int | None, *parts: PyTree) -> PyTree:
-        return parts[0] if axis is None else jax.tree.map(function, *parts)
-
-    return jax.tree.map(edit, train_state.SEEDS, *states, is_leaf=lambda axis: axis is None)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]) if a.ndim else a, state, other)
 
 
 def reset_environments(state: TrainState, config: Config, env: Env) -> TrainState:
-    """``state`` with fresh episodes in all environments; its own ``env`` is ignored.
+    """``state`` with fresh episodes in all environments; its own ``env`` may be None.
 
     The newest rows of replay lose their transitions: their successors are lost.
     """
@@ -129,7 +119,8 @@ def reset_agents(
     """``state`` with fresh agents and plans of the seeds ``which``; replay and the rest stay.
 
     New parameters are drawn from the seed's key and the iteration, so that it does not matter
-    whether the run was interrupted. Refused updates stay in the total; those in a row restart at 0.
+    whether the run was interrupted. The total of refused updates stays; only those in
+    a row are reset.
     """
     keys = train.fold_keys(state, _RENEWED, state.iteration)
     old, new = state.agent, train.init_agents(keys, config, spec)
