@@ -67,38 +67,41 @@ def _reader(folder: Path) -> Iterator[Any]:
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             yield reader
-    except CheckpointError:
-        raise
     except Exception as error:  # orbax and tensorstore raise many kinds
         text = f"orbax cannot read it ({digests.reason(error)}); its files are as written"
         raise ShortageError(f"{folder}: {text}") from None
 
 
 def stored(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the arrays are in a folder whose files were verified.
+    """Shapes and dtypes of the arrays in a folder whose files were verified.
 
     Raises:
-      ShortageError: orbax could not read it.
+      ShortageError: orbax could not read it, or it claims more memory than :data:`EXPANSION`.
     """
     folder = folder.absolute()  # orbax finds no metadata below a relative path
     with _reader(folder) as reader:
-        found = reader.metadata(folder).item_metadata.tree
-        for name, x in found.items():  # reading takes the memory of whole chunks
+        tree = reader.metadata(folder).item_metadata.tree
+        for name, x in tree.items():  # reading takes the memory of whole chunks
             if math.prod(x.storage.chunk_shape or ()) > math.prod(x.shape):
                 raise ValueError(f"{name} is {x.shape} in chunks of {x.storage.chunk_shape}")
-        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in found.items()}
+        arrays = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in tree.items()}
+        needed = sum(x.size * x.dtype.itemsize for x in arrays.values())
+        size = sum((folder / name).stat().st_size for name in digests.list_files(folder))
+        if needed > EXPANSION * size + 2**20:
+            raise ValueError(f"{needed} bytes of arrays in {size} bytes of files")
+        return arrays
 
 
-def check(place: Path, shapes: PyTree, found: Mapping[str, Any]) -> None:
+def check(place: Path, shapes: PyTree, saved: Mapping[str, Any]) -> None:
     """Compare the arrays :func:`stored` in a checkpoint with the leaves wanted.
 
     Raises:
       MismatchError: names the leaves that differ.
     """
     wanted = named(jax.eval_shape(key_data, shapes))
-    problems = {name: f"{name} is unknown" for name in found.keys() - wanted.keys()}
+    problems = {name: f"{name} is unknown" for name in saved.keys() - wanted.keys()}
     for name, x in wanted.items():
-        if (have := found.get(name)) is None:
+        if (have := saved.get(name)) is None:
             if x.size:  # arrays without elements are not stored
                 problems[name] = f"{name} is missing"
             continue
@@ -106,7 +109,7 @@ def check(place: Path, shapes: PyTree, found: Mapping[str, Any]) -> None:
         if name.startswith(RING) and shape[1:2] <= x.shape[1:2]:
             shape = (*shape[:1], x.shape[1], *shape[2:])
         if (shape, have.dtype) != (x.shape, x.dtype):
-            texts = (f"{one.dtype}{list(one.shape)}" for one in (have, x))
+            texts = (f"{array.dtype}{list(array.shape)}" for array in (have, x))
             problems[name] = f"{name} is {', must be '.join(texts)}"
     if problems:
         text = " ".join("; ".join(problems[name] for name in sorted(problems)).split())
@@ -119,17 +122,12 @@ def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
 
     Raises:
       ShortageError: orbax could not read it.
-      CheckpointError: they need more than :data:`EXPANSION` times the memory of their files.
     """
     import orbax.checkpoint as ocp
 
     folder = folder.absolute()
-    needed = sum(x.size * x.dtype.itemsize for x in wanted.values())
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
     with _reader(folder) as reader:
-        size = sum((folder / name).stat().st_size for name in digests.list_files(folder))
-        if needed > EXPANSION * size + 2**20:
-            raise CheckpointError(f"{folder}: {needed} bytes of arrays in {size} bytes of files")
         arguments = ocp.args.PyTreeRestore(wanted, as_numpy, partial_restore=True)
         return reader.restore(folder, args=arguments)
 

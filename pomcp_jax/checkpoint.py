@@ -60,7 +60,7 @@ class Manifest(NamedTuple):
     score: float | None
     """Mean evaluation return at this very checkpoint, if there was an evaluation."""
     host: dict[str, Any]
-    """Whatever the caller wants back."""
+    """Given to :func:`save` by its caller."""
     files: dict[str, Any]
     """Digests, see :func:`pomcp_jax.digests.of`."""
 
@@ -81,7 +81,7 @@ class Restored(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A state's leaves in the host's memory, independent of the device's buffers."""
+    """A copy of a state's leaves in host memory."""
 
     agent: Arrays
     run: Arrays
@@ -89,13 +89,13 @@ class Snapshot(NamedTuple):
 
 
 def snapshot(state: AgentState | TrainState) -> Snapshot:
-    """Copy a state to the host; of replay, the rows in use.
+    """Copy a state to the host; of replay, the rows in use (one if there are none).
 
-    The only part of saving that has to happen before the state is donated again.
+    Saving the copy may happen after the state was donated.
     """
     rows = 0
-    if isinstance(state, TrainState):
-        rows = _rows_in_use(state, int(state.replay.inserted))
+    if isinstance(state, TrainState):  # Replay.size ignores the axis of seeds
+        rows = min(max(int(state.replay.inserted), 1), state.replay.rows.reward.shape[1])
     leaves = arrays.named(jax.device_get(arrays.key_data(state)))
     # Copies: on a CPU, what device_get returns is the device's own memory.
     copies = {
@@ -106,11 +106,6 @@ def snapshot(state: AgentState | TrainState) -> Snapshot:
         return Snapshot(copies, {})
     mine = {name: copies.pop(name) for name in leaves if name.startswith(".agent.")}
     return Snapshot({name.removeprefix(".agent"): x for name, x in mine.items()}, copies)
-
-
-def _rows_in_use(state: TrainState, inserted: int) -> int:
-    """Rows in use per environment (``Replay.size`` ignores the axis of seeds), at least one."""
-    return min(max(inserted, 1), state.replay.rows.reward.shape[1])
 
 
 def installed(name: str) -> str:
@@ -207,7 +202,7 @@ def _reason(error: Exception) -> str:
 
 
 def _commit(partial: Path, final: Path) -> None:
-    """Give a complete folder its name; :func:`recover` completes it after a kill in between."""
+    """Rename a complete folder; :func:`undo_replacement` repairs a kill between two renames."""
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -233,7 +228,7 @@ def recover(folder: Path | str) -> None:
 
 
 def undo_replacement(folder: Path | str) -> None:
-    """Give back its name to a checkpoint whose replacement was killed; deletes nothing."""
+    """Rename checkpoints back whose replacement was killed half-way; deletes nothing."""
     for path in Path(folder).glob(".*.replaced"):
         final = path.with_name(path.name.removesuffix(".replaced").removeprefix("."))
         if not final.exists():
@@ -253,12 +248,12 @@ def _prune(folder: Path, keep: int) -> None:
 
 def scores(folder: Path | str) -> dict[int, float]:
     """Scores of the checkpoints whose manifest can be read; -inf where there was no evaluation."""
-    found = {}
+    known = {}
     for decisions in steps(folder):
         with contextlib.suppress(CheckpointError):
             score = read(folder, decisions).score
-            found[decisions] = -math.inf if score is None else score
-    return found
+            known[decisions] = -math.inf if score is None else score
+    return known
 
 
 def steps(folder: Path | str) -> list[int]:
@@ -334,12 +329,12 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
         configuration that this version cannot build.
     """
     folder = Path(folder).resolve()
-    found = steps(folder)
-    if not found:
+    available = steps(folder)
+    if not available:
         raise CheckpointError(f"{folder}: holds no checkpoint (a folder of numbered folders)")
-    if decisions is not None and decisions not in found:
-        raise CheckpointError(f"{folder}: holds no checkpoint {decisions}; it has {found}")
-    *newer, last = found[::-1] if decisions is None else [decisions]
+    if decisions is not None and decisions not in available:
+        raise CheckpointError(f"{folder}: holds no checkpoint {decisions}; it has {available}")
+    *newer, last = available[::-1] if decisions is None else [decisions]
     for step in newer:
         try:
             return _restore(folder / str(step), read(folder, step))
@@ -356,7 +351,7 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         config = config_lib.from_dict(Config, manifest.config)
         config_lib.check_finite(config)
         validation.validate_agent(config.agent)
-        # It is not traced but looped over: a wrong one would take for ever.
+        # Python loops over it: a hostile value would never return.
         if config.agent.world_model.encoder_layers > len(stored):
             raise ValueError("agent.world_model.encoder_layers: more than there are arrays")
         spec = acting.build(config.agent, obs_size, action_size)
@@ -365,7 +360,7 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
                 jax.random.split(jax.random.key(0), num_seeds)
             )
         )
-    except Exception as error:  # whatever a configuration that nobody checked leads to
+    except Exception as error:  # an unchecked configuration may raise anything
         text = digests.reason(error)
         raise CheckpointError(f"{place}: its configuration cannot be built ({text})") from None
     arrays.check(place, shapes, stored)
@@ -396,20 +391,15 @@ def restore_run(
     digests.verify(place, manifest.files, ("agent", "run"))
     learner = _read(place, "agent", shapes.agent)
     run = _read(place, "run", rest, () if environments else ENVIRONMENTS)
-    rows = _rows_in_use(shapes, int(run[".replay.inserted"]))
-    for name, array in run.items():
-        if name.startswith(arrays.RING) and array.shape[1] != rows:
-            raise CheckpointError(f"{place}: {name} has {array.shape[1]} rows, must have {rows}")
-    state = arrays.assemble(rest, run)
-    return state._replace(agent=arrays.assemble(shapes.agent, learner))
+    return run._replace(agent=learner)
 
 
-def _read(place: Path, item: str, shapes: PyTree, skip: tuple[str, ...] = ()) -> Arrays:
-    """Arrays for the leaves of ``shapes``; those below ``skip`` are left out."""
+def _read(place: Path, item: str, shapes: PyTree, skip: tuple[str, ...] = ()) -> PyTree:
+    """The pytree ``shapes`` from the arrays of an item; those below ``skip`` are left out."""
     stored = arrays.stored(place / item)
     wanted = {name: x for name, x in stored.items() if not name.startswith(skip)}
     arrays.check(place, shapes, wanted)
-    return arrays.read(place / item, wanted)
+    return arrays.assemble(shapes, arrays.read(place / item, wanted))
 
 
 def set_aside(folder: Path | str, decisions: int) -> Path:

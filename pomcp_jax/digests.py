@@ -44,7 +44,7 @@ def reason(error: BaseException) -> str:
 
 
 def _unreadable(error: OSError, path: Path) -> CheckpointError:
-    # These say that something is gone or of another kind; any other error may pass.
+    # The file is gone or of another kind; any other error may be temporary.
     gone = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
     kind = DamagedError if error.errno in gone else ShortageError
     return kind(f"{path}: unreadable ({reason(error)})")
@@ -74,10 +74,10 @@ def _digest(path: Path, *, sync: bool = False) -> dict[str, Any]:
 
 def of(folder: Path) -> dict[str, Any]:
     """Digest every file below ``folder`` and force all of it to the disk."""
-    found = {name: _digest(folder / name, sync=True) for name in list_files(folder)}
+    digests = {name: _digest(folder / name, sync=True) for name in list_files(folder)}
     for root, _, _ in os.walk(folder, topdown=False):
         files.sync_folder(Path(root))
-    return found
+    return digests
 
 
 def verify(folder: Path, digests: Mapping[str, Any], items: tuple[str, ...]) -> None:

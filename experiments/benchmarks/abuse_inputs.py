@@ -138,7 +138,7 @@ OTHER_DAMAGE = (
     ("a stale temporary file", "run.json", "stale"),
 )
 FIELDS_OF_MANIFESTS = {
-    "format": (1, 3, "2", None), "decisions": (-1, 1.5, "600", 10**30),
+    "format": (1, 4, "2", None), "decisions": (-1, 1.5, "600", 10**30),
     "versions": ([], {"jax": 1}),
     "versions.mujoco": ("0.1",), "config": ([], {}), "config.train.seed": (7, "x", None),
     "config.agent.optimizer.discount": (0.5, "x", float("inf")), "config.env.task": ("x", 3),
@@ -148,7 +148,7 @@ FIELDS_OF_MANIFESTS = {
     "host.invalid": (None, ["x"]), "host.pending": (3, [], ["a", 1, 2, 3, 4]),
     "host.left": ([[1]], 3),
     "host.written": ([], {}, [1, 2, 3, 4]), "host.commit": (3,), "host.resets": ("x", [1] * 99),
-    "leaves": ({}, [], {"agent": {}}), "files": ({}, [], {"agent/../../x": {}}),
+    "files": ({}, [], None, {"agent/../../x": {}}, {"other/x": {}}, {"agent/x": None}),
 }  # fmt: skip
 TOOLS = (
     ("experiments.plot", ()), ("experiments.plot", ("nowhere",)),

@@ -1,4 +1,4 @@
-"""The tables of a run: metrics.csv, metrics.jsonl, evaluations.csv. Plain files, no wandb."""
+"""Tables of a run: metrics.csv, metrics.jsonl, evaluations.csv."""
 
 import csv
 import hashlib
@@ -27,7 +27,7 @@ TABLES = ("metrics.jsonl", "metrics.csv", "evaluations.csv")
 
 
 class Written(NamedTuple):
-    """How far the tables have come; plain JSON."""
+    """Progress of the tables, saved with each checkpoint; plain JSON."""
 
     columns: list[str]
     """Of metrics.csv and metrics.jsonl."""
@@ -61,14 +61,14 @@ def _csv_line(values: list[Any]) -> bytes:
 
 
 class Table:
-    """One file that grows, with a digest of all of it."""
+    """A file that only grows, with the digest of its contents."""
 
     def __init__(self, path: Path):
         self.path = path
         self._open()
 
     def _open(self) -> None:
-        # Unbuffered: what failed to be written must not follow when the file is closed.
+        # Unbuffered: bytes whose write failed must not be written again at close.
         self._file = self.path.open("ab", buffering=0)
         with self.path.open("rb") as file:
             self.digest = hashlib.file_digest(file, "sha256")
@@ -82,7 +82,7 @@ class Table:
         """Append a line.
 
         Raises:
-          OSError: nothing or only a part of it was written.
+          OSError: nothing, or only a part, was written.
         """
         rest = memoryview(line)
         while rest:
@@ -90,10 +90,9 @@ class Table:
         self.digest.update(line)
 
     def reopen(self, header: bytes) -> bool:
-        """Go on with the file that has the name now; whether that is another one."""
+        """Reopen the path if its file was removed or replaced; returns whether it was."""
         try:
-            now, held = os.stat(self.path), os.fstat(self._file.fileno())
-            if (now.st_dev, now.st_ino) == (held.st_dev, held.st_ino):
+            if os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno())):
                 return False
         except FileNotFoundError:
             pass
@@ -116,9 +115,9 @@ class Table:
 
 
 class Record:
-    """The tables of one run; ``row`` passes every row to the operating system.
+    """Tables of a run; ``row`` flushes each row to the operating system before returning.
 
-    ``say`` gets a line for the user where somebody else changed the files meanwhile.
+    ``say`` gets a line for the user if another program changed the files.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class Record:
         written: Written | None = None,
         say: Callable[[str], None] = lambda text: None,
     ):
-        """With ``written`` goes on where that was; later rows are cut off."""
+        """Open the tables; with ``written`` resume there and cut off later rows."""
         rest = sorted(set(columns) - set(FIRST))
         self._columns = [*FIRST, *rest] if written is None else written.columns
         self._evaluation_columns = [] if written is None else written.evaluation_columns
@@ -140,7 +139,7 @@ class Record:
             if written is None:
                 (workdir / name).write_bytes(b"")
             else:
-                _go_on(workdir / name, written)
+                _resume(workdir / name, written)
             self._tables[name] = Table(workdir / name)
         self._events = None
         if tensorboard:
@@ -158,7 +157,7 @@ class Record:
         table.write(line)
 
     def row(self, values: dict[str, Any]) -> None:
-        """Write one chunk of one seed."""
+        """Write the row of a chunk and seed."""
         values = {name: _plain(values.get(name)) for name in self._columns}
         self._append("metrics.jsonl", (json.dumps(values) + "\n").encode())
         self._append("metrics.csv", _csv_line(list(values.values())))
@@ -166,7 +165,7 @@ class Record:
         self._add_events(values)
 
     def evaluation(self, values: dict[str, Any]) -> None:
-        """Write one evaluation of one seed, every episode's return included."""
+        """Write the row of an evaluation and seed, with the return of every episode."""
         if not self._evaluation_columns:
             self._append("evaluations.csv", _csv_line(list(values)))
             self._evaluation_columns = list(values)
@@ -177,7 +176,7 @@ class Record:
         return Written(self._columns, self._evaluation_columns, {}, self._decisions)
 
     def written(self) -> Written:
-        """How far the files have come."""
+        """Progress of the files, for the next checkpoint."""
         return self._written_here()._replace(
             sizes={name: table.size for name, table in self._tables.items()},
             digests={name: table.digest.hexdigest() for name, table in self._tables.items()},
@@ -218,7 +217,7 @@ class Record:
         self._guarded(add)
 
     def _guarded(self, function: Callable[[], None]) -> None:
-        """TensorBoard's events are a copy: without them the run goes on."""
+        """Call a TensorBoard function; if it fails, the run continues without events."""
         try:
             function()
         except Exception as error:  # whatever the library raises
@@ -228,20 +227,20 @@ class Record:
 
 
 def _intact(path: Path, written: Written) -> bool:
-    """Whether a table begins with the bytes that ``written`` knows."""
-    size, digest = written.sizes[path.name], written.digests.get(path.name)
+    """Whether a table begins with the bytes that ``written`` describes."""
+    left, digest = written.sizes[path.name], written.digests.get(path.name)
     if not path.exists():
-        return size == 0
-    found, left = hashlib.sha256(), size
+        return left == 0
+    actual = hashlib.sha256()
     with path.open("rb") as file:
         while left and (block := file.read(min(left, 1 << 20))):
-            found.update(block)
+            actual.update(block)
             left -= len(block)
-    return not left and digest in (None, found.hexdigest())
+    return not left and digest in (None, actual.hexdigest())
 
 
 def changed(workdir: Path, written: Written) -> list[str]:
-    """Lines for the user on tables that are not as ``written`` says; reads only."""
+    """Warnings about tables that differ from ``written``; reads only."""
     notes = []
     for name in TABLES:
         path = workdir / name
@@ -262,8 +261,8 @@ def _copy_of(path: Path) -> Path:
     return copy
 
 
-def _go_on(path: Path, written: Written) -> None:
-    """Cut off the rows behind those of ``written``; of an edited table a copy stays."""
+def _resume(path: Path, written: Written) -> None:
+    """Cut off the rows after those of ``written``; an edited table is copied first."""
     if _intact(path, written):
         if path.exists():
             os.truncate(path, written.sizes[path.name])
@@ -274,7 +273,7 @@ def _go_on(path: Path, written: Written) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     header = written.header(path.name)
     if header and (not lines or lines[0].strip() != header.strip()):
-        lines = []  # rows below another header could not be read: the table begins again
+        lines = []  # rows below another header cannot be read: the table starts over
     kept = [line for line in lines if not _is_later(line, path.name, written)]
     if kept and not kept[-1].endswith(b"\n"):
         kept[-1] += b"\n"
@@ -282,7 +281,7 @@ def _go_on(path: Path, written: Written) -> None:
 
 
 def _is_later(line: bytes, name: str, written: Written) -> bool:
-    """Whether a line is a row of more decisions than ``written`` knows, or a broken last one."""
+    """Whether a line is a row of more decisions than in ``written``, or a broken last line."""
     try:
         if name == "metrics.jsonl":
             return json.loads(line)["decisions"] > written.decisions
