@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from experiments import arguments, streams, xla
-from experiments.benchmarks.originals import controls, flat, original
+from experiments.benchmarks.dm_control import controls, flat, original
 from pomcp_jax import config as config_lib
 from pomcp_jax import controller, envs, evaluate, files
 from pomcp_jax.checkpoint import Restored

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import rot
+from experiments.benchmarks import checkpoint_damage
 from pomcp_jax.running.tables import TABLES
 
 
@@ -94,4 +94,4 @@ def rewrite(path: Path, field: str, value: Any) -> None:
     for part in parts[:-1]:
         group = group[part]
     group[parts[-1]] = value
-    rot.write_manifest(path, whole)
+    checkpoint_damage.write_manifest(path, whole)

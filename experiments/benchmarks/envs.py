@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import xla
-from experiments.benchmarks.turns import turn
+from experiments.benchmarks.timing import exclusive
 from pomcp_jax import envs, files
 from pomcp_jax.running import process
 
@@ -97,7 +97,7 @@ def speed(name: str, batch: int, backend: str, seconds: float = 2.0, runs: int =
         return state, since(start, steps)
 
     times = []
-    with turn():
+    with exclusive():
         # Past the first steps, in which many bodies still fall.
         state, _ = timed(state, 0, 5)
         state, first = timed(state, 1, 5)

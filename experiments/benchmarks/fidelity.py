@@ -25,7 +25,7 @@ import mujoco
 import numpy as np
 
 from experiments import xla
-from experiments.benchmarks.originals import controls, flat, original, other_tasks, resets
+from experiments.benchmarks.dm_control import controls, flat, original, other_tasks, resets
 from pomcp_jax import envs, files
 from pomcp_jax.envs.dm_control import models
 from pomcp_jax.envs.protocol import Task

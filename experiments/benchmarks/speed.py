@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import reproduce, suites
-from experiments.benchmarks.turns import turn
+from experiments.benchmarks.timing import exclusive
 from pomcp_jax import acting, agent, envs, presets, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
@@ -91,7 +91,7 @@ def median_ms(function: Callable[[], Any], runs: int) -> float:
     """Median milliseconds of a call, after one that is not counted."""
     jax.block_until_ready(function())
     times = []
-    with turn():
+    with exclusive():
         for _ in range(runs):
             start = time.perf_counter()
             jax.block_until_ready(function())
@@ -209,7 +209,7 @@ def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps
     for chunk in chunks.values():  # compiles
         for work in works.values():
             chunk(work)
-    with turn():
+    with exclusive():
         for _ in range(runs):
             for name, chunk in chunks.items():
                 for what, work in works.items():
@@ -241,7 +241,7 @@ def methods(name: str, runs: int = 5, decisions: int = 240) -> None:
         work = work._replace(groups=max(1, decisions // (work.iterations * num_envs)))
         steps[plan.method] = work, work.groups * work.iterations * num_envs
         chunk(work)  # compiles
-    with turn():
+    with exclusive():
         for _ in range(runs):
             for method, (work, done) in steps.items():
                 times[method].append(programs[method][1](work) / done)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import streams, xla
-from experiments.benchmarks.originals import controls, flat, original
+from experiments.benchmarks.dm_control import controls, flat, original
 from pomcp_jax import acting, checkpoint, envs, evaluate, files
 from pomcp_jax.checkpoint import CheckpointError, Restored
 from pomcp_jax.reporting import statistics
