@@ -1,4 +1,4 @@
-"""What happens to runs when processes are killed, disks fill up and files checkpoint_damage.
+"""What happens to runs when processes are killed, disks fill up and files damage.
 
     python -m experiments.benchmarks.faults [--kills=200] [--flips=1000] [--mutations=10000]
         [--saves=20] [--seed=0] [--out=experiments/results/faults.json]
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import streams, xla
-from experiments.benchmarks import checkpoint_damage
+from experiments.benchmarks import checkpoint_damage as damage
 from pomcp_jax import arrays, checkpoint, digests, files
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.running import process
@@ -255,12 +255,12 @@ def main(argv: list[str] | None = None) -> int:
             "kills": (args.kills, lambda: kills(args.kills, draw, folder)),
             "signals": (args.signals, lambda: stopped(folder, draw)),
             "disk": (args.disk, lambda: disk(folder)),
-            "flips": (args.flips, lambda: checkpoint_damage.flips(args.flips, draw, folder)),
+            "flips": (args.flips, lambda: damage.flips(args.flips, draw, folder)),
             "mutations": (
                 args.mutations,
-                lambda: checkpoint_damage.mutations(args.mutations, draw, folder),
+                lambda: damage.mutations(args.mutations, draw, folder),
             ),
-            "saves": (args.saves, lambda: checkpoint_damage.saves(args.saves, folder)),
+            "saves": (args.saves, lambda: damage.saves(args.saves, folder)),
         }
         for part, (wanted, measure) in parts.items():
             if wanted:
