@@ -1,1 +1,1 @@
-"""The command line, its configurations, and the benchmarks."""
+"""Command lines, their configuration files, and benchmarks."""

@@ -1,8 +1,8 @@
 """Tables of a result set: ``python -m experiments.aggregate experiments/results/NAME``.
 
-Prints markdown and leaves in the folder: ``summary.csv`` (a row for every task and method, then the
-aggregate of every method), ``returns.csv`` (a row for every evaluation of every seed) and
-``summary.png`` (:mod:`pomcp_jax.reporting.figures`).
+Prints markdown and writes into the folder: ``summary.csv`` (a row per task and method, then the
+aggregate of each method), ``returns.csv`` (a row per evaluation of each seed) and ``summary.png``
+(:mod:`pomcp_jax.reporting.figures`).
 """
 
 from experiments import early  # isort: skip  # noqa: F401
@@ -26,13 +26,14 @@ from pomcp_jax.reporting.result_sets import Runs
 from pomcp_jax.running.progress import duration, number
 
 VERSIONS = ("jax", "mujoco", "mujoco-mjx", "brax", "dm_control")
-"""Packages named in returns.csv; run.json of every cell has all."""
+"""Packages named in returns.csv; run.json of every cell lists all."""
 
 
-def _about(runs: Runs) -> dict[str, str]:
-    """What ran where; several cells are joined."""
+def _provenance(runs: Runs) -> dict[str, str]:
+    """Preset, device and commit of the cells, each value once."""
 
     def joined(values: list[Any]) -> str:
+        # dict.fromkeys: unique, but in the order of the cells.
         return "; ".join(dict.fromkeys(str(value) for value in values if value))
 
     abouts = [cell.about for cell in runs.cells]
@@ -44,20 +45,21 @@ def _about(runs: Runs) -> dict[str, str]:
     }
 
 
-def judge(runs: Runs, beside: list[Published]) -> str:
-    """Where the mean lies against the band of the same method's published curves."""
-    span = published.band(beside, runs.task, runs.method, runs.frames)
+def judge(runs: Runs, curves: list[Published]) -> str:
+    """Position of the mean relative to the same method's published band; "" without a band."""
+    span = published.band(curves, runs.task, runs.method, runs.frames)
     if span is None:
         return ""
     mean = runs.final.mean()
     return "below" if mean < span[0] else "above" if mean > span[1] else "inside"
 
 
-def task_rows(all_runs: list[Runs], beside: list[Published]) -> list[dict[str, Any]]:
-    """A row of summary.csv for every task and method."""
+def task_rows(all_runs: list[Runs], curves: list[Published]) -> list[dict[str, Any]]:
+    """Rows of summary.csv, one per task and method."""
     rows = []
+    # Every row gets the columns of all published sources: a table needs one set of columns.
     labels = list(
-        dict.fromkeys(c.label for r in all_runs for c in published.of_task(beside, r.task))
+        dict.fromkeys(c.label for r in all_runs for c in published.of_task(curves, r.task))
     )
     for runs in all_runs:
         final = runs.final
@@ -75,20 +77,21 @@ def task_rows(all_runs: list[Runs], beside: list[Published]) -> list[dict[str, A
             "frames": int(runs.frames),
             "seconds": round(float(np.mean(runs.seconds)), 1),
             "cells": len(runs.cells),
-            **_about(runs),
+            **_provenance(runs),
         }
-        at = {c.label: c.at(runs.frames) for c in published.of_task(beside, runs.task)}
+        # Compared at our number of frames: published curves are longer than most of ours.
+        at = {c.label: c.at(runs.frames) for c in published.of_task(curves, runs.task)}
         for label in labels:
             mean, std = at.get(label) or (None, None)
             row[f"published/{label}"] = mean
             row[f"published/{label}/std"] = std
-        row["own_band"] = judge(runs, beside)
+        row["own_band"] = judge(runs, curves)
         rows.append(row)
     return rows
 
 
 def aggregate_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
-    """A row of summary.csv for every method: the IQM, the best first."""
+    """Rows of summary.csv with the IQM of each method, best method first."""
     rows = []
     for method, members in result_sets.methods(all_runs).items():
         value, low, high = (float(part[0]) for part in result_sets.final_aggregate(members))
@@ -102,6 +105,7 @@ def aggregate_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
                 "high": high,
                 "n": sum(len(runs.seeds) for runs in members),
                 "tasks": len(members),
+                # The smallest: an aggregate is no better than its shortest run.
                 "frames": int(min(runs.frames for runs in members)),
                 "seconds": round(sum(sum(runs.seconds) for runs in members), 1),
                 "cells": sum(len(runs.cells) for runs in members),
@@ -111,7 +115,7 @@ def aggregate_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
 
 
 def return_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
-    """A row of returns.csv for every evaluation of the planner."""
+    """Rows of returns.csv, one per evaluation of the planner."""
     file, column = result_sets.SOURCES["evaluation"]
     rows = []
     for runs in all_runs:
@@ -123,7 +127,8 @@ def return_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
                 "versions": " ".join(f"{k}={versions[k]}" for k in VERSIONS if k in versions),
             }
             with (cell.folder / file).open(newline="") as opened:
-                held = [row for row in csv.DictReader(opened) if row.get(column)]
+                # Rows of the bare policy leave the planner's column empty.
+                evaluations = [row for row in csv.DictReader(opened) if row.get(column)]
             rows += [
                 {
                     "method": runs.method,
@@ -136,18 +141,19 @@ def return_rows(all_runs: list[Runs]) -> list[dict[str, Any]]:
                     "seconds": float(row["seconds"]),
                     **facts,
                 }
-                for row in held
+                for row in evaluations
             ]
     return rows
 
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
-    """A table; columns are those of all rows, in order of appearance."""
+    """Write a csv file with the columns of all rows, in order of appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
+        # Six digits are far finer than the spread between seeds, and keep the file readable.
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     files.write_text(path, out.getvalue())
 
@@ -163,7 +169,7 @@ def _line(values: list[Any]) -> str:
 
 
 def markdown(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> str:
-    """Both tables as text."""
+    """Tables of tasks and of methods as markdown."""
     labels = [
         name.removeprefix("published/")
         for name in rows[0]
@@ -179,8 +185,10 @@ def markdown(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> str:
         line += [f"{row['frames']:,}", duration(row["seconds"]) + cells]
         for label in labels:
             std = row[f"published/{label}/std"]
+            # Two standard deviations: the width of the band that `judge` compares with.
             line.append(_pair(row[f"published/{label}"], None if std is None else 2 * std))
         lines.append(_line(line + ([row["own_band"] or "-"] if labels else [])))
+    # An IQM over fewer tasks is over other, perhaps easier, tasks: marked as not comparable.
     most = max(row["tasks"] for row in totals)
     head = ["method", "IQM of return / 1000", "95 % interval", "runs", "tasks", "wall-clock"]
     lines += ["", _line(head), _line(["---"] * len(head))]
@@ -205,10 +213,10 @@ def _main(argv: list[str] | None) -> int:
     args, _ = arguments.parse(parser, argv)
     try:
         all_runs, unfinished = result_sets.load(args.results)
-        beside = published.load(own.FOLDER)
-        rows, totals = task_rows(all_runs, beside), aggregate_rows(all_runs)
-        if canvas.available():
-            figures.draw(args.results, args.results / "summary.png", beside=beside, bands=own.BANDS)
+        curves = published.load(own.FOLDER)
+        rows, totals = task_rows(all_runs, curves), aggregate_rows(all_runs)
+        if canvas.available():  # tables do not need matplotlib
+            figures.draw(args.results, args.results / "summary.png", beside=curves, bands=own.BANDS)
         write(rows + totals, args.results / "summary.csv")
         write(return_rows(all_runs), args.results / "returns.csv")
     except (ConfigError, ValueError, LookupError, OSError) as error:

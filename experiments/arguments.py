@@ -1,4 +1,4 @@
-"""Parse arguments: flags may have dashes, mistakes end in one line."""
+"""Argument parsing: flags may contain dashes, and a mistake exits with a one-line error."""
 
 import argparse
 import re
@@ -10,10 +10,10 @@ from pomcp_jax import nearest
 
 
 def underscored(argv: Sequence[str]) -> list[str]:
-    """``argv`` with ``_`` for ``-`` in the names of flags; values stay as they are."""
+    """``argv`` with ``_`` for ``-`` in the names of flags; values are unchanged."""
     out: list[str] = []
     for i, arg in enumerate(argv):
-        if arg == "--":
+        if arg == "--":  # ends the flags by convention
             return out + list(argv[i:])
         name, equals, value = arg.partition("=")
         if arg.startswith("-"):
@@ -26,7 +26,7 @@ def underscored(argv: Sequence[str]) -> list[str]:
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, others: bool = False
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments that ``parser`` defines and, with ``others``, the remaining ones.
+    """Parsed arguments and, if ``others`` allows them, those that ``parser`` does not define.
 
     Exits with one line and code 2 for unknown or malformed arguments.
     """
@@ -34,11 +34,12 @@ def parse(
     def error(message: str) -> NoReturn:
         parser.exit(2, f"error: {message}; see --help\n")
 
+    # argparse would print its usage, several lines, in front of the line that matters.
     parser.error = error  # type: ignore[method-assign]
-    args, rest = parser.parse_known_args(underscored(sys.argv[1:] if argv is None else argv))
-    if rest and not others:
-        name = rest[0].partition("=")[0]
+    args, unknown = parser.parse_known_args(underscored(sys.argv[1:] if argv is None else argv))
+    if unknown and not others:
+        name = unknown[0].partition("=")[0]
         known = re.findall(r"--(\w+)", parser.format_usage())
         hint = nearest.hint(name.lstrip("-"), known, "--{}")
         parser.exit(2, f"error: {name}: unknown argument{hint or '; see --help'}\n")
-    return args, rest
+    return args, unknown

@@ -1,4 +1,4 @@
-"""Load configuration files and overrides; every mistake raises an error of one line."""
+"""Configuration files and overrides; every mistake raises a one-line error."""
 
 import ast
 import importlib.machinery
@@ -19,35 +19,35 @@ from pomcp_jax import nearest
 from pomcp_jax.config import Config, ConfigError
 
 HOME = Path(__file__).parents[1]
-"""Where ``experiments`` is, in a clone or installed."""
+"""Folder that contains ``experiments``, in a clone or installed."""
 FOLDER = Path("experiments/configs")
 EXAMPLE = f"{FOLDER}/quickstart.py"
 SIGNATURE = "get_config(argument=None)"
 
 
 def known() -> list[str]:
-    """The configuration files of the repository."""
+    """Paths of the repository's configuration files."""
     files = (HOME / FOLDER).glob("[a-z]*.py")
     return sorted(str(p.relative_to(HOME)) for p in files if p.stem != "common")
 
 
 def first_line(path: str) -> str:
-    """What a configuration file of the repository says it is, without running it."""
+    """First line of a configuration file's docstring; parsed, since a list must run no file."""
     text = ast.get_docstring(ast.parse((HOME / path).read_text())) or ""
     return text.partition("\n")[0]
 
 
 def located(path: str) -> str:
-    """``path``, or the file of that name in this distribution if there is none here."""
+    """``path``, or the file of that name in this distribution if ``path`` does not exist."""
     ours = os.path.join(HOME, path)  # os.path: a name that is too long is no file
     return ours if not os.path.lexists(path) and os.path.isfile(ours) else path
 
 
 def load(path: str, argument: str | None) -> Config:
-    """The configuration of ``--config=PATH[:ARGUMENT]``.
+    """Configuration of ``--config=PATH[:ARGUMENT]``.
 
-    ``get_config`` may return an ``ml_collections.ConfigDict``, a mapping (what is missing has
-    its default) or a :class:`Config`.
+    ``get_config`` may return an ``ml_collections.ConfigDict``, a mapping (missing fields get
+    their defaults) or a :class:`Config`.
 
     Raises:
       ConfigError: one line that names the file and what would be right.
@@ -57,36 +57,37 @@ def load(path: str, argument: str | None) -> Config:
     function = _function(path, name)
     arguments = [] if argument is None else [argument]
     try:
+        # Bound before the call: a TypeError from inside of it has another cause.
         inspect.signature(function).bind(*arguments)
     except TypeError:
         given = f"cannot be called with {argument!r}" if arguments else "needs arguments"
         raise ConfigError(f"{name}: its get_config {given}; must be {SIGNATURE}") from None
-    found = _guarded(lambda: _plain(function(*arguments)), path, name)
-    if isinstance(found, Config):
-        return found
-    if not isinstance(found, Mapping):
+    config = _guarded(lambda: _plain(function(*arguments)), path, name)
+    if isinstance(config, Config):
+        return config
+    if not isinstance(config, Mapping):
         raise ConfigError(
-            f"{name}: its get_config returns {type(found).__name__}; must return a ConfigDict,"
+            f"{name}: its get_config returns {type(config).__name__}; must return a ConfigDict,"
             " a dictionary or a pomcp_jax.Config"
         )
     try:
-        return config_lib.from_dict(Config, found)
+        return config_lib.from_dict(Config, config)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
 
 
-def _plain(found: Any) -> Any:
-    return found.to_dict() if isinstance(found, ml_collections.ConfigDict) else found
+def _plain(config: Any) -> Any:
+    return config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
 
 
 def _function(path: str, name: str) -> Callable[..., Any]:
-    """``get_config`` of a file."""
+    """The function ``get_config`` of a file."""
     try:
         if Path(path).is_file():
-            Path(path).read_bytes()
+            Path(path).read_bytes()  # raises here, where the reason is known, if it is unreadable
         elif Path(path).is_dir():
             raise ConfigError(f"{name}: is a folder; must be a file like {EXAMPLE}")
-        elif Path(path).exists():  # a pipe would be waited for
+        elif Path(path).exists():  # reading a pipe would block
             raise ConfigError(f"{name}: is not a regular file; must be a file like {EXAMPLE}")
         else:
             raise ConfigError(f"{name}: no such file{_meant(path)}")
@@ -94,6 +95,7 @@ def _function(path: str, name: str) -> Callable[..., Any]:
         raise
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+    # Not spec_from_file_location: it accepts the suffix .py only, and users may have others.
     loader = importlib.machinery.SourceFileLoader("pomcp_jax_configuration", path)
     spec = importlib.machinery.ModuleSpec(loader.name, loader, origin=path)
     module = importlib.util.module_from_spec(spec)
@@ -107,7 +109,8 @@ def _function(path: str, name: str) -> Callable[..., Any]:
 
 
 def _meant(path: str) -> str:
-    """A suggestion for a file that does not exist."""
+    """Suggestion for a file that does not exist."""
+    # Imported here: the registry of tasks takes seconds, which only this mistake has to pay.
     from pomcp_jax import envs, presets
 
     task = path.partition(",")[0]
@@ -115,12 +118,12 @@ def _meant(path: str) -> str:
         what, argument = ("task", path) if task in envs.available() else ("preset", f",{path}")
         return f", but a {what}: --config={EXAMPLE}:{argument}"
     files = {Path(file).stem: file for file in known()}
-    found = nearest.find(Path(path).stem, files)
-    return f"; did you mean {files[found]}?" if found else f"; for example {EXAMPLE}"
+    name = nearest.find(Path(path).stem, files)
+    return f"; did you mean {files[name]}?" if name else f"; for example {EXAMPLE}"
 
 
 def _guarded(call: Callable[[], Any], path: str, name: str) -> Any:
-    """``call()``, which runs code of the user's file; turns any exception into one line."""
+    """Result of ``call``, which runs code of the user's file; any exception becomes one line."""
     try:
         return call()
     except ConfigError:
@@ -128,8 +131,9 @@ def _guarded(call: Callable[[], Any], path: str, name: str) -> Any:
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
         raise ConfigError(f"{name}: {where}not valid Python ({error.msg})") from None
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # a file may call sys.exit
         frames = traceback.extract_tb(error.__traceback__)
+        # The deepest line of the user's own file: libraries below it are not where to look.
         lines = [frame.lineno for frame in frames if frame.filename == path]
         where = f"line {lines[-1]}: " if lines else ""
         text = " ".join(str(error).split())
@@ -139,32 +143,33 @@ def _guarded(call: Callable[[], Any], path: str, name: str) -> Any:
 def overrides(argv: list[str]) -> tuple[dict[str, str | None], list[str]]:
     """Split a command line into ``--config.FIELD=VALUE`` (the last of each) and other arguments.
 
-    A flag without a value (None) is a switch: True, or False for ``--noconfig.FIELD``.
+    Switches may have no value: ``--config.FIELD`` is true, ``--noconfig.FIELD`` is false. Any
+    other field takes the next argument as its value, None if there is none.
     """
-    found: dict[str, str | None] = {}
+    texts: dict[str, str | None] = {}
     others: list[str] = []
     kinds = {name: type(value) for name, value in config_lib.flatten(Config()).items()}
-    rest = iter(argv)
-    for arg in rest:
+    remaining = iter(argv)
+    for arg in remaining:
         name, equals, value = arg.lstrip("-").partition("=")
         field = name.removeprefix("no").removeprefix("config.")
         if arg == "--":
-            others += [arg, *rest]
+            others += [arg, *remaining]
         elif arg == f"--noconfig.{field}" and kinds.get(field) is bool:
-            found[field] = "false"
+            texts[field] = "false"
         elif not arg.startswith("-") or not name.startswith("config."):
             others.append(arg)
         elif equals:
-            found[field] = value
+            texts[field] = value
         elif kinds.get(field) is bool:
-            found[field] = "true"
+            texts[field] = "true"
         else:
-            found[field] = next(rest, None)
-    return found, others
+            texts[field] = next(remaining, None)
+    return texts, others
 
 
 def changed(config: Config, texts: Mapping[str, str | None]) -> Config:
-    """``config`` with fields replaced by the texts of a command line.
+    """Copy of ``config`` with fields replaced by the texts of a command line.
 
     Raises:
       ConfigError: one line that names the flag.
@@ -173,6 +178,7 @@ def changed(config: Config, texts: Mapping[str, str | None]) -> Config:
     groups = {name.rsplit(".", i)[0] for name in fields for i in range(1, name.count(".") + 1)}
     values = {}
     for name, text in texts.items():
+        # Cut, so that the message stays readable whatever the value's length.
         shown = f"--config.{name}" + ("" if text is None else f" = {text!r:.80}")
         if name in groups:
             example = next(field for field in fields if field.startswith(f"{name}."))
@@ -194,7 +200,7 @@ def changed(config: Config, texts: Mapping[str, str | None]) -> Config:
 
 
 def _parsed(kind: type, text: str) -> Any:
-    if kind is bool:
+    if kind is bool:  # bool("false") is True
         if text.lower() not in ("true", "1", "false", "0"):
             raise ValueError
         return text.lower() in ("true", "1")
@@ -203,7 +209,7 @@ def _parsed(kind: type, text: str) -> Any:
     try:
         return int(text)
     except ValueError:
-        number = float(text)  # 1e6
+        number = float(text)  # 1e6, which int() rejects
         if not math.isfinite(number) or not number.is_integer():
             raise
         return int(number)

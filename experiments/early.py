@@ -1,8 +1,9 @@
-"""What has to be in place before JAX is imported; imported first by every program.
+"""Signal handlers and standard streams for the time before JAX is imported.
 
-Importing takes seconds, in which a signal would end the process with a traceback, and a
-standard stream that was closed would give its number to the next file that is opened: what
-libraries write to number 2 would go into it. Does nothing in processes of other programs.
+Imported first by every program. Importing JAX takes seconds, during which a signal would end the
+process with a traceback. A closed standard stream would give its file descriptor to the next
+file that is opened, and what libraries write to descriptor 2 would end up in that file. Does
+nothing in processes of other programs.
 """
 
 import os
@@ -14,26 +15,27 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def fill_streams() -> None:
-    """Open the standard streams that are closed on ``/dev/null``."""
+    """Open ``/dev/null`` for every standard stream that is closed."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
 
 
 def end_quietly() -> None:
-    """End at once on a signal: nothing has begun that could be saved."""
+    """Exit at once on a signal: there is nothing to save yet."""
 
     def end(number: int, _frame: Any) -> None:
         os._exit(128 + number)
 
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, and stays so
             signal.signal(number, end)
 
 
 def _is_program() -> bool:
+    # Scripts and notebooks that import a command line keep their own handlers.
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec is not None and spec.name.startswith("experiments.")
 

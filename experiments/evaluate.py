@@ -1,8 +1,8 @@
 """Play whole episodes with a trained agent: ``python -m experiments.evaluate RUN``.
 
-RUN is the workdir of a run, which may still be training. One line a seed: mean return with its 95 %
-interval over episodes (Student's t), interquartile mean, episode length, broken episodes. Exit
-codes: 0 done, 2 bad input.
+RUN is the workdir of a run, which may still be training. Prints one line per seed: mean return with
+its 95 % interval over episodes (Student's t), interquartile mean, episode length, broken episodes.
+Exit codes: 0 done, 2 bad input.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from experiments import arguments, streams, xla
-from experiments.benchmarks.originals import controls, flat, original
+from experiments.benchmarks.dm_control import controls, flat, original
 from pomcp_jax import config as config_lib
 from pomcp_jax import controller, envs, evaluate, files
 from pomcp_jax.checkpoint import Restored
@@ -35,29 +35,30 @@ from pomcp_jax.running.functions import environment
 from pomcp_jax.running.progress import duration
 
 DM_CONTROL = "dm_control"
-"""Backend: dm_control's own Python environments, unmodified."""
+"""Backend of dm_control's own Python environments, unmodified."""
 EPISODE_SEED = 1000
-"""Of episodes and plans; far from those of training."""
+"""Default seed of episodes and plans; far from the seeds of training."""
 
 
 class Request(NamedTuple):
-    """What to play."""
+    """Episodes to play, with their actor and backend."""
 
     episodes: int
-    """Of every seed."""
+    """Number per seed."""
     actor: str
     select: str
     backend: str
     seed: int
-    """Of the episodes' random numbers."""
+    """Seed of resets and plans."""
 
 
 def play(agents: Restored, request: Request) -> Episodes:
-    """Episodes of all seeds on one of our backends, as one program."""
+    """Episodes of all seeds on one of our backends, as one compiled program."""
     config = agents.config
     env = environment(config_lib.replace(config, {"env.backend": request.backend}))
     params = agents.state.params
     if request.actor == "prior":
+        # The prior has the policy's network: in its place it acts by the same code.
         params = params._replace(policy=params.prior)
     keys = jax.random.split(jax.random.key(request.seed), agents.num_seeds)
     run = jax.jit(
@@ -75,8 +76,8 @@ def play(agents: Restored, request: Request) -> Episodes:
     return jax.tree.map(np.asarray, run(params))
 
 
-def play_originals(agents: Restored, request: Request, say: Callable[[str], None]) -> Episodes:
-    """Episodes in dm_control itself, through the deployed agent, every episode in its own."""
+def play_dm_control(agents: Restored, request: Request, say: Callable[[str], None]) -> Episodes:
+    """Episodes in dm_control itself by the deployed :class:`Controller`, one environment each."""
     returns, lengths = [], []
     for index in range(agents.num_seeds):
         params = jax.tree.map(lambda x, i=index: x[i], agents.state.params)
@@ -88,37 +89,43 @@ def play_originals(agents: Restored, request: Request, say: Callable[[str], None
             actor=request.actor,
             select=request.select,
         )
+        # 1,000 apart: seeds of the run share no episode unless more than 1,000 are asked for.
         first = request.seed + 1_000 * index
-        there = [original(agents.config.env.task, first + i) for i in range(request.episodes)]
-        total, length = _episodes(agent, there)
+        environments = [
+            original(agents.config.env.task, first + i) for i in range(request.episodes)
+        ]
+        total, length = _episodes(agent, environments)
         returns.append(total)
         lengths.append(length)
         say(f"seed {agents.config.train.seed + index}: {total.mean():.1f}")
     return Episodes(np.stack(returns), np.stack(lengths), np.isfinite(np.stack(returns)))
 
 
-def _episodes(agent: Controller, there: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """One episode of each environment, all decided on together; returns and lengths."""
+def _episodes(agent: Controller, environments: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths of one episode per environment; all act in one batch."""
     agent.reset()
-    steps = [one.reset() for one in there]
-    total, length = np.zeros(len(there)), np.zeros(len(there), int)
+    steps = [env.reset() for env in environments]
+    total, length = np.zeros(len(steps)), np.zeros(len(steps), int)
     while not all(step.last() for step in steps):
-        seen = np.stack([flat(step.observation) for step in steps])
-        total[~np.isfinite(seen).all(axis=1)] = np.nan  # broken: played on with zeros
-        actions = agent.act(np.nan_to_num(seen))
-        for i, (one, action) in enumerate(zip(there, actions, strict=True)):
+        observations = np.stack([flat(step.observation) for step in steps])
+        # A NaN marks the episode as broken; it plays on with zeros, so that the batch keeps its
+        # shape and the other episodes their numbers.
+        total[~np.isfinite(observations).all(axis=1)] = np.nan
+        actions = agent.act(np.nan_to_num(observations))
+        for i, (env, action) in enumerate(zip(environments, actions, strict=True)):
             length[i] += not steps[i].last()
             for _ in range(agent.action_repeat):
                 if not steps[i].last():
-                    steps[i] = one.step(controls(one, action.astype(np.float64)))
+                    steps[i] = env.step(controls(env, action.astype(np.float64)))
                     total[i] += steps[i].reward
     return total, length
 
 
 def table(episodes: Episodes, first_seed: int) -> str:
-    """One aligned line a seed, and one for all where there are several.
+    """Aligned text with one line per seed and, for several seeds, one for all.
 
-    Broken episodes are counted, and in no mean. The last line's interval is over seeds.
+    Broken episodes are counted and excluded from every mean. The last line's interval is over
+    seeds, not episodes.
     """
     rows = [("seed", "mean", "95 % interval", "IQM", "std", "length", "episodes", "broken")]
     means = []
@@ -132,6 +139,7 @@ def table(episodes: Episodes, first_seed: int) -> str:
         )
     if len(means) > 1:
         good = episodes.returns[episodes.valid]
+        # Over seeds: episodes of one agent are not independent samples of the method.
         numbers = _numbers(good, *statistics.mean_and_half(means))
         length = _length(episodes.lengths[episodes.valid])
         counts = str(episodes.valid.size), str(int(np.sum(~episodes.valid)))
@@ -159,7 +167,7 @@ def _numbers(returns: np.ndarray, mean: float, half: float) -> tuple[str, str, s
 
 
 def episodes_csv(episodes: Episodes, first_seed: int) -> str:
-    """One line an episode."""
+    """Text of a csv file with one row per episode."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("seed", "episode", "return", "length", "valid"))
@@ -175,20 +183,22 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m experiments.evaluate", description=__doc__.split("\n\n")[0]
     )
     made.add_argument("run", type=Path, help="workdir of a run")
-    made.add_argument("--episodes", type=int, default=50, help="of every seed (default 50)")
-    made.add_argument("--checkpoint", default="best", help="best (default), newest or decisions")
+    made.add_argument("--episodes", type=int, default=50, help="number per seed (default 50)")
+    made.add_argument(
+        "--checkpoint", default="best", help="best (default), newest, or a number of decisions"
+    )
     made.add_argument("--actor", default="planner", choices=controller.ACTORS)
     made.add_argument("--select", choices=("sample", "argmax"), help="default: as in training")
     made.add_argument(
         "--backend", help="mjx, host, ..., or dm_control itself (default: as in training)"
     )
-    made.add_argument("--seed", type=int, default=EPISODE_SEED, help="of the episodes")
-    made.add_argument("--csv", type=Path, help="write one line an episode")
+    made.add_argument("--seed", type=int, default=EPISODE_SEED, help="seed of the episodes")
+    made.add_argument("--csv", type=Path, help="write one row per episode to this file")
     return made
 
 
 def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
-    """Everything that can be wrong is found here; nothing is compiled or written.
+    """Check the arguments and load the agents; compiles and writes nothing.
 
     Raises:
       ValueError: one line for the user.
@@ -204,11 +214,12 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
     config = agents.config
     backend = args.backend or config.env.backend
     if backend == DM_CONTROL:
-        check_original(config.env.task)
+        check_dm_control(config.env.task)
     else:
         envs.check_name(config.env.task)
         envs.check_backend(config.env.task, backend)
     select = args.select or config.train.eval_select
+    # Called for its checks alone: `prior` without a learned prior, for example, is an error.
     controller.make_fns(config.agent, agents.spec, actor=args.actor, select=select)
     return agents, Request(args.episodes, args.actor, select, backend, args.seed)
 
@@ -220,9 +231,9 @@ def _check_csv(path: Path) -> None:
         raise ValueError(f"--csv = {str(path)!r}: cannot be written")
 
 
-def check_original(task: str) -> None:
+def check_dm_control(task: str) -> None:
     """Raise a one-line ``ValueError`` unless dm_control itself has that task."""
-    load_mujoco()
+    load_mujoco()  # dm_control's plain import fails if the library of MUJOCO_GL is missing
     from dm_control import suite
 
     if tuple(task.split("-")) not in suite.ALL_TASKS:
@@ -252,22 +263,23 @@ def _main(argv: list[str] | None) -> int:
     )
 
     def say(text: str) -> None:
+        # stderr: stdout has the table only, for pipes.
         print(text, file=sys.stderr, flush=True)
 
     try:
         if request.backend == DM_CONTROL:
-            episodes = play_originals(agents, request, say)
+            episodes = play_dm_control(agents, request, say)
         else:
             say("compiling and playing")
             episodes = play(agents, request)
-    except ConfigError as error:  # an engine that is not there
+    except ConfigError as error:  # an engine that is not installed
         say(f"error: {error}")
         return 2
     print(table(episodes, config.train.seed))
     if args.csv is not None:
         files.write_text(args.csv, episodes_csv(episodes, config.train.seed))
         print(f"written: {args.csv}")
-    print(f"{duration(time.monotonic() - clock.STARTED)} in all")
+    print(f"total time {duration(time.monotonic() - clock.STARTED)}")
     return 0
 
 

@@ -14,12 +14,13 @@ TABLE = "| field | type | default | meaning |\n|---|---|---|---|"
 
 
 def text(topic: str, config: Config | None = None) -> str:
-    """What is known about ``topic``, with the values of ``config`` if there is one.
+    """Description of ``topic``, with the values of ``config`` if given.
 
     Raises:
       ConfigError: for an unknown topic, with the nearest one.
     """
     values = {} if config is None else config_lib.flatten(config)
+    # The last part of a name is unique and enough: "policy" for "agent.policy".
     groups = {name.rpartition(".")[2]: name for name in fields.groups(Config)}
     specs = fields.all_specs(Config)
     topic = topic.removeprefix("config.")
@@ -30,9 +31,10 @@ def text(topic: str, config: Config | None = None) -> str:
         return "\n\n".join([*parts, *(OTHERS[name]() for name in CHOICES)])
     if topic in groups or topic in groups.values():
         return _section(groups.get(topic, topic), values)
-    found = [name for name in specs if topic in (name, name.rpartition(".")[2])]
-    if found:
-        return "\n".join(_field(name, name, specs[name], values) for name in found)
+    # Several groups may have a field of this name: all are answers.
+    names = [name for name in specs if topic in (name, name.rpartition(".")[2])]
+    if names:
+        return "\n".join(_field(name, name, specs[name], values) for name in names)
     hint = nearest.hint(topic, [*groups, *OTHERS, "all", *specs])
     raise ConfigError(
         f"--help = {topic!r:.80}: unknown topic{hint} ({', '.join([*groups, *OTHERS, 'all'])}, or"
@@ -41,7 +43,7 @@ def text(topic: str, config: Config | None = None) -> str:
 
 
 def _section(group: str, values: dict[str, Any]) -> str:
-    """All fields of a group."""
+    """Description of all fields of a group."""
     cls = fields.groups(Config)[group]
     lines = [f"{group}: {first_line(cls.__doc__)}", f"set by --config.{group}.FIELD=VALUE", ""]
     for name, spec in fields.specs(cls).items():
@@ -82,14 +84,14 @@ def _configs() -> str:
 
 
 def _tasks() -> str:
-    from pomcp_jax import envs
+    from pomcp_jax import envs  # imports physics, which no other topic needs
 
     names = "\n".join(f"  {name}" for name in envs.available())
     return f"tasks, --config=FILE.py:TASK:\n{names}"
 
 
 def page() -> str:
-    """The page docs/configuration_fields.md."""
+    """Contents of docs/configuration_fields.md."""
     parts = [
         "# Fields of the configuration\n\n"
         "Written by `python -m experiments.run --help=markdown`; a test compares it with the code."
@@ -99,6 +101,7 @@ def page() -> str:
     for group, cls in fields.groups(Config).items():
         rows = [f"## {group}\n\n{first_line(cls.__doc__)}\n", TABLE]
         for name, spec in fields.specs(cls).items():
+            # A "|" would end the cell of a markdown table.
             allowed = spec.allowed.replace(" | ", ", ")
             meaning = " ".join(markdown(spec.doc).split()).replace("|", "\\|")
             rows.append(f"| `{name}` | {allowed} | {spec.default} | {meaning} |")
@@ -112,5 +115,5 @@ CHOICES: dict[str, Callable[[], str]] = {
     "presets": _presets,
     "sizes": _sizes,
 }
-"""Topics that are no fields."""
+"""Topics that list names to choose from."""
 OTHERS = CHOICES | {"markdown": page}

@@ -1,12 +1,12 @@
-"""Learning curves as pictures.
+"""Figures of learning curves.
 
     python -m experiments.plot RUN [RUN ...] --out=curve.png
     python -m experiments.plot --diagnostics RUN [RUN ...] --out=diagnostics.png
     python -m experiments.plot --results=experiments/results/NAME --out=curves.png
 
-The first draws workdirs of :mod:`experiments.run`, over decisions, the second their diagnostics
-(docs/method.md). The third draws a result set of :mod:`experiments.reproduce`, over environment
-frames: a panel for every task with the published curves beside ours, and the aggregate over tasks.
+The first draws workdirs of :mod:`experiments.run` over decisions, the second their diagnostics
+(docs/method.md). The third draws a result set of :mod:`experiments.reproduce` over environment
+frames: one panel per task, with published curves for comparison, and the aggregate over tasks.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
@@ -22,7 +22,7 @@ from pomcp_jax.reporting import diagnostic_figures, figures, published, run_figu
 from pomcp_jax.running import crash
 
 WRONG = (ImportError, OSError, ValueError, LookupError, TypeError, csv.Error)
-"""Whatever a missing library, a full disk or a table that was edited by hand leads to."""
+"""Exceptions that a missing library, a full disk or a table edited by hand leads to."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,15 +40,19 @@ def _main(argv: list[str] | None) -> int:
         "--out",
         type=Path,
         default=Path("learning_curve.png"),
-        help="the picture; .png, .pdf or .svg (default learning_curve.png)",
+        help="file of the figure: .png, .pdf or .svg (default learning_curve.png)",
     )
-    parser.add_argument("--diagnostics", action="store_true", help="of the runs, not their returns")
-    parser.add_argument("--labels", nargs="*", help="one per run; equal ones are seeds of a method")
+    parser.add_argument(
+        "--diagnostics", action="store_true", help="draw diagnostics of the runs, not returns"
+    )
+    parser.add_argument(
+        "--labels", nargs="*", help="one per run; runs of equal labels are seeds of one method"
+    )
     parser.add_argument(
         "--returns",
         choices=("evaluation", "training"),
         default="evaluation",
-        help="what a result set's curves show: the planner's evaluations, or training episodes",
+        help="returns of a result set: the planner's evaluations, or training episodes",
     )
     args, _ = arguments.parse(parser, argv)
     if bool(args.runs) == bool(args.results):
@@ -61,6 +65,7 @@ def _main(argv: list[str] | None) -> int:
         print("error: --labels: for workdirs only; --results names its methods", file=sys.stderr)
         return 2
     for run in args.runs:
+        # Checked for all first: a missing folder would surface as a file that cannot be read.
         if not (run / "config.json").is_file():
             print(f"error: {run}: holds no config.json; must be a workdir", file=sys.stderr)
             return 2
@@ -71,11 +76,11 @@ def _main(argv: list[str] | None) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    """Draw what was asked for; exit code 2 and one line where that cannot be."""
+    """Draw the requested figure; returns the exit code, 2 after a one-line error."""
     try:
         if args.results:
-            beside = published.load(own.FOLDER)
-            figures.draw(args.results, args.out, args.returns, beside, own.BANDS)
+            curves = published.load(own.FOLDER)
+            figures.draw(args.results, args.out, args.returns, curves, own.BANDS)
         elif args.diagnostics:
             diagnostic_figures.draw(args.runs, args.out, args.labels)
         else:

@@ -1,8 +1,8 @@
-"""Published learning curves that come with the repository, for pictures and tables."""
+"""Published learning curves in the repository, for figures and tables."""
 
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "results" / "published"
-"""One file for each source; see its README."""
+"""Folder with one file per source; see its README."""
 BANDS = ("tdmpc2",)
-"""Sources whose seeds are known one by one, so that their spread can be drawn."""
+"""Sources that published every seed, so that a spread can be drawn."""

@@ -1,13 +1,13 @@
 """Train a named set of tasks x methods x seeds: ``python -m experiments.reproduce --suite=debug``.
 
-Every cell (one task, one method, all seeds as one program) is a run of :mod:`experiments.run` in a
-process of its own. Cells that are finished are skipped, and one under way goes on from its newest
-checkpoint, so the same command goes on where it was interrupted; a cell that broke, or was
-of another configuration, moves to ``previous-N`` beside it and starts anew; nothing is deleted.
-Ctrl-C ends after the chunks under way. What is kept of a cell is described in
-:mod:`pomcp_jax.reporting.results`; checkpoints and logs stay below ``--work``.
+Each cell (one task, one method, all seeds as one program) is a run of :mod:`experiments.run` in its
+own process. The same command resumes an interrupted suite: finished cells are skipped, and an
+interrupted cell continues from its newest checkpoint. A cell that failed or had another
+configuration is moved to ``previous-N`` and starts over; nothing is deleted. Ctrl-C stops after the
+current chunks. :mod:`pomcp_jax.reporting.results` describes the files of a result; checkpoints and
+logs stay below ``--work``.
 
-Exit codes: 0 all done, 1 an unexpected exception, 2 bad input, 3 some cell broke, 129/130/143
+Exit codes: 0 all done, 1 an unexpected exception, 2 bad input, 3 some cell failed, 129/130/143
 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
@@ -37,7 +37,7 @@ from pomcp_jax.running import workdirs
 from pomcp_jax.running.progress import Progress, duration
 
 STATUS_SECONDS = 60.0
-"""Time between two lines on how things stand, in a log file."""
+"""Seconds between status lines when stderr is not a terminal."""
 
 
 class Plan(NamedTuple):
@@ -48,11 +48,11 @@ class Plan(NamedTuple):
     command: list[str]
     config: Config
     workdir: Path
-    """Where it trains."""
+    """Folder in which it trains, with checkpoints."""
     folder: Path
-    """Where its results stay."""
+    """Folder of its results."""
     facts: dict[str, Any]
-    """Added to run.json."""
+    """Entries added to run.json."""
 
     @property
     def name(self) -> str:
@@ -64,11 +64,11 @@ class Plan(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What a worker tells the main thread."""
+    """Message of a worker to the main thread."""
 
     kind: str
-    """``started``, ``finished``, ``broke``, ``stopped``, ``busy`` (another process has the cell)
-    or ``left`` (the worker has nothing more to do)."""
+    """``started``, ``finished``, ``broke``, ``stopped``, ``busy`` (another process trains the cell)
+    or ``left`` (the worker has exited)."""
     plan: Plan | None = None
     text: str = ""
 
@@ -82,7 +82,7 @@ def make_plans(
     tasks: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> list[Plan]:
-    """The cells of a suite, task after task; every configuration is checked, nothing is run.
+    """Cells of a suite, task after task; every configuration is checked, nothing is run.
 
     Args:
       name: of the suite.
@@ -91,7 +91,8 @@ def make_plans(
       work: folder in which cells train.
       methods: a selection, in this order; all by default.
       tasks: a selection, likewise.
-      overrides: arguments ``--config.FIELD=VALUE`` for every cell, last word.
+      overrides: arguments ``--config.FIELD=VALUE``, applied to every cell; they override
+        everything else.
 
     Raises:
       ConfigError: one line for the user.
@@ -109,6 +110,8 @@ def make_plans(
             arguments = [f"--config={suite.config}:{task},{method.preset}"]
             arguments += [f"--config.{field}={value}" for field, value in fields.items()]
             arguments += [*overrides, f"--workdir={workdir}"]
+            # Parsed as the cell's own process will: mistakes are found before the first cell
+            # trains for hours, and the configuration can be compared with finished results.
             options = settings.parse(["experiments.run", *arguments])
             validation.validate_config(options.config)
             plans.append(
@@ -126,7 +129,7 @@ def make_plans(
 
 
 def core_sets(jobs: int, cores: Sequence[int]) -> list[set[int]]:
-    """``cores``, shared out evenly between ``jobs`` workers.
+    """Disjoint sets of ``cores``, as even as possible, one for each of ``jobs`` workers.
 
     Raises:
       ConfigError: for more workers than cores, or none.
@@ -137,25 +140,28 @@ def core_sets(jobs: int, cores: Sequence[int]) -> list[set[int]]:
 
 
 class Runner:
-    """Trains cells, several at once, each worker on its own cores."""
+    """Trains cells in parallel, each worker on its own cores."""
 
     def __init__(self, plans: list[Plan], jobs: int):
         self._todo: queue.SimpleQueue[Plan] = queue.SimpleQueue()
         for plan in plans:
             self._todo.put(plan)
+        # Threads of XLA would otherwise use all cores in every process and slow each other down.
         if hasattr(os, "sched_setaffinity"):
             sets = core_sets(jobs, sorted(os.sched_getaffinity(0)))
         else:
-            core_sets(jobs, range(os.cpu_count() or 1))
+            core_sets(jobs, range(os.cpu_count() or 1))  # checks --jobs; macOS cannot pin
             sets = [set()] * jobs
         self._environment = dict(os.environ)
-        if jobs > 1:  # two programs share a device, if there is one, without taking it whole
+        if jobs > 1:
+            # JAX reserves three quarters of a GPU by default: a second process would fail.
             share = f"{0.9 / jobs:.2f}"
             self._environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
         self._live: dict[str, subprocess.Popen] = {}
+        # Reentrant: another signal may interrupt the handler while it holds the lock.
         self._lock = threading.RLock()
         self.received = 0
-        """The signal that has come."""
+        """Number of the latest signal, 0 before the first."""
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.workers = [threading.Thread(target=self._work, args=(s,), daemon=True) for s in sets]
 
@@ -167,7 +173,7 @@ class Runner:
             worker.start()
 
     def _handle(self, number: int, _frame: Any) -> None:
-        """Pass it on: a run ends after its chunk, at the second time at once."""
+        """Forward a signal to the runs: the first stops them after a chunk, the second at once."""
         with self._lock:
             self.received = number
             for process in self._live.values():
@@ -175,7 +181,7 @@ class Runner:
 
     def _work(self, cores: set[int]) -> None:
         if cores:
-            os.sched_setaffinity(0, cores)  # of this thread; its children inherit it
+            os.sched_setaffinity(0, cores)  # of this thread only; child processes inherit it
         try:
             while not self.received:
                 try:
@@ -191,7 +197,8 @@ class Runner:
             plan.log.parent.mkdir(parents=True, exist_ok=True)
             with plan.log.open("a") as log:
                 try:
-                    # The run inherits the lock: it holds as long as any of the two lives.
+                    # The run inherits the lock, which lasts until both processes have ended: if
+                    # this one is killed, its orphaned run still keeps others out of the cell.
                     fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return Event("busy", plan, f"another process trains it, see {plan.log}")
@@ -202,9 +209,9 @@ class Runner:
             return Event("broke", plan, str(error))
 
     def _locked(self, plan: Plan, log: TextIO) -> Event:
-        log.truncate(0)
+        log.truncate(0)  # only now: before the lock it may be the log of a run in progress
         moved = None
-        if plan.workdir.is_dir() and not can_go_on(plan):
+        if plan.workdir.is_dir() and not can_resume(plan):
             moved = workdirs.set_aside(plan.workdir.parent, [plan.workdir.name])
         self.events.put(
             Event("started", plan, f"an earlier attempt moved to {moved}/" * bool(moved))
@@ -216,17 +223,19 @@ class Runner:
             stderr=subprocess.STDOUT,
             env=self._environment,
             pass_fds=(log.fileno(),),
-            start_new_session=True,  # Ctrl-C reaches it through `_handle` only
+            # A terminal sends Ctrl-C to its whole process group; together with `_handle` a run
+            # would receive it twice and end at once.
+            start_new_session=True,
         )
         with self._lock:
             self._live[plan.name] = process
-            if self.received:  # came in between
+            if self.received:  # it arrived before the process was listed
                 process.send_signal(self.received)
         code = process.wait()
         with self._lock:
             del self._live[plan.name]
         if code == 0 or code == 3:
-            # A training that broke is a result too; it will not count as finished.
+            # A diverged training is a result too; it does not count as finished.
             if (plan.workdir / "run.json").is_file():
                 results.keep(plan.workdir, plan.folder, plan.facts)
             return Event("finished" if code == 0 else "broke", plan, last_line(plan.log))
@@ -235,18 +244,18 @@ class Runner:
         return Event("broke", plan, f"exit code {code}; see {plan.log}")
 
 
-def can_go_on(plan: Plan) -> bool:
-    """Whether an earlier attempt in the workdir is of the same cell and did not break.
+def can_resume(plan: Plan) -> bool:
+    """Whether an earlier attempt in the workdir has the same configuration and did not diverge.
 
     Raises:
-      OSError: nobody can say now.
+      OSError: its files cannot be read at present, so nothing may be moved.
     """
     try:
         before = config_lib.from_dict(Config, workdirs.read_json(plan.workdir / "config.json"))
         if workdirs.differences(before, plan.config):
             return False
         return workdirs.read_json(plan.workdir / "run.json")["exit_code"] != 3
-    except FileNotFoundError:  # killed; or nothing is there and the run itself decides
+    except FileNotFoundError:  # killed early; the run itself decides about what is left
         return True
     except (ValueError, KeyError, TypeError, AttributeError):  # ConfigError is a ValueError
         return False
@@ -256,6 +265,7 @@ def last_line(path: Path) -> str:
     """The last line of a log, ``""`` without one."""
     try:
         with path.open("rb") as file:
+            # The end only: called twice a second for every running cell.
             file.seek(max(0, path.stat().st_size - 1000))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
@@ -264,14 +274,15 @@ def last_line(path: Path) -> str:
 
 
 def follow(runner: Runner, total: int, progress: Progress) -> dict[str, list[Plan]]:
-    """Report until all workers have left; returns the cells by how they ended."""
+    """Report progress until all workers have exited; returns the cells by how they ended."""
     ended: dict[str, list[Plan]] = {k: [] for k in ("finished", "broke", "stopped", "busy")}
     running: dict[str, tuple[Plan, float]] = {}
-    begin, workers, told = time.monotonic(), len(runner.workers), 0
+    begin, workers, announced = time.monotonic(), len(runner.workers), False
     while workers:
-        if runner.received and not told:
-            told = runner.received
-            progress.say("stopping after the chunks under way; once more to stop at once")
+        # Announced here and not in the signal handler, which may interrupt a print.
+        if runner.received and not announced:
+            announced = True
+            progress.say("stopping after the current chunks; signal again to stop at once")
         try:
             event = runner.events.get(timeout=0.5)
         except queue.Empty:
@@ -301,10 +312,10 @@ def follow(runner: Runner, total: int, progress: Progress) -> dict[str, list[Pla
 
 
 def split(plans: list[Plan]) -> tuple[list[Plan], list[Plan]]:
-    """Finished cells, then those to train.
+    """Finished cells, then cells to train.
 
     Raises:
-      ConfigError: if finished results are of another configuration.
+      ConfigError: if finished results have another configuration.
     """
     done = [results.finished(plan.folder, plan.config) for plan in plans]
     return (
@@ -322,17 +333,23 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     made.add_argument("--suite", required=True)
-    made.add_argument("--out", type=Path, help="results (default experiments/results/SUITE)")
-    made.add_argument("--work", type=Path, help="training (default runs/reproduce/NAME of --out)")
-    made.add_argument("--methods", nargs="+", default=[], help="some of the suite's")
-    made.add_argument("--tasks", nargs="+", default=[], help="some of the suite's")
-    made.add_argument("--jobs", type=int, default=1, help="cells at once, each on its own cores")
+    made.add_argument(
+        "--out", type=Path, help="folder of results (default experiments/results/SUITE)"
+    )
+    made.add_argument(
+        "--work",
+        type=Path,
+        help="folder of checkpoints and logs (default runs/reproduce/NAME, named after --out)",
+    )
+    made.add_argument("--methods", nargs="+", default=[], help="a selection of the suite's methods")
+    made.add_argument("--tasks", nargs="+", default=[], help="a selection of the suite's tasks")
+    made.add_argument("--jobs", type=int, default=1, help="cells in parallel, on separate cores")
     made.add_argument("--dry_run", action="store_true", help="print the commands and stop")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; arguments ``--config.FIELD=VALUE`` go to every cell."""
+    """The command line; arguments ``--config.FIELD=VALUE`` are passed to every cell."""
     return streams.guarded(lambda: _main(argv))
 
 
@@ -345,7 +362,7 @@ def _main(argv: list[str] | None) -> int:
         work = args.work or Path("runs/reproduce") / out.resolve().name
         plans = make_plans(args.suite, suite, out, work, args.methods, args.tasks, overrides)
         finished, todo = split(plans)
-        runner = Runner(todo, args.jobs)
+        runner = Runner(todo, args.jobs)  # also checks --jobs; starts nothing
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -362,12 +379,12 @@ def _main(argv: list[str] | None) -> int:
     ended = follow(runner, len(todo), progress)
     for plan in ended["broke"]:
         print(f"error: {plan.name}: broke; see {plan.log}", file=sys.stderr)
-    left = len(todo) - len(ended["finished"])
+    missing = len(todo) - len(ended["finished"])
     print(f"{len(finished) + len(ended['finished'])} of {len(plans)} cells finished in {out}/")
     if runner.received:
-        print("stopped; the same command goes on")
+        print("stopped; the same command resumes")
         return 128 + runner.received
-    return 3 if left else 0
+    return 3 if missing else 0
 
 
 if __name__ == "__main__":

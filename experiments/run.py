@@ -2,10 +2,10 @@
 
 ``--help`` is short; ``--help=TOPIC`` describes fields, tasks, presets and sizes.
 
-The same command line again resumes where the run stopped; see docs/reliability.md.
+The same command line resumes a stopped run; see docs/reliability.md.
 
-Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 training broke, 4 the disk is full or
-cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
+Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 training diverged, 4 the disk is full
+or cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
@@ -27,11 +27,11 @@ from pomcp_jax.running.trainer import Outcome, Trainer
 
 
 def summary(outcome: Outcome, config: Config) -> str:
-    """Result, task, returns, time and files of a run as lines of text."""
+    """Result, task, returns, time and files of a run as text."""
     seeds = [str(config.train.seed + i) for i in range(config.train.num_seeds)]
 
     def each(values: np.ndarray) -> str:
-        if not np.isfinite(values).any():
+        if not np.isfinite(values).any():  # nothing was evaluated yet, or all of it was broken
             return "-"
         average = f"{metrics.mean(values):.1f}"
         shown = " ".join(number(v, 1) for v in values)
@@ -56,12 +56,13 @@ def summary(outcome: Outcome, config: Config) -> str:
 
 
 def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
-    """The arguments and a trainer; finds everything wrong before anything is compiled or written.
+    """Parsed arguments and a trainer; every check runs before anything is compiled or written.
 
     Raises:
       ConfigError: one line for the user.
     """
     options = settings.parse(argv)
+    # Before the trainer: JAX settles on devices and cache when it computes for the first time.
     xla.begin(options.cache_dir)
     trainer = Trainer(
         options.config,
@@ -92,7 +93,7 @@ def _main(argv: list[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.print_only:
+    if options.print_only:  # after `prepare`: what is printed has passed all checks
         for name, value in config_lib.flatten(options.config).items():
             print(f"{name} = {value}")
         return 0
@@ -101,7 +102,7 @@ def _main(argv: list[str]) -> int:
 
 
 def report(outcome: Outcome, config: Config) -> None:
-    """Tell the user how a run ended."""
+    """Print the outcome of a run."""
     if outcome.nothing_to_do:
         total = config.train.total_decisions
         print(

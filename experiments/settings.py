@@ -1,4 +1,4 @@
-"""Resolve the arguments of a training; every mistake raises an error of one line."""
+"""Arguments of a training; every mistake raises a one-line error."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ class Settings(NamedTuple):
 
 
 class HelpWanted(Exception):
-    """``--help`` was given; ``--help=TOPIC`` with the answer."""
+    """Raised for ``--help`` and, with the answer, for ``--help=TOPIC``."""
 
     def __init__(self, answer: str = ""):
         super().__init__(answer)
@@ -51,13 +51,13 @@ MEANT = {
     "dry_run": "--print_config",
     "device": "the variable JAX_PLATFORMS",
 }
-"""Names that other programs use, and what they are called here."""
+"""Common names in other programs, and their names here."""
 
 
 def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
-    """Resolve ``argv`` (program name first); validates nothing but names and types.
+    """Resolve ``argv`` (program name first); checks names and types only.
 
-    ``values`` may define further flags; the caller reads them afterwards.
+    ``values`` may define further flags, which the caller reads afterwards.
 
     Raises:
       ConfigError: one line for the user.
@@ -68,6 +68,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> Settings:
         raise HelpWanted
     topics = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith("--help=")]
     if topics:
+        # With a configuration file, the help shows its values: the other arguments count too.
         others = [arg for arg in argv if not arg.startswith("--help=")]
         has_config = any(arg.lstrip("-").startswith("config=") for arg in others[1:])
         config = _resolved(others, values).config if has_config else None
@@ -79,16 +80,18 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
     values = _defined(values)
     overrides, others = config_files.overrides(argv)
     try:
-        rest = values(others)
+        words = values(others)  # those that are no flags, program name first
     except flags.UnrecognizedFlagError as error:
         raise ConfigError(_unknown_flag(error.flagname, values)) from None
     except flags.Error as error:
-        raise ConfigError(" ".join(str(error).split())) from None
+        raise ConfigError(" ".join(str(error).split())) from None  # absl's texts have line breaks
     if len(values.config) != 1 or not values.config[0].partition(":")[0]:
         wrong = "given more than once" if values.config[1:] else "missing"
         raise ConfigError(f"--config: {wrong}; for example --config={config_files.EXAMPLE}")
-    if len(rest) > 1:
-        raise ConfigError(f"{rest[1]!r}: unexpected argument; flags look like --config.field=value")
+    if len(words) > 1:
+        raise ConfigError(
+            f"{words[1]!r}: unexpected argument; flags look like --config.field=value"
+        )
     if values.resume not in RESUME:
         hint = nearest.hint(values.resume, RESUME)
         raise ConfigError(f"--resume = {values.resume!r}: must be one of {', '.join(RESUME)}{hint}")
@@ -97,6 +100,7 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
     workdir = default if values.workdir is None else values.workdir
     if not workdir:
         raise ConfigError("--workdir = '': must name a folder")
+    # The size first: an override of one of its fields is more specific and must win.
     config = _sized(config_files.load(path, argument if colon else None), values.size)
     return Settings(
         config=config_files.changed(config, overrides),
@@ -109,7 +113,7 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
 
 
 def _defined(values: flags.FlagValues | None) -> flags.FlagValues:
-    """``values`` with the flags of every training."""
+    """``values`` with the flags that all trainings share."""
     values = flags.FlagValues() if values is None else values
     flags.DEFINE_multi_string("config", [], "configuration file", flag_values=values)
     flags.DEFINE_string("size", None, "size of the world model", flag_values=values)
@@ -122,17 +126,17 @@ def _defined(values: flags.FlagValues | None) -> flags.FlagValues:
 
 
 def _sized(config: Config, size: str | None) -> Config:
-    """``config`` with the world model that ``--size`` asks for."""
+    """``config`` with the world model of ``--size``."""
     if size is None:
         return config
     try:
         return config_lib.replace(config, {"agent": presets.with_size(config.agent, size)})
-    except ConfigError as error:
+    except ConfigError as error:  # "size = ...": here it is a flag
         raise ConfigError(f"--{error}") from None
 
 
 def _unknown_flag(name: str, values: flags.FlagValues) -> str:
-    """One line for an unknown flag."""
+    """Error message for an unknown flag."""
     name, fields = name.partition("=")[0], config_lib.flatten(Config())
     meant = MEANT.get(name, "")
     if not meant and nearest.find(name, values):
@@ -143,16 +147,16 @@ def _unknown_flag(name: str, values: flags.FlagValues) -> str:
 
 
 def _cache_dir(chosen: str | None) -> str | None:
-    """The folder of compiled programs; None if they are not kept."""
+    """Folder of the compilation cache; None without a cache."""
     folder = chosen or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder == "none":
         return None
-    if folder and "://" in folder:
+    if folder and "://" in folder:  # a bucket, which JAX opens itself
         return folder
     if folder:
         return str(workdirs.expanded(folder, "--cache_dir"))
     home = os.path.expanduser("~")
-    # Users without a home, as in a container, keep the "~".
+    # Without a home, as in some containers, "~" is not expanded.
     return str(Path(home, ".cache", "pomcp_jax", "xla")) if os.path.isabs(home) else None
 
 
@@ -163,7 +167,7 @@ def _default_workdir(path: str, argument: str, size: str) -> str:
 
 
 def shown(config: Config) -> list[str]:
-    """The preset and size of a configuration, its task, and the fields that differ from them.
+    """Preset, size and task of a configuration, and the fields that differ from them.
 
     Floats must be plain numbers.
     """

@@ -1,4 +1,4 @@
-"""Signals end a run cleanly: the first asks, the second ends the process."""
+"""Signal handlers of a run: the first signal requests a clean stop, the second exits at once."""
 
 import os
 import signal
@@ -7,26 +7,27 @@ from typing import Any
 from pomcp_jax.running.background import Control
 
 ECHO = 0.5
-"""Seconds within which a second signal is the same request: timeout(1) and shells send one to a
-process and to its group."""
+"""Seconds within which a second signal counts as the same request: timeout(1) and shells signal
+both a process and its group."""
 
 
 def install(control: Control) -> None:
-    """Let SIGINT, SIGTERM and SIGHUP ask ``control`` for a clean end; another one ends at once.
+    """Let SIGINT, SIGTERM and SIGHUP request a clean stop of ``control``; a second exits at once.
 
-    SIGHUP, which a closing terminal sends several times, never ends at once, and is ignored where
-    it was ignored before (nohup).
+    SIGHUP, which a closing terminal sends several times, never exits at once, and stays ignored
+    if it was ignored before (nohup).
     """
 
     def handle(number: int, _frame: Any) -> None:
         if control.requested:
             if number != signal.SIGHUP and control.age() > ECHO:
+                # Not sys.exit: it would wait for the chunk and for threads that are saving.
                 os._exit(128 + number)
             return
         control.request(128 + number, f"stopped by {signal.Signals(number).name}")
         try:
-            control.progress.say("stopping after this chunk; once more to stop at once")
-        except RuntimeError:  # it came while this very stream was being written
+            control.progress.say("stopping after this chunk; signal again to stop at once")
+        except RuntimeError:  # a reentrant write: the signal interrupted a write to this stream
             pass
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

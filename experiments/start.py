@@ -1,4 +1,4 @@
-"""Train as a command line does: signals, one line for whatever ends it early, an exit code."""
+"""Training from a command line: signal handlers, one-line errors and exit codes."""
 
 import os
 import sys
@@ -12,12 +12,12 @@ from pomcp_jax.running.trainer import CRASHED, Outcome, Trainer
 
 
 def train(trainer: Trainer, report: Callable[[Outcome], None], about: str = "") -> int:
-    """Run ``trainer`` to its end; returns the exit code.
+    """Run ``trainer`` and print its outcome; returns the exit code.
 
     Args:
       trainer: not started yet.
       report: prints an outcome for the user.
-      about: what to say of the run beside its device and memory.
+      about: text for the first line, in addition to device and memory.
     """
     signals.install(trainer.control)
     workdir = trainer.options.workdir
@@ -28,7 +28,7 @@ def train(trainer: Trainer, report: Callable[[Outcome], None], about: str = "") 
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Stop as stop:  # before training
+    except Stop as stop:  # requested before training began
         print(f"error: {stop}", file=sys.stderr)
         return stop.code
     except Exception as error:
@@ -38,12 +38,12 @@ def train(trainer: Trainer, report: Callable[[Outcome], None], about: str = "") 
 
 
 def end(outcome: Outcome, report: Callable[[Outcome], None]) -> int:
-    """Tell the user how a run ended; returns the exit code."""
+    """Print the outcome of a run; returns the exit code."""
     if outcome.errors:
         print(f"error: {outcome.errors}", file=sys.stderr)
     report(outcome)
-    sys.stdout.flush()
+    sys.stdout.flush()  # os._exit does not
     sys.stderr.flush()
-    if outcome.abandoned:  # a chunk that took too long is still running
+    if outcome.abandoned:  # a chunk is still running in a thread that cannot be stopped
         os._exit(outcome.code)
     return outcome.code

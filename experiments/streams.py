@@ -1,4 +1,7 @@
-"""Standard streams that never raise: closed pipes, full devices and other encodings included."""
+"""Standard streams that never raise, even if closed, full or of another encoding.
+
+A training must not end because nobody reads its progress any more.
+"""
 
 import contextlib
 import errno
@@ -10,11 +13,11 @@ from typing import Any, TextIO
 from pomcp_jax.running import crash
 
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
-"""Nobody will ever read it: a pipe without a reader, a terminal that was closed."""
+"""Errors after which writing can never succeed: a pipe without a reader, a closed terminal."""
 
 
 class Tolerant:
-    """A text stream whose writes are dropped where they are impossible."""
+    """Text stream that drops what cannot be written."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -23,13 +26,14 @@ class Tolerant:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write ``text``; what the encoding lacks is escaped."""
+        """Write ``text``; characters that the encoding lacks are escaped."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError:
             return self.write(text.encode("ascii", "backslashreplace").decode())
         except (OSError, ValueError) as error:  # ValueError: closed
             self._failed(error)
+        # All of it, also if dropped: a caller that sees less would try again.
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -38,25 +42,26 @@ class Tolerant:
             self.write(line)
 
     def flush(self) -> None:
-        """Pass on what was written, where that is possible."""
+        """Flush the stream if possible."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
             self._failed(error)
 
     def finish(self) -> None:
-        """Flush for the last time; afterwards the interpreter's own flush succeeds too."""
+        """Flush for the last time, so that the interpreter's own flush at exit cannot fail."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
             self._leave()
 
     def _failed(self, error: Exception) -> None:
+        # Other errors may pass, a full disk for example: only this text is lost.
         if getattr(error, "errno", None) in _GONE:
             self._leave()
 
     def _leave(self) -> None:
-        """Send what the stream still holds, and all that follows, to ``/dev/null``."""
+        """Send buffered text and everything that follows to ``/dev/null``."""
         try:
             number, null = self._stream.fileno(), os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, number)
@@ -66,25 +71,26 @@ class Tolerant:
 
 
 def guarded(program: Callable[[], int]) -> int:
-    """Exit code of ``program``, run with tolerant streams; 1 and one line for an exception."""
+    """Exit code of ``program``, run with tolerant streams; an exception is one line and code 1."""
     with tolerant():
         try:
             return program()
-        except Exception as error:  # a mistake of ours: still one line
+        except Exception as error:  # a bug: its traceback is in crash.txt, the user gets one line
             print(f"error: {crash.report(error, None)}", file=sys.stderr)
             return 1
 
 
 @contextlib.contextmanager
 def tolerant() -> Iterator[None]:
-    """Make ``sys.stdout`` and ``sys.stderr`` tolerant, for as long as a program runs."""
+    """Make ``sys.stdout`` and ``sys.stderr`` tolerant while a program runs."""
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as null:
+        # Python sets a stream that was closed at the start to None.
         sys.stdout, sys.stderr = (Tolerant(null if s is None else s) for s in before)
         try:
             yield
         finally:
             for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, Tolerant):
+                if isinstance(stream, Tolerant):  # a test or a notebook may have replaced it
                     stream.finish()
             sys.stdout, sys.stderr = before

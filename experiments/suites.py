@@ -1,6 +1,6 @@
-"""Named sets of trainings for ``python -m experiments.reproduce``: plain data.
+"""Named suites for ``python -m experiments.reproduce``, as plain data.
 
-A suite is tasks x methods x seeds under one configuration file. All seeds of a cell (one task, one
+A suite is tasks x methods x seeds with one configuration file. All seeds of a cell (one task, one
 method) train as one program.
 """
 
@@ -20,17 +20,17 @@ class Method(NamedTuple):
 
 
 class Suite(NamedTuple):
-    """What to train."""
+    """Trainings that are compared with each other."""
 
     about: str
     config: str
     """Configuration file."""
     tasks: tuple[str, ...]
     methods: Mapping[str, Method]
-    """By the name under which results are kept and drawn."""
+    """Methods by the name of their results and curves."""
     num_seeds: int
     overrides: Mapping[str, Any] = {}
-    """Dotted fields, for every cell."""
+    """Dotted fields that every cell sets."""
 
 
 def of_presets(*names: str) -> dict[str, Method]:
@@ -39,7 +39,7 @@ def of_presets(*names: str) -> dict[str, Method]:
 
 
 BEYOND: dict[str, dict[str, Any]] = {
-    # Faster than the default dual_rate: there are 10,000 updates.
+    # Faster than the default dual_rate: there are only 10,000 updates.
     "dual": {"policy.kl_tuning": "dual", "policy.kl_target": 0.1, "policy.dual_rate": 1e-2},
     "mixture": {"policy.prior": "mixture", "policy.prior_mix": 0.5},
     "gate": {"prior.gate": True},
@@ -50,7 +50,7 @@ BEYOND: dict[str, dict[str, Any]] = {
     "soft_target": {"critic.soft_target": True},
     "target_prior": {"critic.target_actor": "prior"},
 }
-"""Settings that no paper has, one at a time (docs/method.md, "Beyond the papers")."""
+"""Settings beyond PO-MPC's paper, one at a time (docs/method.md, "Beyond the papers")."""
 
 REPLANNING: dict[str, dict[str, Any]] = {
     "every_10": {},
@@ -60,7 +60,7 @@ REPLANNING: dict[str, dict[str, Any]] = {
     "oldest": {"replan.select": "oldest"},
     "kl": {"replan.select": "kl"},
 }
-"""BMPC's re-planning and less or other re-planning."""
+"""BMPC's re-planning, cheaper re-planning, and other choices of windows."""
 
 SUITES: dict[str, Suite] = {
     "debug": Suite(
@@ -79,7 +79,7 @@ SUITES: dict[str, Suite] = {
         overrides={"train.total_decisions": 50_000},
     ),
     "beyond": Suite(
-        about="PO-MPC and each setting of ours that no paper has, 40k frames, for a CPU",
+        about="PO-MPC and each setting beyond its paper, 40k frames, for a CPU",
         config="experiments/configs/small.py",
         tasks=("cartpole-swingup",),
         methods={
@@ -89,7 +89,8 @@ SUITES: dict[str, Suite] = {
                 for name, more in BEYOND.items()
             },
             "updates_1.5": Method("po_mpc", {"train.updates_per_decision": 1.5}),
-            # A tenth of the paper's weakest: its divergence is all of the gradient on small models.
+            # A tenth of the paper's weakest: at 0.1 the divergence is nearly the whole gradient of
+            # small models (docs/results.md).
             "kl_coef_0.01": Method("po_mpc", {"agent.policy.kl_coef": 0.01}),
         },
         num_seeds=3,
@@ -112,17 +113,18 @@ SUITES: dict[str, Suite] = {
         tasks=("dog-stand", "humanoid-stand"),
         methods={
             "tdmpc2": Method("tdmpc2"),
-            # The paper's strength: small.py lowers it for tasks of one or two actions.
+            # The paper's strength: small.py lowers it, for tasks with one or two actions.
             "po_mpc": Method("po_mpc", {"agent.policy.kl_coef": 1.0}),
             "bmpc": Method("bmpc"),
         },
         num_seeds=5,
         overrides={
             "env.backend": "host",
-            # [TD-MPC2] plans two iterations longer where A >= 20.
+            # [TD-MPC2] adds two planning iterations where A >= 20.
             "agent.mppi.iterations": 5,
             "train.total_decisions": 50_000,
-            # Room for three times the length: experiments.run extends a cell's run.
+            # Room for three times the length: experiments.run can extend a cell's run, and the
+            # capacity of a run is fixed.
             "train.capacity": 150_000,
             "train.checkpoint_decisions": 5_000,
             "train.checkpoint_keep": 1,
@@ -141,7 +143,8 @@ SUITES: dict[str, Suite] = {
         ),
         methods=of_presets("po_mpc", "tdmpc2", "bmpc"),
         num_seeds=5,
-        # A walker of each of a few seeds is twenty times quicker in C, beside an H100 too.
+        # On an H100 machine too: a control step of 16 walkers takes 23 ms on the GPU and 1.2 ms in
+        # C on the host (docs/notebook.md).
         overrides={"env.backend": "host"},
     ),
 }

@@ -1,11 +1,11 @@
 """Train a grid of settings x seeds as one program: ``python -m experiments.sweep --help``.
 
-Any traced float of ``config.agent`` can be swept; every cell uses the same
-seeds. A row that keeps failing is dropped or reset, the others continue.
+Any traced float of ``config.agent`` can be swept; every cell uses the same seeds. A row that
+diverges is dropped or reset; the others continue.
 
-The same command line again resumes where the sweep stopped; see docs/reliability.md.
+The same command line resumes a stopped sweep; see docs/reliability.md.
 
-Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 every row broke, 4 the disk is full
+Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 every row diverged, 4 the disk is full
 or cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
@@ -56,10 +56,10 @@ sections of fields:
 
 
 def parse_grid(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Words of all ``--grid`` flags by field; ``;`` separates fields inside one.
+    """Values of all ``--grid`` flags by field, as text; ``;`` separates fields inside one flag.
 
     Raises:
-      ConfigError: it is no list of fields with values.
+      ConfigError: a flag is not a list of fields with values.
     """
     parts = [part.strip() for flag in given for part in flag.split(";") if part.strip()]
     if not parts:
@@ -77,7 +77,7 @@ def parse_grid(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
-    """Everything that can be wrong is found here; nothing is compiled or written.
+    """Parsed arguments and a trainer; every check runs before anything is compiled or written.
 
     Raises:
       ConfigError: one line for the user.
@@ -87,6 +87,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
     flags.DEFINE_integer("seeds", None, "seeds of every cell", flag_values=values)
     options = settings.parse(argv, values)
     if values.workdir is None:
+        # Not the default of experiments.run: a run of the same file must not find a sweep there.
         own = Path("runs", "sweep", *options.workdir.parts[1:])
         options = options._replace(workdir=own)
     seeds = options.config.train.num_seeds if values.seeds is None else values.seeds
@@ -106,6 +107,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
             began=clock.STARTED,
         )
     except ConfigError as error:
+        # The trainer names its arguments; here they are flags.
         flag = str(error).startswith(("grid:", "grid =", "resume ="))
         raise ConfigError(f"--{error}" if flag else str(error)) from None
     for field in trainer.options.grid:
@@ -117,7 +119,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
 
 
 def report(outcome: Outcome) -> None:
-    """Tell the user what the sweep found."""
+    """Print the outcome of a sweep."""
     if outcome.nothing_to_do:
         print(
             "this sweep is complete; nothing to do (a larger train.total_decisions extends it,"
@@ -150,6 +152,7 @@ def _main(argv: list[str]) -> int:
         for name, value in config_lib.flatten(options.config).items():
             print(f"{name} = {swept[name]}  (swept)" if name in swept else f"{name} = {value}")
         return 0
+    # Swept fields are printed with their values below, not with the value of the shared part.
     lines = settings.shown(options.config)
     print("\n".join(line for line in lines if line.partition(" = ")[0] not in swept))
     for name, values in swept.items():

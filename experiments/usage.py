@@ -1,7 +1,7 @@
-"""The short ``--help`` of ``python -m experiments.run``, which needs no JAX.
+"""Short ``--help`` of ``python -m experiments.run``, printed without importing JAX.
 
-Imported before JAX: if that program is asked for nothing else, it is answered here, and the
-process ends.
+Imported before JAX: if the command line asks for this help, it is printed on import, and the
+process exits without the seconds that JAX takes.
 """
 
 import importlib.util
@@ -47,7 +47,8 @@ sections of fields:
 
 
 def sections() -> Iterator[tuple[str, str]]:
-    """Dotted name of every group of fields and the first line of its documentation."""
+    """Dotted name of each group of fields and the first line of its documentation."""
+    # The source is parsed: importing pomcp_jax.config would import JAX.
     spec = importlib.util.find_spec(CONFIG)
     classes = attribute_docs.read(spec.loader.get_source(CONFIG))  # type: ignore[union-attr]
 
@@ -68,7 +69,7 @@ def short_help(usage: str = USAGE) -> str:
 
 
 def is_plain(argv: Sequence[str]) -> bool:
-    """Whether a command line asks for the short help."""
+    """Whether a command line requests the short help."""
     return any(arg in FLAGS for arg in argv[1:])
 
 

@@ -1,4 +1,4 @@
-"""What JAX and XLA need of this machine and its environment variables."""
+"""Checks and settings of JAX and XLA: devices, flags, memory and the compilation cache."""
 
 import functools
 import os
@@ -21,17 +21,17 @@ SAFE = re.compile(
     rf"--({EMITTERS}|xla_backend_optimization_level|xla_force_host_platform_device_count)"
     r"=(true|false|\d{1,4})"
 )
-"""Flags that XLA is known to have; any other is tried first, since XLA ends the process over it."""
+"""Flags that XLA is known to have; others are tried first, since XLA aborts over unknown flags."""
 CHOOSING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE", "CUDA_VISIBLE_DEVICES")
-"""Variables that choose a device."""
+"""Environment variables that choose a device."""
 
 
 def save_memory() -> None:
-    """Call before anything is computed; changes how CPU code is compiled, and no result's meaning.
+    """Select XLA's older CPU emitters; must be called before anything is computed.
 
-    XLA's newer emitters take twice the memory to compile a training step (1.7 GB against 0.8 GB,
-    measured with jax 0.10.2) for code that is no faster. Later releases know the flag no more
-    and end the process over it. Flags in a file, which XLA_FLAGS may name, stay as they are.
+    The newer emitters take twice the memory to compile a training step (1.7 GB against 0.8 GB,
+    measured with jax 0.10.2) for code that is no faster. Later releases removed the flag and abort
+    when it is set. If XLA_FLAGS names a file, its flags are not changed.
     """
     flags = os.environ.get("XLA_FLAGS", "").strip()
     is_file = flags and not flags.startswith("-")
@@ -40,7 +40,7 @@ def save_memory() -> None:
 
 
 def begin(cache_dir: str | None) -> None:
-    """Choose the cache, with a warning if it cannot be used, and check the environment.
+    """Set the compilation cache, with a warning if it cannot be used, and check the environment.
 
     Raises:
       ConfigError: as :func:`check_environment`.
@@ -52,10 +52,10 @@ def begin(cache_dir: str | None) -> None:
 
 
 def check_environment() -> None:
-    """Check that JAX has the devices and XLA the flags that the environment asks for.
+    """Check that JAX has the devices and XLA the flags that environment variables request.
 
     Raises:
-      ConfigError: one line that names the variable and what there is.
+      ConfigError: one line that names the variable and the available devices.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if not all(SAFE.fullmatch(flag) for flag in flags.split()):
@@ -73,7 +73,8 @@ def check_environment() -> None:
 
 
 def _platforms() -> str:
-    """Names of what JAX can compute on by itself, found in a process without those variables."""
+    """Platforms that JAX finds by itself, in a process without those variables."""
+    # A process: JAX initialises its platforms once, and has already failed in this one.
     code = "import jax; print(*sorted({d.platform for d in jax.devices()}), sep=', ')"
     hidden = {name: value for name, value in os.environ.items() if name not in CHOOSING}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=hidden, text=True)
@@ -82,8 +83,9 @@ def _platforms() -> str:
 
 @functools.cache
 def _try_flags(flags: str) -> None:
-    """Let another process read XLA_FLAGS."""
+    """Raise if XLA rejects ``flags``, found in another process since XLA aborts."""
     code = "import jax; jax.devices()"
+    # On a CPU: flags are parsed for all platforms alike, and a GPU takes seconds to start.
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     for name in CHOOSING[1:]:
         environment.pop(name, None)
@@ -98,12 +100,12 @@ def _try_flags(flags: str) -> None:
 
 
 def use_cache(folder: str | None) -> str:
-    """Keep compiled programs in ``folder``; returns a warning where that is impossible.
+    """Store compiled programs in ``folder``; returns a warning if that is impossible.
 
-    None keeps nothing, whatever JAX_COMPILATION_CACHE_DIR says.
+    None disables the cache, also one that JAX_COMPILATION_CACHE_DIR names.
     """
     warning = ""
-    if folder is not None and "://" not in folder:  # JAX knows other places than folders
+    if folder is not None and "://" not in folder:  # JAX also accepts buckets
         reason = _unusable(Path(folder))
         if reason:
             warning = f"warning: --cache_dir = {folder!r}: {reason}; nothing compiled is kept"
@@ -114,7 +116,7 @@ def use_cache(folder: str | None) -> str:
 
 
 def _unusable(folder: Path) -> str:
-    """Why nothing can be written to ``folder``, which need not exist yet; "" if it can be."""
+    """Reason why ``folder``, which need not exist yet, cannot be written; "" if it can."""
     try:
         existing = folder.absolute()
         while not existing.exists():
@@ -124,6 +126,7 @@ def _unusable(folder: Path) -> str:
     if not existing.is_dir():
         return f"{existing} is a file"
     try:
+        # Tried: permission bits say nothing of read-only file systems, quotas and root.
         with tempfile.TemporaryFile(dir=existing):
             return ""
     except OSError as error:

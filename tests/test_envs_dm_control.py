@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.benchmarks.dm_control import original
 from experiments.benchmarks.fidelity import adopt, blank_state, deviations
-from experiments.benchmarks.originals import original
 from pomcp_jax import envs
 
 EXACT = {

@@ -64,7 +64,7 @@ def test_a_section_has_type_default_value_and_meaning():
         ("train.seed", ["train.seed: int >= 0; default 0"]),
         ("presets", ["po_mpc_forward", *presets.PRESETS]),
         ("sizes", ["48M", *presets.SIZES]),
-        ("configs", ["experiments/configs/debug.py       Everything once, in a minute"]),
+        ("configs", ["experiments/configs/debug.py       Tiny agent on a tiny problem"]),
         ("tasks", ["walker-walk", "brax/ant"]),
         ("all", ["walker-walk", "po_mpc_direct", "tiny", "on_broken_seed", "small.py"]),
     ],

@@ -178,14 +178,14 @@ def test_a_workdir_that_cannot_be_read_just_now_is_left_alone(tmp_path, monkeypa
 
     monkeypatch.setattr(reproduce.workdirs, "read_json", short)
     with pytest.raises(OSError, match="Too many"):
-        reproduce.can_go_on(plan._replace(config=plan.config))
+        reproduce.can_resume(plan._replace(config=plan.config))
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_run_under_way_goes_on(tmp_path):
     plan = pretend(plans_of(tmp_path)[0])
     plan.workdir.mkdir(parents=True)
-    assert reproduce.can_go_on(plan)
+    assert reproduce.can_resume(plan)
     (plan.workdir / "config.json").write_text(workdirs.config_text(plan.config))
     for text, wanted in (
         ('{"exit_code": null, "status": "running"}', True),
@@ -194,7 +194,7 @@ def test_a_run_under_way_goes_on(tmp_path):
         ("[]", False),
     ):
         (plan.workdir / "run.json").write_text(text)
-        assert reproduce.can_go_on(plan) == wanted
+        assert reproduce.can_resume(plan) == wanted
 
 
 def test_a_run_that_cannot_even_start_leaves_no_result(tmp_path):

@@ -1,1 +1,1 @@
-"""Measurements; each module prints markdown tables and is run with ``python -m``."""
+"""Measurements; most modules print markdown tables and are run with ``python -m``."""

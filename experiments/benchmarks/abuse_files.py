@@ -1,4 +1,4 @@
-"""Files of :mod:`experiments.benchmarks.abuse`: made, damaged, and looked for afterwards."""
+"""Files for :mod:`experiments.benchmarks.abuse`: create them, damage them, find lost contents."""
 
 import json
 import os
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import rot
+from experiments.benchmarks import checkpoint_damage
 from pomcp_jax.running.tables import TABLES
 
 
 def bytes_of(folder: Path) -> dict[Path, bytes]:
-    """Contents of all files below ``folder`` that are not temporary."""
+    """Contents of all files below ``folder`` except temporary ones."""
     return {
         path: path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -21,12 +21,13 @@ def bytes_of(folder: Path) -> dict[Path, bytes]:
 
 
 def missing(before: dict[Path, bytes], folder: Path, changed: Sequence[str] = ()) -> list[str]:
-    """Files whose contents are nowhere below ``folder`` any more.
+    """Names of files whose contents are no longer anywhere below ``folder``.
 
-    Files called ``changed`` may have other contents. A table may have lost its end: rows behind
+    Files named in ``changed`` may have other contents. A table may have lost its end: rows after
     the checkpoint, which training writes again.
     """
     after = bytes_of(folder)
+    # By contents and not by name: a file that was moved aside is not lost.
     kept = set(after.values())
     return [
         path.name
@@ -38,7 +39,7 @@ def missing(before: dict[Path, bytes], folder: Path, changed: Sequence[str] = ()
 
 
 def prepare(work: Path, action: str, name: str) -> None:
-    """Make what a workdir of abuse needs."""
+    """Create the hostile workdir of an input."""
     kind, _, inner = action.partition(" ")
     path = work / name / inner if inner else work / name
     if inner:
@@ -52,25 +53,25 @@ def prepare(work: Path, action: str, name: str) -> None:
 
 
 def make(path: Path, kind: str) -> None:
-    """Put something at ``path``, where nothing is."""
+    """Create a file, folder, pipe or link at ``path``."""
     if kind == "folder":
         path.mkdir()
     elif kind == "fifo":
         os.mkfifo(path)
     elif kind == "loop":
-        path.symlink_to(path)
+        path.symlink_to(path)  # a link to itself: opening it fails with ELOOP
     else:
         contents = {
             "empty": b"",
             "binary": bytes(range(256)) * 4,
-            "nest": b"[" * 200_000,
+            "nest": b"[" * 200_000,  # deeper than the recursion limit of JSON parsers
             "huge": b" " * (20 << 20),
         }
         path.write_bytes(contents[kind])
 
 
 def damage(path: Path, action: str) -> None:
-    """Change one file or folder."""
+    """Damage one file or folder."""
     data = path.read_bytes() if path.is_file() else b""
     if action == "rename":
         path.rename(path.with_name(f"{path.name}.damaged"))
@@ -88,10 +89,10 @@ def damage(path: Path, action: str) -> None:
 
 
 def rewrite(path: Path, field: str, value: Any) -> None:
-    """Set a field of a manifest; its digest is right afterwards."""
+    """Set a field of a manifest and correct its digest."""
     whole = json.loads(path.read_bytes())["manifest"]
     group, *parts = whole, *field.split(".")
     for part in parts[:-1]:
         group = group[part]
     group[parts[-1]] = value
-    rot.write_manifest(path, whole)
+    checkpoint_damage.write_manifest(path, whole)

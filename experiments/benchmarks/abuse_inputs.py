@@ -1,14 +1,14 @@
-"""Hostile inputs of :mod:`experiments.benchmarks.abuse`: plain data.
+"""Hostile inputs for :mod:`experiments.benchmarks.abuse`, as plain data.
 
-``{work}`` is a fresh folder. A kind says how an input is tried:
+``{work}`` is a new folder. The kind determines how an input is tried:
 
-arguments  of experiments.run, together with ``--print_config``, in one process
-files      of configurations, likewise
-workdir    preparation of a folder (see ``ACTIONS``) and the ``--workdir`` in it
+arguments  arguments of experiments.run, with ``--print_config``, in this process
+files      contents of a configuration file, likewise
+workdir    preparation of a folder (:func:`abuse_files.prepare`) and the ``--workdir`` in it
 damage     run (``finished`` or ``interrupted``), pattern of files, action on each
-manifest   path of a field of the newest manifest, its new value; the digest is right
+manifest   path of a field of the newest manifest and its new value; the digest is correct
 tool       module and its arguments
-shell      a command line for bash; ``RUN`` is a whole debug run, ``DRAW`` a picture of a run
+shell      a command line for bash; ``RUN`` is a whole debug run, ``DRAW`` draws a run
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 
 class Input(NamedTuple):
-    """Something to try."""
+    """An input and how to try it."""
 
     name: str
     kind: str
@@ -29,6 +29,7 @@ VALUES = (
     "np.int64(3)",
     "3j", " 3", "3 ", "'3'", "$(id)", "../../etc/passwd", "%s%n", "--", "=",
 )  # fmt: skip
+# One field of each type: an integer of the program, a float, a choice, an integer of the run.
 FIELDS = (
     "agent.mppi.num_samples",
     "agent.optimizer.learning_rate",
@@ -211,35 +212,35 @@ def _short(value: Any) -> str:
 
 
 def inputs() -> list[Input]:
-    """All of them; names are unique."""
-    found = [Input(name, "arguments", how) for name, how in ARGUMENTS]
-    found += [
+    """All inputs; names are unique."""
+    all_inputs = [Input(name, "arguments", how) for name, how in ARGUMENTS]
+    all_inputs += [
         Input(f"{field} = {_short(value)!r}", "arguments", ("DEBUG", f"--config.{field}={value}"))
         for field in FIELDS
         for value in VALUES
     ]
-    found += [Input(text[:60], "arguments", ("DEBUG", f"--config.{text}")) for text in SINGLE]
-    found += [Input(f"a file that {k}", "files", (v,)) for k, v in CONFIG_FILES.items()]
-    found += [Input(name, "workdir", how) for name, *how in WORKDIRS]
-    found += [
+    all_inputs += [Input(text[:60], "arguments", ("DEBUG", f"--config.{text}")) for text in SINGLE]
+    all_inputs += [Input(f"a file that {k}", "files", (v,)) for k, v in CONFIG_FILES.items()]
+    all_inputs += [Input(name, "workdir", how) for name, *how in WORKDIRS]
+    all_inputs += [
         Input(f"{run}: {action} {pattern}", "damage", (run, pattern, action))
         for run in ("finished", "interrupted")
         for pattern in DAMAGED
         for action in ACTIONS
     ]
-    found += [
+    all_inputs += [
         Input(f"{run}: {name}", "damage", (run, *how))
         for run in ("finished", "interrupted")
         for name, *how in OTHER_DAMAGE
     ]
-    found += [
+    all_inputs += [
         Input(f"manifest: {path} = {_short(value)}", "manifest", (path, value))
         for path, values in FIELDS_OF_MANIFESTS.items()
         for value in values
     ]
-    found += [
+    all_inputs += [
         Input(f"{module.split('.')[1]} {' '.join(how)}", "tool", (module, *how))
         for module, how in TOOLS
     ]
-    found += [Input(name, "shell", how) for name, *how in SHELL]
-    return [Input(one.name, one.kind, tuple(one.how)) for one in found]
+    all_inputs += [Input(name, "shell", how) for name, *how in SHELL]
+    return [Input(entry.name, entry.kind, tuple(entry.how)) for entry in all_inputs]

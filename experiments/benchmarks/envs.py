@@ -1,16 +1,16 @@
-"""Speed of the environments, as a markdown table.
+"""Speed of the environments as a markdown table.
 
     python -m experiments.benchmarks.envs [task ...] [--backend=mjx|host|warp]
         [--batches 1 8 16 64 512] [--out=DIR]
     python -m experiments.benchmarks.envs --table [--out=DIR]
 
-Measured inside one loop under random actions, resets included: the seconds to compile
-it, milliseconds of one control step of the whole batch, and the peak memory of a process
-that did this for one task and all its batches. Every task has a process of its own.
+One compiled loop of control steps with random actions, resets included, gives the seconds to
+compile, the milliseconds of a control step of the whole batch, and the peak memory of a process
+that measures one task with all its batches. Every task has its own process.
 
-Seconds are given twice, on the wall and of all the process' threads together: on a
-machine that others use, the second is what the work takes. One JSON file a task and
-backend; what was measured before stays where it was faster.
+Times are given twice: wall-clock, and CPU time of all threads. On a shared machine the second is
+the cost of the work. Results are one JSON file per task and backend, in which the faster of old and
+new times is kept.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import xla
-from experiments.benchmarks.turns import turn
+from experiments.benchmarks.timing import exclusive
 from pomcp_jax import envs, files
 from pomcp_jax.running import process
 
@@ -45,23 +45,23 @@ ONE_EACH = (
     "humanoid-walk",
     "dog-walk",
 )
-"""A task of each domain, the quick ones first."""
+"""One task of each domain, the fast ones first."""
 
 
 class Timed(NamedTuple):
-    """Seconds on the wall, and of the process' threads together."""
+    """Seconds of wall-clock, and CPU seconds of all threads."""
 
     wall: float
     threads: float
 
 
 def clock() -> Timed:
-    """Now."""
+    """The present time."""
     return Timed(time.perf_counter(), time.process_time())
 
 
 def since(start: Timed, parts: int = 1) -> Timed:
-    """What has passed, per part."""
+    """Time since ``start``, divided by ``parts``."""
     return Timed(*((b - a) / parts for a, b in zip(start, clock(), strict=True)))
 
 
@@ -88,6 +88,7 @@ def speed(name: str, batch: int, backend: str, seconds: float = 2.0, runs: int =
 
     state, _ = jax.jit(env.reset)(jax.random.split(jax.random.key(0), batch))
     start = clock()
+    # Compiled ahead of time, so that the first timed call does nothing but run.
     compiled = run.lower(state, jax.random.key(0), 1).compile()
     compiling = since(start)
 
@@ -97,8 +98,8 @@ def speed(name: str, batch: int, backend: str, seconds: float = 2.0, runs: int =
         return state, since(start, steps)
 
     times = []
-    with turn():
-        # Past the first steps, in which many bodies still fall.
+    with exclusive():
+        # Skip the first steps: while bodies fall there are few contacts, and steps are cheap.
         state, _ = timed(state, 0, 5)
         state, first = timed(state, 1, 5)
         steps = max(1, min(1000, int(seconds / runs / max(first.wall, 1e-6))))
@@ -109,20 +110,23 @@ def speed(name: str, batch: int, backend: str, seconds: float = 2.0, runs: int =
 
 
 def measure(name: str, backend: str, batches: list[int]) -> dict[str, Any]:
-    """All batches of a task, as JSON."""
-    found: dict[str, Any] = {
+    """Times of all batches of a task, as JSON."""
+    measured: dict[str, Any] = {
         "task": name,
         "backend": backend,
         **process.describe(process.command("experiments.benchmarks.envs", sys.argv)),
     }
     speeds = {str(batch): speed(name, batch, backend) for batch in batches}
-    found["step_ms"] = {b: [1e3 * x for x in one.step] for b, one in speeds.items()}
-    found["compile_s"] = {b: list(one.compiling) for b, one in speeds.items()}
-    return found | {"peak_memory_gb": process.peak_memory_gb()}
+    measured["step_ms"] = {b: [1e3 * x for x in timing.step] for b, timing in speeds.items()}
+    measured["compile_s"] = {b: list(timing.compiling) for b, timing in speeds.items()}
+    return measured | {"peak_memory_gb": process.peak_memory_gb()}
 
 
 def keep_faster(new: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
-    """``new`` with the smaller of its times and those in ``path``."""
+    """``new`` with the minimum of its times and those in ``path``.
+
+    Interference by other processes only ever adds time: the minimum is the better estimate.
+    """
     if not path.exists():
         return new
     old = json.loads(path.read_text())
@@ -135,20 +139,20 @@ def keep_faster(new: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     return new
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: wall / threads; a dash for what was not measured."""
-    batches = sorted({int(b) for one in found for b in one["step_ms"]})
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown table of wall-clock / CPU times; a dash for what was not measured."""
+    batches = sorted({int(b) for result in results for b in result["step_ms"]})
     heads = "".join(f" B={batch}, ms |" for batch in batches)
     lines = [f"| task | backend | compile, s |{heads} peak GB |"]
     lines.append("|---|---|---|" + "---|" * (len(batches) + 1))
-    for one in found:
-        compiling = zip(*one["compile_s"].values(), strict=True)
+    for result in results:
+        compiling = zip(*result["compile_s"].values(), strict=True)
         cells = [" / ".join(f"{statistics.median(x):.0f}" for x in compiling)]
         for batch in batches:
-            values = one["step_ms"].get(str(batch))
+            values = result["step_ms"].get(str(batch))
             cells.append("-" if values is None else " / ".join(f"{x:.2g}" for x in values))
-        cells.append(f"{one['peak_memory_gb']:.1f}")
-        lines.append(f"| {one['task']} | {one['backend']} | " + " | ".join(cells) + " |")
+        cells.append(f"{result['peak_memory_gb']:.1f}")
+        lines.append(f"| {result['task']} | {result['backend']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -158,7 +162,7 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*")
     parser.add_argument("--backend", default="mjx")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 16, 64, 512])
-    parser.add_argument("--table", action="store_true", help="only print what was measured")
+    parser.add_argument("--table", action="store_true", help="print earlier results and stop")
     parser.add_argument("--out", type=pathlib.Path, default=OUT)
     args = parser.parse_args()
     names = args.tasks or list(ONE_EACH)
@@ -167,7 +171,7 @@ def main() -> None:
         found = [json.loads(path.read_text()) for path in args.out.glob("*.json")]
         print(table(sorted(found, key=lambda x: (x["backend"], order.get(x["task"], 99)))))
         return
-    if len(names) > 1:
+    if len(names) > 1:  # a process each: peak memory is that of a process, and never falls
         options = ["--backend", args.backend, "--out", str(args.out)]
         options += ["--batches", *map(str, args.batches)]
         for name in names:

@@ -1,21 +1,22 @@
-"""What happens to runs when processes are killed, disks fill up and files rot.
+"""Fault injection: killed processes, full disks and damaged files.
 
     python -m experiments.benchmarks.faults [--kills=200] [--flips=1000] [--mutations=10000]
         [--saves=20] [--seed=0] [--out=experiments/results/faults.json]
 
-Runs and processes are real ones, of the debug configuration (two seeds). Prints a line for
-every measurement; docs/reliability.md has the table. ``0`` leaves a part out. Parts:
+Uses real processes with the debug configuration and two seeds. Prints one line per measurement;
+docs/reliability.md has the table. ``0`` skips a part. Parts:
 
-kills      a run is killed by SIGKILL again and again (of four times twice inside a save, once
-           while it trains, once while it starts) and started again by the same command line
-           until it is complete; then again from nothing until the number is reached. Every
-           completed run is compared with one that was left alone: all arrays, and all rows of
-           the tables without wall-clock columns.
-signals    SIGTERM, SIGINT, SIGHUP: how soon the process ends, and whether it saved its last chunk.
-flips      random single bits of a whole checkpoint; every file truncated, emptied, deleted.
-mutations  random changes of manifests whose own digest is right.
-disk       a file system that is too small, one that is read-only (needs to mount a tmpfs).
-saves      what saving costs: seconds, and the longest time for which training stood still.
+kills      A run is killed by SIGKILL repeatedly (of four kills two during a save, one during
+           training, one during start-up) and restarted by the same command line until it is
+           complete; further runs follow until the number of kills is reached. Each completed run
+           is compared with an undisturbed one: all arrays, and all rows of the tables without
+           wall-clock columns.
+signals    SIGTERM, SIGINT, SIGHUP: seconds until the process ends, and whether its last chunk is
+           saved.
+flips      Random single bits of a whole checkpoint; each file truncated, emptied, deleted.
+mutations  Random changes of manifests with a correct digest.
+disk       A full file system and a read-only one (mounts a tmpfs, which needs privileges).
+saves      Cost of saving: seconds, and the longest time that a save blocks training.
 """
 
 import argparse
@@ -33,14 +34,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments import streams, xla
-from experiments.benchmarks import rot
+from experiments.benchmarks import checkpoint_damage as damage
 from pomcp_jax import arrays, checkpoint, digests, files
 from pomcp_jax.checkpoint import CheckpointError
 from pomcp_jax.running import process
 
 CONFIG = "experiments/configs/debug.py"
 CLOCKS = {"seconds", "decisions_per_second", "frames_per_second"}
-"""Columns of the tables that are wall-clock."""
+"""Columns that depend on wall-clock time."""
 OPTIONS = (
     "--config.train.num_seeds=2",
     "--config.train.chunk_decisions=20",
@@ -48,10 +49,11 @@ OPTIONS = (
 )
 
 KINDS = ("save", "training", "save", "start")
+"""Instants of the kills, in turn; half of them during saves, which write what must not be lost."""
 
 
 def command(workdir: Path) -> list[str]:
-    """Of a run with many chunks and a checkpoint after each."""
+    """Command line of a run with many chunks and a checkpoint after each."""
     return [
         sys.executable, "-m", "experiments.run", f"--config={CONFIG}", *OPTIONS,
         f"--workdir={workdir}",
@@ -59,18 +61,19 @@ def command(workdir: Path) -> list[str]:
 
 
 def whole_run(workdir: Path) -> None:
-    """Train without disturbance."""
+    """Run to the end without a kill."""
     subprocess.run(command(workdir), check=True, capture_output=True)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """A table without its clocks."""
+    """Rows of a table without wall-clock columns."""
     with path.open(newline="") as file:
         return [{k: v for k, v in row.items() if k not in CLOCKS} for row in csv.DictReader(file)]
 
 
 def saved(place: Path) -> dict[str, tuple[Any, ...]]:
-    """All arrays of a checkpoint: type, shape and bytes."""
+    """Type, shape and bytes of all arrays of a checkpoint."""
+    # Bytes and not values: NaN differs from itself, and -0.0 equals 0.0.
     return {
         f"{item} {name}": (x.dtype, x.shape, x.tobytes())
         for item in ("agent", "run")
@@ -79,12 +82,12 @@ def saved(place: Path) -> dict[str, tuple[Any, ...]]:
 
 
 def differences(workdir: Path, wanted: Path) -> list[str]:
-    """Names of arrays and tables in which two completed runs differ."""
+    """Names of arrays and tables that differ between two completed runs."""
     step = checkpoint.steps(wanted / "checkpoints")[-1]
     ours, theirs = (saved(w / "checkpoints" / str(step)) for w in (workdir, wanted))
-    found = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
+    differing = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
     tables = ("metrics.csv", "evaluations.csv")
-    return found + [name for name in tables if rows(workdir / name) != rows(wanted / name)]
+    return differing + [name for name in tables if rows(workdir / name) != rows(wanted / name)]
 
 
 def saving(workdir: Path) -> bool:
@@ -93,25 +96,25 @@ def saving(workdir: Path) -> bool:
 
 
 def kill_once(workdir: Path, draw: random.Random, when: str) -> dict[str, Any]:
-    """Start or resume, kill at some instant, and look at what is left.
+    """Start or resume a run, kill it at a random instant and inspect its checkpoints.
 
     ``when`` is ``save``, ``training`` or ``start``.
 
     Returns:
-      ``ended``: the run was complete before it could be killed; ``code``; ``in_save``;
-      ``lost``: the newest checkpoint before the kill cannot be read; ``unreadable``: what cannot.
+      ``ended``: the run was complete before the kill; ``code``; ``in_save``; ``lost``: the newest
+      checkpoint before the kill is gone; ``unreadable``: errors of checkpoints that fail to load.
     """
     process = subprocess.Popen(command(workdir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     folder = workdir / "checkpoints"
-    held = set(checkpoint.steps(folder))
-    while when != "start" and process.poll() is None and set(checkpoint.steps(folder)) <= held:
+    before = set(checkpoint.steps(folder))
+    while when != "start" and process.poll() is None and set(checkpoint.steps(folder)) <= before:
         time.sleep(0.002)
     until = time.monotonic() + draw.uniform(0.0, 20.0 if when == "start" else 1.0)
     while process.poll() is None and time.monotonic() < until:
         time.sleep(0.002)
     while when == "save" and process.poll() is None and not saving(workdir):
         time.sleep(0.0005)
-    if when == "save":
+    if when == "save":  # up to 50 ms into it: each of its steps should be hit
         time.sleep(draw.uniform(0.0, 0.05))
     acknowledged = checkpoint.steps(folder)
     ended = process.poll() is not None
@@ -122,8 +125,8 @@ def kill_once(workdir: Path, draw: random.Random, when: str) -> dict[str, Any]:
     unreadable = []
     for step in checkpoint.steps(folder):
         try:
-            found = checkpoint.read(folder, step)
-            digests.verify(folder / str(step), found.files, ("agent", "run"))
+            stored = checkpoint.read(folder, step)
+            digests.verify(folder / str(step), stored.files, ("agent", "run"))
         except CheckpointError as error:
             unreadable.append(str(error))
     kept = checkpoint.steps(folder)
@@ -135,7 +138,7 @@ def kill_once(workdir: Path, draw: random.Random, when: str) -> dict[str, Any]:
 
 
 def kills(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
-    """``count`` kills; see the module."""
+    """Kill runs ``count`` times, as the module describes."""
     wanted = folder / "undisturbed"
     whole_run(wanted)
     done = in_save = unreadable = lost = refused = runs = different = 0
@@ -165,16 +168,16 @@ def kills(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
 
 
 def disk(folder: Path) -> dict[str, Any]:
-    """Runs on a file system that fills up, and on one that turns read-only."""
+    """Run on a file system that fills up and then becomes read-only."""
     place = folder / "tmpfs"
     place.mkdir()
-    workdir, found = place / "run", {}
+    workdir, results = place / "run", {}
 
     def newest() -> list[int]:
         steps = checkpoint.steps(workdir / "checkpoints")
         for step in steps:
-            held = checkpoint.read(workdir / "checkpoints", step)
-            digests.verify(workdir / "checkpoints" / str(step), held.files, ("agent", "run"))
+            stored = checkpoint.read(workdir / "checkpoints", step)
+            digests.verify(workdir / "checkpoints" / str(step), stored.files, ("agent", "run"))
         return steps
 
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=True)
@@ -183,28 +186,29 @@ def disk(folder: Path) -> dict[str, Any]:
         subprocess.run([*command(workdir), *more], check=True, capture_output=True)
         before = newest()
         free = shutil.disk_usage(place).free
+        # Room for rows of tables, but not for another checkpoint.
         (place / "ballast").write_bytes(bytes(max(0, free - 300_000)))
         full = subprocess.run(command(workdir), capture_output=True, text=True)
         said = [x for x in full.stderr.splitlines() if x.startswith(("error", "warning"))]
-        found["full"] = {"exit_code": full.returncode, "said": said[-3:], "before": before}
-        found["full"] |= {"whole_after": newest(), "traceback": "Traceback" in full.stderr}
+        results["full"] = {"exit_code": full.returncode, "said": said[-3:], "before": before}
+        results["full"] |= {"whole_after": newest(), "traceback": "Traceback" in full.stderr}
         subprocess.run(["mount", "-o", "remount,ro", place], check=True)
         only = subprocess.run(command(workdir), capture_output=True, text=True)
         said = only.stderr.splitlines()
-        found["read_only"] = {"exit_code": only.returncode, "said": said[-3:]}
-        found["read_only"] |= {"whole_after": newest(), "traceback": "Traceback" in only.stderr}
+        results["read_only"] = {"exit_code": only.returncode, "said": said[-3:]}
+        results["read_only"] |= {"whole_after": newest(), "traceback": "Traceback" in only.stderr}
         subprocess.run(["mount", "-o", "remount,rw", place], check=True)
         (place / "ballast").unlink()
         after = subprocess.run(command(workdir), capture_output=True, text=True)
-        found["space_again"] = {"exit_code": after.returncode, "whole_after": newest()}
+        results["space_again"] = {"exit_code": after.returncode, "whole_after": newest()}
     finally:
         subprocess.run(["umount", place], check=True)
-    return found
+    return results
 
 
 def stopped(folder: Path, draw: random.Random) -> dict[str, Any]:
-    """Seconds from a signal to the end of the process, and its exit code."""
-    found = {}
+    """Seconds from each signal to the end of the process, and its exit code."""
+    results = {}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         workdir = folder / f"signal-{number}"
         process = subprocess.Popen(
@@ -218,18 +222,18 @@ def stopped(folder: Path, draw: random.Random) -> dict[str, Any]:
         process.wait(timeout=60)
         about = json.loads((workdir / "run.json").read_text())
         steps = checkpoint.steps(workdir / "checkpoints")
-        found[number.name] = {
+        results[number.name] = {
             "exit_code": process.returncode, "seconds": round(time.monotonic() - begin, 2),
             "saved_all": steps[-1] == about["decisions_per_seed"],
         }  # fmt: skip
-    return found
+    return results
 
 
-def keep(found: dict[str, Any], out: Path | None) -> None:
-    """Write what was found, if somebody wants it."""
+def keep(results: dict[str, Any], out: Path | None) -> None:
+    """Write ``results`` as JSON if ``out`` is given."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(out, found)
+        files.write_json(out, results)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -247,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     xla.save_memory()
     xla.use_cache(str(Path.home() / ".cache/pomcp_jax/xla"))
-    draw, found = random.Random(args.seed), {"seed": args.seed}
+    draw, results = random.Random(args.seed), {"seed": args.seed}
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -255,16 +259,19 @@ def main(argv: list[str] | None = None) -> int:
             "kills": (args.kills, lambda: kills(args.kills, draw, folder)),
             "signals": (args.signals, lambda: stopped(folder, draw)),
             "disk": (args.disk, lambda: disk(folder)),
-            "flips": (args.flips, lambda: rot.flips(args.flips, draw, folder)),
-            "mutations": (args.mutations, lambda: rot.mutations(args.mutations, draw, folder)),
-            "saves": (args.saves, lambda: rot.saves(args.saves, folder)),
+            "flips": (args.flips, lambda: damage.flips(args.flips, draw, folder)),
+            "mutations": (
+                args.mutations,
+                lambda: damage.mutations(args.mutations, draw, folder),
+            ),
+            "saves": (args.saves, lambda: damage.saves(args.saves, folder)),
         }
         for part, (wanted, measure) in parts.items():
             if wanted:
-                found[part] = measure()
-                print(json.dumps({part: found[part]}), flush=True)
+                results[part] = measure()
+                print(json.dumps({part: results[part]}), flush=True)
     keep(
-        found | process.describe(process.command("experiments.benchmarks.faults", sys.argv)),
+        results | process.describe(process.command("experiments.benchmarks.faults", sys.argv)),
         args.out,
     )
     return 0

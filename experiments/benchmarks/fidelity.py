@@ -1,14 +1,14 @@
-"""Our dm_control tasks beside dm_control itself.
+"""Comparison of our dm_control tasks with dm_control itself.
 
     python -m experiments.benchmarks.fidelity [task ...] [--backend=mjx|host|warp] [--out=DIR]
     JAX_ENABLE_X64=1 python -m experiments.benchmarks.fidelity --steps-only [task ...]
     python -m experiments.benchmarks.fidelity_tables [DIR]
 
-For each task: observations, rewards and terminations after equal states and
-equal actions; moments and ranges of 1,000 resets; returns of fixed policies
-over 20 (random: 100) episodes in both, with 95 % intervals; non-finite numbers in 100,000
-random control steps. Tasks that differ in nothing but their reward are measured
-together, all rewards read off the same states. One JSON file a task.
+For each task: observations, rewards and terminations after equal states and equal actions; moments
+and ranges of 1,000 resets; returns of fixed policies over 20 (random: 100) episodes in both, with
+95 % intervals; non-finite numbers in 100,000 random control steps. Tasks that differ only in their
+reward are measured together, with all rewards computed from the same states. Writes one JSON file
+per task.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import mujoco
 import numpy as np
 
 from experiments import xla
-from experiments.benchmarks.originals import controls, flat, original, other_tasks, resets
+from experiments.benchmarks.dm_control import controls, flat, original, other_tasks, resets
 from pomcp_jax import envs, files
 from pomcp_jax.envs.dm_control import models
 from pomcp_jax.envs.protocol import Task
@@ -35,9 +35,9 @@ from pomcp_jax.running import process
 OUT = pathlib.Path("experiments/results/fidelity")
 POLICIES = ("zero", "random", "wave")
 EPISODES, RANDOM_EPISODES = 20, 100
-"""Episodes of a policy and of the random one, which makes 100,000 control steps."""
+"""Episodes per policy, and of the random policy: 100,000 control steps."""
 STEPS, CHUNK = 1000, 100
-"""Control steps of an episode, in all of these tasks, and of one call of ours."""
+"""Control steps per episode, equal in all of these tasks, and per call of our environments."""
 
 SHARED = {
     "cartpole": ({"balance", "balance_sparse"}, {"swingup", "swingup_sparse"}),
@@ -48,7 +48,7 @@ SHARED = {
     "quadruped": ({"walk", "run"},),
     "walker": ({"stand", "walk", "run"},),
 }
-"""Tasks with one physics, one distribution of resets and one observation."""
+"""Tasks of a domain with equal physics, resets and observations."""
 
 EPISODE = {
     "finger": lambda physics: physics.target_position(),
@@ -56,30 +56,30 @@ EPISODE = {
     "reacher": lambda physics: physics.named.model.geom_pos["target", :2],
     "swimmer": lambda physics: physics.named.model.geom_pos["target", :2],
 }
-"""What a domain draws per episode, read from dm_control's physics."""
+"""Values that a domain draws per episode, read from dm_control's physics."""
 
 EDITS = {"dog": models.keep_simple_contacts}
-"""What MJX' models lack, done to dm_control's, for a second comparison."""
+"""Edits of our MJX models, applied to dm_control's for a second comparison."""
 
 
 def groups(names: Iterable[str]) -> list[list[str]]:
-    """``names`` in order, those that can be measured together in one list."""
-    found: dict[Any, list[str]] = {}
+    """``names`` in order, grouped into lists of tasks that can be measured together."""
+    grouped: dict[Any, list[str]] = {}
     for name in names:
         domain, task = name.split("-")
         together = [i for i, tasks in enumerate(SHARED.get(domain, ())) if task in tasks]
-        found.setdefault((domain, *together) if together else name, []).append(name)
-    return list(found.values())
+        grouped.setdefault((domain, *together) if together else name, []).append(name)
+    return list(grouped.values())
 
 
 def blank_state(task: Task) -> Any:
-    """A state of zeros: resetting may mean compiling the physics once more."""
+    """State of zeros, made without ``reset``, which would compile the physics once more."""
     shapes = jax.eval_shape(task.reset, jax.random.key(0))
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def adopt(state: Any, physics: Any, domain: str) -> Any:
-    """Our task state with dm_control's positions, velocities, activations and target."""
+    """``state`` with dm_control's positions, velocities, activations and target."""
     real, data = state.qpos.dtype, physics.data
     hidden = state.motion.hidden
     if hidden.dtype == jnp.uint32:  # the host engine's float64 state
@@ -101,37 +101,37 @@ class Deviation(NamedTuple):
     """Largest differences between our task and dm_control."""
 
     step_obs: float
-    """Of one control step from equal states, relative to numbers above one."""
+    """After one control step from equal states; relative for numbers above one."""
     step_obs_median: float
-    """The same: the median over steps of the largest entry."""
+    """Median over steps of the largest entry."""
     step_reward: float
     edited_obs: float
-    """As ``step_obs``, beside dm_control with the edits of our model in its own ..."""
+    """As ``step_obs``, compared with dm_control after :data:`EDITS`."""
     edited_steps: float
-    """... and the share of steps in which these change its observation."""
+    """Share of steps in which the edits change dm_control's observation."""
     obs: dict[int, float]
-    """After that many control steps from one equal state."""
+    """By the number of control steps since the states were equal."""
     reward: dict[int, float]
     rounded: dict[int, float]
-    """dm_control's observations beside its own with the state rounded to float32 after every
-    control step: how far rounding alone, in the original physics, leads apart."""
+    """dm_control compared with itself, the state rounded to float32 after every control step: the
+    divergence that rounding alone causes in the original physics."""
 
 
 def round_state(physics: Any) -> None:
-    """Positions, velocities and activations as float32 holds them."""
+    """Round positions, velocities and activations to float32, in place."""
     for part in (physics.data.qpos, physics.data.qvel, physics.data.act):
         part[:] = part.astype(np.float32)
 
 
 def join(physics: Any, other: Any) -> None:
-    """Move dm_control's physics to the other's state, its warm start included."""
+    """Set dm_control's physics to the state of another, including the solver's warm start."""
     for kind in ("qpos", "qvel", "act", "qacc_warmstart"):
         getattr(physics.data, kind)[:] = getattr(other.data, kind)
     mujoco.mj_step1(physics.model.ptr, physics.data.ptr)
 
 
 def three_groups(name: str, episodes: int) -> tuple[list[Any], ...]:
-    """dm_control's environments: references, twins of rounded state, and edited models."""
+    """dm_control's environments: references, twins with rounded states, and edited models."""
     references, twins, edited = (
         [original(name, seed=i) for i in range(episodes)] for _ in range(3)
     )
@@ -146,7 +146,8 @@ def three_groups(name: str, episodes: int) -> tuple[list[Any], ...]:
 def step_originals(
     groups: tuple[list[Any], ...], actions: np.ndarray, reward_tasks: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Step :func:`three_groups`; references' observations and rewards, the others' observations."""
+    """Step all groups; returns the references' observations and rewards, and the others'
+    observations."""
     true_obs, true_reward, twin_obs, edited_obs = [], [], [], []
     for reference, twin, edit, action in zip(*groups, actions, strict=True):
         ctrl = controls(reference, action.astype(np.float64))
@@ -161,9 +162,9 @@ def step_originals(
     return np.stack(true_obs), np.array(true_reward), np.stack(twin_obs), np.stack(edited_obs)
 
 
-def apart(one: np.ndarray, other: np.ndarray) -> float:
-    """Largest difference, relative where ``other`` is beyond 1."""
-    return float(np.max(np.abs(one - other) / np.maximum(1.0, np.abs(other))))
+def apart(values: np.ndarray, reference: np.ndarray) -> float:
+    """Largest difference, relative where ``reference`` exceeds 1."""
+    return float(np.max(np.abs(values - reference) / np.maximum(1.0, np.abs(reference))))
 
 
 def deviations(
@@ -172,7 +173,7 @@ def deviations(
     checkpoints: tuple[int, ...] = (1, 10, 100),
     backend: str = "mjx",
 ) -> dict[str, Deviation]:
-    """Compare tasks under uniform actions; all but the first lend their rewards only."""
+    """Compare tasks under uniform actions; of all but the first only the rewards are used."""
     name, domain = names[0], names[0].split("-")[0]
     task = envs.make_task(name, backend=backend)
     rewards = [task.reward, *(envs.make_task(n, backend=backend).reward for n in names[1:])]
@@ -193,16 +194,17 @@ def deviations(
     reward_tasks = other_tasks(names)
     free = adopt_all()
     step_obs, step_reward = [], np.zeros(len(names))
-    beside, changed = [], []
+    edited, changed = [], []
     obs, reward, rounded = {}, {}, {}
 
     for i in range(1, max(checkpoints) + 1):
         action = generator.uniform(-1, 1, (episodes, task.action_size)).astype(np.float32)
+        # Tied: from dm_control's own state, so that errors do not add up. Free: from our last one.
         tied = follow(adopt_all(), action)
         free, *seen = follow(free, action)
         true_obs, true_reward, twin_obs, edited_obs = step_originals(groups, action, reward_tasks)
         step_obs.append(apart(tied[1], true_obs))
-        beside.append(apart(tied[1], edited_obs))
+        edited.append(apart(tied[1], edited_obs))
         changed += [(a != b).any() for a, b in zip(edited_obs, true_obs, strict=True)]
         step_reward = np.maximum(step_reward, np.max(np.abs(tied[2] - true_reward), axis=0))
         if i in checkpoints:
@@ -210,22 +212,25 @@ def deviations(
             reward[i] = np.max(np.abs(seen[1] - true_reward), axis=0)
     largest, median = float(np.max(step_obs)), float(np.median(step_obs))
     return {
-        one: Deviation(
+        each: Deviation(
             step_obs=largest,
             step_obs_median=median,
             step_reward=float(step_reward[k]),
-            edited_obs=float(np.max(beside)),
+            edited_obs=float(np.max(edited)),
             edited_steps=float(np.mean(changed)),
             obs=obs,
             reward={at: float(values[k]) for at, values in reward.items()},
             rounded=rounded,
         )
-        for k, one in enumerate(names)
+        for k, each in enumerate(names)
     }
 
 
 def wave(steps: int, size: int) -> np.ndarray:
-    """The hand controller: every motor a sine of one second, phases spread evenly."""
+    """Hand-written controller: each motor a sine with a period of 50 steps, phases spread evenly.
+
+    It moves every body without learning, and is the same in both environments.
+    """
     phase = 2 * np.pi * np.arange(size) / size
     return np.sin(2 * np.pi * np.arange(steps)[:, None] / 50 + phase).astype(np.float32)
 
@@ -235,7 +240,7 @@ Returns = dict[str, dict[str, list[float]]]
 
 
 def their_returns(names: Sequence[str]) -> Returns:
-    """Episodes of each policy in dm_control; more of the random one, whose rewards are rare."""
+    """Returns in dm_control; more episodes of the random policy, whose rewards are rare."""
     totals: dict[str, list[list[float]]] = {}
     others = other_tasks(names)
     for policy in POLICIES:
@@ -264,7 +269,7 @@ def their_returns(names: Sequence[str]) -> Returns:
 
 
 class Ours(NamedTuple):
-    """Returns of our episodes, and steps that gave non-finite numbers."""
+    """Returns of our episodes, and the number of steps with non-finite numbers."""
 
     returns: Returns
     invalid: int
@@ -275,7 +280,7 @@ class Ours(NamedTuple):
 def our_returns(
     names: Sequence[str], backend: str = "mjx", random_episodes: int = RANDOM_EPISODES
 ) -> Ours:
-    """All policies in one batch: the first rows zero, the next random, the last the wave."""
+    """Returns of all policies in one batch: rows of zeros first, then random, then the wave."""
     task = envs.make_task(names[0], backend=backend)
     others = [envs.make_task(name, backend=backend).reward for name in names[1:]]
     env = envs.make_env(task)
@@ -293,6 +298,7 @@ def our_returns(
             action = jnp.concatenate([quiet, noise.astype(jnp.float32), swung])
             state, timestep = env.step(state, action)
             more = [jax.vmap(other)(state.task).astype(jnp.float32) for other in others]
+            # The first step of an episode has no reward; rewards of states do not know that.
             more = [jnp.where(timestep.is_first, 0.0, reward) for reward in more]
             return state, (jnp.stack([timestep.reward, *more]), timestep.invalid)
 
@@ -307,9 +313,9 @@ def our_returns(
     ends = np.cumsum(list(rows.values()))[:-1]
     returns = {
         name: {
-            policy: part.tolist() for policy, part in zip(rows, np.split(one, ends), strict=True)
+            policy: part.tolist() for policy, part in zip(rows, np.split(values, ends), strict=True)
         }
-        for name, one in zip(names, total, strict=True)
+        for name, values in zip(names, total, strict=True)
     }
     steps = task.episode_steps
     return Ours(returns, invalid, batch * steps, random_episodes * steps)
@@ -318,7 +324,7 @@ def our_returns(
 def measure(
     names: Sequence[str], backend: str, steps_only: bool, random_episodes: int
 ) -> dict[str, dict]:
-    """All comparisons of tasks that can be measured together, as JSON."""
+    """Comparisons of tasks that can be measured together, as JSON."""
     start = time.perf_counter()
     about = {
         "backend": backend,
@@ -326,13 +332,15 @@ def measure(
     }
     about["x64"] = bool(jax.config.jax_enable_x64)
     measured = deviations(names, backend=backend)
-    found = {name: {"task": name, **about, "deviation": measured[name]._asdict()} for name in names}
+    results = {
+        name: {"task": name, **about, "deviation": measured[name]._asdict()} for name in names
+    }
     if not steps_only:
         first = resets(names[0], backend=backend)._asdict()
         ours = our_returns(names, backend, random_episodes)
         theirs = their_returns(names)
         for name in names:
-            found[name] |= {
+            results[name] |= {
                 "resets": first,
                 "invalid": ours.invalid,
                 "control_steps": ours.steps,
@@ -346,9 +354,9 @@ def measure(
                 },
             }
     for name in names:
-        found[name]["measured_with"] = list(names)
-        found[name]["seconds"] = round(time.perf_counter() - start, 1)
-    return found
+        results[name]["measured_with"] = list(names)
+        results[name]["seconds"] = round(time.perf_counter() - start, 1)
+    return results
 
 
 def main() -> None:
@@ -365,10 +373,10 @@ def main() -> None:
         envs.check_name(name)
     args.out.mkdir(parents=True, exist_ok=True)
     for together in groups(names):
-        found = measure(together, args.backend, args.steps_only, args.random_episodes)
-        for name, one in found.items():
-            files.write_json(args.out / f"{name}.json", one)
-            print(json.dumps(one | {"versions": None}), flush=True)
+        results = measure(together, args.backend, args.steps_only, args.random_episodes)
+        for name, result in results.items():
+            files.write_json(args.out / f"{name}.json", result)
+            print(json.dumps(result | {"versions": None}), flush=True)
 
 
 if __name__ == "__main__":

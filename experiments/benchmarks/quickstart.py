@@ -1,8 +1,8 @@
-"""The quick start, seed after seed, each in a new process with an empty compilation cache.
+"""Quick start of several seeds, each in a new process with an empty compilation cache.
 
     taskset -c 0,1 python -m experiments.benchmarks.quickstart --seeds 0 1 2 3 4
 
-Prints a markdown table and leaves ``<out>/seed<k>`` (a whole workdir) for every seed.
+Prints a markdown table and writes a workdir ``<out>/seed<k>`` for each seed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def first_time(workdir: Path, level: float) -> float | None:
 
 
 def summary(workdir: Path, level: float) -> dict[str, float | None]:
-    """The numbers of one run."""
+    """Numbers of one run for the table."""
     about = json.loads((workdir / "run.json").read_text())
     with (workdir / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart-benchmark"))
     parser.add_argument("--level", type=float, default=700.0)
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--table", action="store_true", help="print earlier results and stop")
     args = parser.parse_args()
     print(
         f"| seed | seconds to {args.level:g} | training return | planner, 10 episodes | bare policy"
@@ -63,6 +63,7 @@ def main() -> int:
     for seed in args.seeds:
         workdir = args.out / f"seed{seed}"
         if not args.table:
+            # A new cache: the numbers must include compilation, as for a new user.
             with tempfile.TemporaryDirectory() as cache:
                 command = [sys.executable, "-m", "experiments.run", f"--config={CONFIG}"]
                 command += [f"--config.train.seed={seed}", f"--workdir={workdir}"]

@@ -1,10 +1,10 @@
-"""The environment's share of a training step.
+"""Share of the environment in the time of a training step.
 
     python -m experiments.benchmarks.share [--size tiny --size 5M] [--task walker-walk ...]
 
-A decision of one environment at action repeat 2 is two control steps, a plan and an
-update. Each is timed in a loop of its own, on the wall; networks have the sizes of
-walker's observations and actions for every task.
+A decision of one environment at action repeat 2 consists of two control steps, a plan and an
+update. Each is timed in its own loop, as wall-clock time; for every task the networks have the
+sizes of walker's observations and actions.
 """
 
 import argparse

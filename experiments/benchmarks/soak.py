@@ -1,15 +1,15 @@
-"""A long run that is killed every minute or two, and what its memory does.
+"""Soak test: a long run that is killed every minute or two, and its memory.
 
     python -m experiments.benchmarks.soak [--minutes=60] [--work=0.25] [--seed=0]
         [--out=experiments/results/soak.json]
 
-A run of the debug configuration (two seeds) with a checkpoint every few seconds is killed by
-SIGKILL after 60 to 120 s, again and again, and started again by the same command line. Between
-kills it is paused (SIGSTOP, SIGCONT) so that it has the share ``work`` of its time. After the
-last minute it is stopped by SIGTERM and told to end at the decision it has reached. A second run
-goes straight to that decision. Compared are all arrays, and all rows of the tables without
-wall-clock columns. Memory is the resident set of the second run's process, sampled every second:
-the median of the last tenth against that of the second one (the first has the compilation).
+A run of the debug configuration (two seeds) with a checkpoint every few seconds is repeatedly
+killed by SIGKILL after 60 to 120 s and restarted by the same command line. Between kills it is
+paused (SIGSTOP, SIGCONT) so that it runs for the share ``work`` of the time. At the end it is
+stopped by SIGTERM, and its total is set to the decisions it has reached. A second run trains to
+that total without a kill. All arrays are compared, and all rows of the tables without wall-clock
+columns. Memory is the resident set of the second run, sampled every second: the median of the last
+tenth of the samples over that of the second tenth (the first tenth contains compilation).
 """
 
 import argparse
@@ -36,7 +36,7 @@ FOREVER = 100_000_000
 
 
 def command(workdir: Path, total: int) -> list[str]:
-    """Of a run that ends after ``total`` decisions of a seed."""
+    """Command line of a run that ends after ``total`` decisions per seed."""
     return [
         sys.executable, "-m", "experiments.run", f"--config={faults.CONFIG}",
         "--config.train.num_seeds=2", "--config.train.chunk_decisions=100",
@@ -46,7 +46,7 @@ def command(workdir: Path, total: int) -> list[str]:
 
 
 def start(workdir: Path, total: int) -> subprocess.Popen:
-    """Its process; what it says goes to a file beside the workdir."""
+    """Process of such a run; its output goes to ``<workdir>.log``."""
     with workdir.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(command(workdir, total), stdout=log, stderr=log)
 
@@ -57,7 +57,7 @@ def newest(workdir: Path) -> int:
 
 
 def resident(pid: int) -> int:
-    """Bytes in memory of a process, 0 when it is gone."""
+    """Resident bytes of a process, 0 after its end."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
@@ -66,7 +66,7 @@ def resident(pid: int) -> int:
 
 
 def sit(workdir: Path, seconds: float, work: float) -> dict[str, Any]:
-    """One process for so long, paused once it has made a checkpoint, then killed."""
+    """Run a process for ``seconds``, with pauses after its first checkpoint, then kill it."""
     process, begin, before = start(workdir, FOREVER), time.monotonic(), newest(workdir)
     progressed = False
     while process.poll() is None and time.monotonic() < begin + seconds:
@@ -77,6 +77,7 @@ def sit(workdir: Path, seconds: float, work: float) -> dict[str, Any]:
             time.sleep(PERIOD * (1 - work))
             process.send_signal(signal.SIGCONT)
     ended = process.poll()
+    # What the run has announced as saved must survive the kill.
     acknowledged = newest(workdir)
     process.kill()
     process.wait()
@@ -90,7 +91,7 @@ def sit(workdir: Path, seconds: float, work: float) -> dict[str, Any]:
 
 
 def stop(workdir: Path) -> int:
-    """Go on, stop by SIGTERM; the decision at which the run stands."""
+    """Resume, stop by SIGTERM after a checkpoint; returns the decisions reached."""
     before, process = newest(workdir), start(workdir, FOREVER)
     while process.poll() is None and newest(workdir) == before:
         time.sleep(0.05)
@@ -100,7 +101,7 @@ def stop(workdir: Path) -> int:
 
 
 def undisturbed(workdir: Path, total: int) -> list[int]:
-    """Bytes of a run that is left alone, every second."""
+    """Resident bytes of an undisturbed run, sampled every second."""
     process, sizes = start(workdir, total), []
     while process.poll() is None:
         sizes.append(resident(process.pid))
@@ -109,7 +110,7 @@ def undisturbed(workdir: Path, total: int) -> list[int]:
 
 
 def growth(sizes: list[int]) -> float:
-    """From the second tenth to the last, relative."""
+    """Relative growth from the second tenth of the samples to the last."""
     tenth = max(1, len(sizes) // 10)
     early, late = statistics.median(sizes[tenth : 2 * tenth]), statistics.median(sizes[-tenth:])
     return late / early - 1
@@ -125,29 +126,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     draw, begin = random.Random(args.seed), time.monotonic()
-    found: dict[str, Any] = {"seed": args.seed, "minutes": args.minutes, "work": args.work}
+    results: dict[str, Any] = {"seed": args.seed, "minutes": args.minutes, "work": args.work}
     with tempfile.TemporaryDirectory() as name:
         killed, straight = Path(name) / "killed", Path(name) / "straight"
         sittings = []
         while time.monotonic() < begin + 60 * args.minutes:
             sittings.append(sit(killed, draw.uniform(60.0, 120.0), args.work))
             print(json.dumps(sittings[-1]), flush=True)
-        found["kills"] = len(sittings)
-        found["restarts_refused"] = sum(s["ended"] is not None for s in sittings)
-        found["sittings_without_progress"] = sum(not s["progressed"] for s in sittings)
-        found["acknowledged_steps_lost"] = sum(s["lost"] for s in sittings)
-        found["soak_minutes"] = round((time.monotonic() - begin) / 60, 1)
+        results["kills"] = len(sittings)
+        results["restarts_refused"] = sum(s["ended"] is not None for s in sittings)
+        results["sittings_without_progress"] = sum(not s["progressed"] for s in sittings)
+        results["acknowledged_steps_lost"] = sum(s["lost"] for s in sittings)
+        results["soak_minutes"] = round((time.monotonic() - begin) / 60, 1)
         total = stop(killed)
-        found["decisions"] = total
+        results["decisions"] = total
         subprocess.run(command(killed, total), check=True, capture_output=True)
         sizes = undisturbed(straight, total)
-        found["undisturbed_seconds"] = len(sizes)
-        found["resident_mb"] = [round(size / 1e6, 1) for size in sizes[:: max(1, len(sizes) // 20)]]
-        found["memory_growth"] = round(growth(sizes), 4)
-        found["differences"] = faults.differences(killed, straight)
-    found |= process.describe(process.command("experiments.benchmarks.soak", sys.argv))
-    print(json.dumps(found), flush=True)
-    faults.keep(found, args.out)
+        results["undisturbed_seconds"] = len(sizes)
+        every = max(1, len(sizes) // 20)
+        results["resident_mb"] = [round(size / 1e6, 1) for size in sizes[::every]]
+        results["memory_growth"] = round(growth(sizes), 4)
+        results["differences"] = faults.differences(killed, straight)
+    results |= process.describe(process.command("experiments.benchmarks.soak", sys.argv))
+    print(json.dumps(results), flush=True)
+    faults.keep(results, args.out)
     return 0
 
 

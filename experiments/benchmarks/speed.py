@@ -1,4 +1,4 @@
-"""Speed of planning and learning, as markdown tables; every ratio comes from one process.
+"""Speed of planning and learning as markdown tables; both parts of a ratio share a process.
 
     taskset -c 0,1 python -m experiments.benchmarks.speed efficiency [--size=5M --size=small]
     taskset -c 0,1 python -m experiments.benchmarks.speed seeds [--seeds 1 4]
@@ -6,8 +6,8 @@
     taskset -c 0 python -m experiments.benchmarks.speed methods --suite=replanning
     taskset -c 0,1 python -m experiments.benchmarks.speed startup
 
-Efficiency is the arithmetic that the method needs (:func:`plan_flops`, :func:`update_flops`), over
-time, over the float32 rate of a 1024^3 matrix product in the same process.
+Efficiency is the arithmetic that the method needs (:func:`plan_flops`, :func:`update_flops`),
+divided by the time and by the float32 rate of a 1024^3 matrix product in the same process.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import reproduce, suites
-from experiments.benchmarks.turns import turn
+from experiments.benchmarks.timing import exclusive
 from pomcp_jax import acting, agent, envs, presets, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
@@ -41,18 +41,21 @@ SMALL_PLAN = {
 
 
 def agent_config(size: str, preset: str = "po_mpc") -> AgentConfig:
-    """The preset at a size; sizes below 1M with a plan to match."""
+    """Preset of a size; sizes below 1M get a smaller plan and batch."""
     config = presets.with_size(presets.get(preset), size)
     return config_lib.replace(config, SMALL_PLAN) if size in ("tiny", "small") else config
 
 
 def mlp(*sizes: int) -> int:
-    """Floating point operations of one row through linear layers of these sizes."""
+    """Floating point operations of one row through linear layers of these sizes.
+
+    Biases, norms and activations do not count.
+    """
     return sum(2 * a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 
 
 def layers(config: AgentConfig) -> dict[str, int]:
-    """Operations of one row through each network (Q critic)."""
+    """Operations of one row through each network, with a Q critic."""
     model = config.world_model
     z, m = model.latent_size, model.mlp_width
     hidden = (model.encoder_width,) * max(model.encoder_layers - 1, 1)
@@ -66,7 +69,7 @@ def layers(config: AgentConfig) -> dict[str, int]:
 
 
 def plan_flops(config: AgentConfig) -> float:
-    """One plan: samples scored in every iteration, proposals once, two value heads at the tail."""
+    """Operations of a plan: samples scored in each iteration, proposals once, two value heads."""
     n, plan = layers(config), config.mppi
     sequence = plan.horizon * (n["dynamics"] + n["reward"]) + n["policy"] + 2 * n["head"]
     free = plan.num_samples - plan.num_proposals
@@ -75,7 +78,10 @@ def plan_flops(config: AgentConfig) -> float:
 
 
 def update_flops(config: AgentConfig) -> float:
-    """One update; a backward pass costs twice its forward pass, half of that to the input only."""
+    """Operations of an update.
+
+    A backward pass costs twice its forward pass; if only the input's gradient is needed, once.
+    """
     n, horizon, batch = layers(config), config.mppi.horizon, config.optimizer.batch_size
     heads, learned = config.world_model.num_heads, config.policy.prior == "learned"
     encoded = (horizon + 1 + 2) * n["encoder"]
@@ -88,10 +94,10 @@ def update_flops(config: AgentConfig) -> float:
 
 
 def median_ms(function: Callable[[], Any], runs: int) -> float:
-    """Median milliseconds of a call, after one that is not counted."""
+    """Median milliseconds of a call, after a call that compiles."""
     jax.block_until_ready(function())
     times = []
-    with turn():
+    with exclusive():
         for _ in range(runs):
             start = time.perf_counter()
             jax.block_until_ready(function())
@@ -100,7 +106,7 @@ def median_ms(function: Callable[[], Any], runs: int) -> float:
 
 
 def repeated(function: Callable, times: int, *args: Any) -> Callable[[], Any]:
-    """``function(i, *carry)`` looped ``times`` in one jitted call: dispatch does not count."""
+    """Loop of ``function(i, *carry)`` in one jitted call, so that dispatch is not measured."""
     looped = jax.jit(
         lambda *carry: jax.lax.fori_loop(0, times, lambda i, c: function(i, *c), carry)
     )
@@ -115,7 +121,7 @@ def matmul_rate(runs: int = 9) -> float:
 
 
 def plan_call(config: AgentConfig, num_envs: int, times: int) -> Callable[[], Any]:
-    """``times`` decisions of a batch, each from the plan before it."""
+    """Call of ``times`` decisions of a batch, each with the plan of the last as its warm start."""
     spec = acting.build(config, OBS, ACTIONS)
     params = agent.init(jax.random.key(0), config, spec).params
     obs = jax.random.normal(jax.random.key(1), (num_envs, OBS))
@@ -131,7 +137,7 @@ def plan_call(config: AgentConfig, num_envs: int, times: int) -> Callable[[], An
 
 
 def update_call(config: AgentConfig, times: int) -> Callable[[], Any]:
-    """``times`` updates on batches sampled from a ring of random rows."""
+    """Call of ``times`` updates on batches sampled from a ring of random rows."""
     spec = acting.build(config, OBS, ACTIONS)
     state = agent.init(jax.random.key(0), config, spec)
     ring = replay.init(2000, 1, OBS, ACTIONS)
@@ -166,6 +172,7 @@ def efficiency(sizes: list[str]) -> None:
         }
         milliseconds = {}
         for what, (flops, call) in calls.items():
+            # Before and after: the speed of a shared machine drifts.
             rate = matmul_rate()
             ms = milliseconds[what] = median_ms(call, 7) / times
             rate = 0.5 * (rate + matmul_rate())
@@ -177,31 +184,36 @@ def efficiency(sizes: list[str]) -> None:
 
 
 def run_program(config: Config) -> tuple[Program, Callable[[Work], float]]:
-    """A seeded run, and a function that times one chunk of it, in ms."""
+    """Program of a run after seeding, and a function that times one of its chunks, in ms."""
     program = train.build(
         config, envs.make(config.env.task, config.env.action_repeat, config.env.backend)
     )
-    held = [program.init(config)]
+    # Only the newest state may be used: a chunk donates the buffers of its argument.
+    state = program.init(config)
     for work in program.seeding:
-        held[0] = program.chunk(held[0], config, work)[0]
+        state = program.chunk(state, config, work)[0]
 
     def chunk(work: Work) -> float:
+        nonlocal state
         start = time.perf_counter()
-        held[0] = jax.block_until_ready(program.chunk(held[0], config, work)[0])
+        state = jax.block_until_ready(program.chunk(state, config, work)[0])
         return 1e3 * (time.perf_counter() - start)
 
     return program, chunk
 
 
 def small_run(size: str, **changes: Any) -> Config:
-    """A run on cartpole-swingup with some changes."""
+    """Configuration of a run on cartpole-swingup; ``__`` in names of fields stands for a dot."""
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     base = {"env.num_envs": 4, "train.seed_decisions": 1000, "train.capacity": 10_000}
     return config_lib.replace(Config(agent=agent_config(size)), base | changes)
 
 
 def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps: int = 25) -> None:
-    """Decisions and updates of variants, run in turn."""
+    """Print times of decisions and updates of variants.
+
+    Variants alternate, so that slow phases of the machine hit all of them.
+    """
     chunks = {name: run_program(small_run(size, **v))[1] for name, v in variants.items()}
     works = {"decision": Work(1, steps, 0, False, True, False),
              "update": Work(1, 0, steps, False, True, False)}  # fmt: skip
@@ -209,7 +221,7 @@ def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps
     for chunk in chunks.values():  # compiles
         for work in works.values():
             chunk(work)
-    with turn():
+    with exclusive():
         for _ in range(runs):
             for name, chunk in chunks.items():
                 for what, work in works.items():
@@ -226,9 +238,10 @@ def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps
 
 
 def methods(name: str, runs: int = 5, decisions: int = 240) -> None:
-    """Whole training steps of a suite's methods on its first task, run in turn.
+    """Print times of training steps of a suite's methods on its first task, run alternately.
 
-    At half an update a decision ``decisions`` are 120 updates, a multiple of every interval there.
+    With half an update per decision, ``decisions`` contain 120 updates, a multiple of every
+    re-planning interval in the suite.
     """
     suite, nowhere = suites.get(name), pathlib.Path()
     plans = reproduce.make_plans(name, suite, nowhere, nowhere, tasks=suite.tasks[:1])
@@ -241,11 +254,11 @@ def methods(name: str, runs: int = 5, decisions: int = 240) -> None:
         work = work._replace(groups=max(1, decisions // (work.iterations * num_envs)))
         steps[plan.method] = work, work.groups * work.iterations * num_envs
         chunk(work)  # compiles
-    with turn():
+    with exclusive():
         for _ in range(runs):
             for method, (work, done) in steps.items():
                 times[method].append(programs[method][1](work) / done)
-    median = {method: statistics.median(found) for method, found in times.items()}
+    median = {method: statistics.median(milliseconds) for method, milliseconds in times.items()}
     first = next(iter(median.values()))
     print("| method | a decision of every seed, ms | ratio |\n|---|---|---|")
     for method, ms in median.items():
@@ -268,7 +281,7 @@ print(time.perf_counter() - start)
 
 
 def startup() -> None:
-    """Seconds from the start of the process to the first action, then to the first update, 5M."""
+    """Print seconds from process start to the first action and to the first update, size 5M."""
     print("| cache | first action, s | first update, s |")
     print("|---|---|---|")
     with tempfile.TemporaryDirectory() as cache:

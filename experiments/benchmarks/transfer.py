@@ -1,11 +1,11 @@
-"""Does an agent that learned on MJX act as well in dm_control itself?
+"""Transfer to dm_control: returns of an agent on MJX, on the host engine and in dm_control itself.
 
     python -m experiments.benchmarks.transfer RUN_WORKDIR [--episodes 20] [--out DIR]
 
-Restores the newest checkpoint of a run on a dm_control task. Its planner, without
-exploration noise, plays whole episodes on MJX, on the host backend (MuJoCo's C code)
-and in dm_control's own Python environment with the run's action repeat. Prints each
-mean return with its 95 % interval; with ``--out`` writes a JSON file.
+Restores the newest checkpoint of a run on a dm_control task. Its planner, without exploration
+noise, plays whole episodes on MJX, on the host backend (MuJoCo's C code) and in dm_control's own
+Python environment with the run's action repeat. Prints mean returns with 95 % intervals; ``--out``
+also writes a JSON file.
 """
 
 import argparse
@@ -19,18 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import streams, xla
-from experiments.benchmarks.originals import controls, flat, original
+from experiments.benchmarks.dm_control import controls, flat, original
 from pomcp_jax import acting, checkpoint, envs, evaluate, files
 from pomcp_jax.checkpoint import CheckpointError, Restored
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running import process
 
 SEED = 1000
-"""Of episodes and plans; far from those of training."""
+"""Seed of episodes and plans; far from the seeds of training."""
 
 
 def ours(agent: Restored, backend: str, episodes: int) -> list[float]:
-    """Returns on one of our backends, all seeds of the run together."""
+    """Returns on one of our backends, of all seeds of the run."""
     config = agent.config
     env = envs.make(config.env.task, config.env.action_repeat, backend)
     keys = jax.random.split(jax.random.key(SEED), agent.num_seeds)
@@ -45,9 +45,9 @@ def ours(agent: Restored, backend: str, episodes: int) -> list[float]:
 
 
 def theirs(agent: Restored, episodes: int) -> list[float]:
-    """Returns in dm_control's environments, every episode in one of its own."""
+    """Returns in dm_control, of all seeds of the run; each episode has its own environment."""
     config, spec = agent.config, agent.spec
-    found = []
+    returns = []
     for seed in range(agent.num_seeds):
         params = jax.tree.map(lambda x, i=seed: x[i], agent.state.params)
 
@@ -57,8 +57,9 @@ def theirs(agent: Restored, episodes: int) -> list[float]:
                 params, key, obs, plan, first, spec=spec, config=config.agent, explore=0.0
             )
 
-        there = [original(config.env.task, seed=SEED + 100 * seed + i) for i in range(episodes)]
-        steps = [one.reset() for one in there]
+        first = SEED + 100 * seed
+        environments = [original(config.env.task, seed=first + i) for i in range(episodes)]
+        steps = [env.reset() for env in environments]
         plan = acting.init_plan(config.agent, spec, episodes)
         total, decision = np.zeros(episodes), 0
         while not steps[0].last():
@@ -66,21 +67,21 @@ def theirs(agent: Restored, episodes: int) -> list[float]:
             key = jax.random.fold_in(jax.random.key(SEED + seed), decision)
             out = act(params, key, obs, plan, jnp.full(episodes, decision == 0))
             plan, actions = out.next_state, np.asarray(out.action, np.float64)
-            for i, (one, action) in enumerate(zip(there, actions, strict=True)):
+            for i, (env, action) in enumerate(zip(environments, actions, strict=True)):
                 for _ in range(config.env.action_repeat):
                     if not steps[i].last():
-                        steps[i] = one.step(controls(one, action))
+                        steps[i] = env.step(controls(env, action))
                         total[i] += steps[i].reward
             decision += 1
-        found += total.tolist()
-    return found
+        returns += total.tolist()
+    return returns
 
 
 def main() -> int:
     xla.save_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=pathlib.Path, help="workdir of experiments.run")
-    parser.add_argument("--episodes", type=int, default=20, help="of every seed")
+    parser.add_argument("--episodes", type=int, default=20, help="number per seed (default 20)")
     parser.add_argument("--out", type=pathlib.Path, help="folder for a JSON file")
     args = parser.parse_args()
     if args.episodes < 2:
@@ -96,7 +97,7 @@ def main() -> int:
         print(f"error: {config.env.task}: must be a task of dm_control", file=sys.stderr)
         return 2
     start = time.perf_counter()
-    found = process.describe(process.command("experiments.benchmarks.transfer", sys.argv)) | {
+    result = process.describe(process.command("experiments.benchmarks.transfer", sys.argv)) | {
         "task": config.env.task,
         "trained_on": config.env.backend,
         "decisions": agent.decisions,
@@ -106,13 +107,13 @@ def main() -> int:
     returns = {backend: ours(agent, backend, args.episodes) for backend in ("mjx", "host")}
     returns["dm_control"] = theirs(agent, args.episodes)
     print("| task | " + " | ".join(returns) + " |\n|---|" + "---|" * len(returns))
-    found_intervals = map(statistics.mean_and_half, returns.values())
-    cells = [f"{mean:.1f} ± {half:.1f}" for mean, half in found_intervals]
+    intervals = map(statistics.mean_and_half, returns.values())
+    cells = [f"{mean:.1f} ± {half:.1f}" for mean, half in intervals]
     print(f"| {config.env.task} | " + " | ".join(cells) + " |", flush=True)
-    found |= {"returns": returns, "seconds": round(time.perf_counter() - start, 1)}
+    result |= {"returns": returns, "seconds": round(time.perf_counter() - start, 1)}
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        files.write_json(args.out / f"{config.env.task}.json", found)
+        files.write_json(args.out / f"{config.env.task}.json", result)
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Configuration files of ``python -m experiments.run --config=experiments/configs/NAME.py``."""
+"""Configuration files for ``python -m experiments.run --config=experiments/configs/NAME.py``."""

@@ -11,6 +11,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     changes = {
         "env.action_repeat": 1,
         "env.num_envs": 8,
+        # Bodies that fall end their episode; a model that does not know plans past the end.
         "agent.world_model.termination": True,
         "train.updates_per_decision": 0.5,
         "train.seed_decisions": 5_000,

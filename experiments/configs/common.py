@@ -1,4 +1,4 @@
-"""What configuration files share: preset, size, task and changes, as a ConfigDict."""
+"""Shared code of the configuration files: preset, size, task and changes as a ConfigDict."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -14,7 +14,7 @@ FORM = "'task', 'task,preset' or 'task,preset,size', where each may be empty"
 
 
 class Argument(NamedTuple):
-    """What stands behind the colon of ``--config=FILE.py:task,preset,size``."""
+    """Parts of the text behind the colon of ``--config=FILE.py:task,preset,size``."""
 
     task: str = ""
     preset: str = ""
@@ -22,7 +22,7 @@ class Argument(NamedTuple):
 
 
 def split(argument: str | None) -> Argument:
-    """The parts of an argument, "" for those that are left out.
+    """Parts of an argument; missing parts are "".
 
     Raises:
       ConfigError: for more than three parts.
@@ -43,16 +43,16 @@ def make(
     tasks: Iterable[str] | None = None,
     tuned: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> ml_collections.ConfigDict:
-    """The configuration of ``--config=FILE.py:task,preset,size``.
+    """Configuration of ``--config=FILE.py:task,preset,size``.
 
     Args:
-      argument: what stands behind the colon; each part may be left out or empty.
-      changes: dotted fields of :class:`pomcp_jax.Config` that differ from the preset. A size
-        that is asked for overrides the fields that it decides.
+      argument: text behind the colon; each part may be missing or empty.
+      changes: dotted fields of :class:`pomcp_jax.Config` that differ from the preset. A size in
+        ``argument`` overrides the fields that it determines.
       task: default task.
       preset: default preset.
       size: default size of the world model.
-      tasks: names that this file offers; all by default.
+      tasks: names that this file accepts; all by default.
       tuned: further changes for single presets.
 
     Raises:
@@ -65,7 +65,7 @@ def make(
         hint = nearest.hint(task, known)
         raise ConfigError(f"task = {task!r}: unknown{hint} (tasks: {', '.join(known)})")
     agent = presets.with_size(presets.get(preset), asked.size or size)
-    if asked.size:
+    if asked.size:  # the user's choice is more specific than the file's
         sized = {f"agent.world_model.{name}" for name in presets.SIZE_FIELDS}
         changes = {name: value for name, value in changes.items() if name not in sized}
     changes = {"env.task": task, **changes, **tuned.get(preset, {})}
@@ -74,12 +74,12 @@ def make(
 
 
 def make_small(argument: str | None, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """A small agent and four environments, for two CPU cores; ``changes`` go on top.
+    """Small agent with four environments for two CPU cores; ``changes`` override its fields.
 
-    Chosen by measurement (docs/decisions.md): the tiny world model learns cartpole-swingup nearly
-    as well per decision as larger ones and costs a third, a plan of two steps nearly as well as one
-    of three; what they save buys more updates. A value horizon of 50 decisions (one second) and
-    faster target networks suit so short a training.
+    Chosen by measurement (docs/notebook.md, 2026-11-23): per decision the tiny world model learns
+    cartpole-swingup nearly as well as larger ones at a third of the cost, and a plan of two steps
+    nearly as well as one of three; the time saved pays for more updates. A value horizon of 50
+    decisions (one second) and faster target networks suit so short a training.
     """
     shared = {
         "env.action_repeat": 2,
@@ -90,23 +90,27 @@ def make_small(argument: str | None, changes: Mapping[str, Any]) -> ml_collectio
         "agent.mppi.num_proposals": 16,
         "agent.mppi.iterations": 3,
         "agent.optimizer.batch_size": 128,
+        # 6e-4 and 2e-3 learned more slowly (docs/notebook.md).
         "agent.optimizer.learning_rate": 1e-3,
         "agent.optimizer.encoder_rate_scale": 1.0,
         "agent.optimizer.target_rate": 0.03,
+        # TD-MPC2's rule gives 0.99 here, which learned more slowly (docs/notebook.md).
         "agent.optimizer.discount": 0.98,
         "train.seed_decisions": 1_000,
         "train.pretrain_updates": 500,
     }
+    # The paper's weakest strength; 0.3 and 1 learned more slowly (docs/notebook.md).
     tuned = {"po_mpc": {"agent.policy.kl_coef": 0.1}}
     changes = shared | _narrow_bins(split(argument).task) | dict(changes)
     return make(argument, changes, size="tiny", tuned=tuned)
 
 
 def _narrow_bins(task: str) -> dict[str, Any]:
-    """Bins from -5 to 5 in symlog space for dm_control's tasks, whose rewards end at 1.
+    """Bins from -5 to 5 in symlog space for dm_control's tasks, whose rewards are at most 1.
 
-    Their values stay below 147 then, if the discount is at most 0.99. Nothing is known of other
-    tasks: they keep the default range.
+    The outermost bins decode to ±147. With two frames per decision and a discount of 0.98 values
+    are at most 2 / (1 - 0.98) = 100. Rewards of other tasks have no known bound: these tasks keep
+    the default range.
     """
     if "/" in task:
         return {}

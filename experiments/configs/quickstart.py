@@ -8,6 +8,7 @@ from experiments.configs import common
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     """``:task,preset,size``; defaults cartpole-swingup, po_mpc, tiny."""
     changes = {
+        # On cartpole-swingup more updates of a small model beat a larger one (docs/notebook.md).
         "train.updates_per_decision": 1.5,
         "train.total_decisions": 25_000,
         "train.capacity": 25_000,

@@ -1,7 +1,7 @@
-"""Members of the family side by side on a CPU: one small model, one schedule, the same for all.
+"""A comparison of presets on a CPU: one small model and one schedule for all.
 
-100,000 environment frames, 50,000 decisions, 25,000 updates. What differs between presets is the
-method only; sizes and learning rates are those of the quick start (docs/decisions.md).
+100,000 environment frames, 50,000 decisions, 25,000 updates. Presets differ in the method only;
+sizes and learning rates are those of the quick start.
 """
 
 import ml_collections
@@ -18,6 +18,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "train.capacity": 50_000,
         "train.chunk_decisions": 1_000,
         "train.eval_decisions": 10_000,
+        # A result needs curves only; the checkpoint at the end is saved all the same.
         "train.checkpoint_decisions": 0,
     }
     return common.make_small(argument, changes)

@@ -1,4 +1,4 @@
-"""Files that rot, manifests that lie, and what saving costs: parts of faults.py."""
+"""Damaged checkpoints, forged manifests and the cost of saving, for faults.py."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ CONFIG = "--config=experiments/configs/debug.py"
 def small_state(
     folder: Path,
 ) -> tuple[settings.Settings, Functions, train.TrainState]:
-    """A debug run's state with a ring that is partly full; two checkpoints in ``folder``."""
+    """State of a debug run with a partly filled ring; writes two checkpoints to ``folder``."""
     arguments = ["faults", CONFIG, "--config.train.num_seeds=2", f"--workdir={folder}"]
     options = settings.parse(arguments)
     functions = build(options.config)
@@ -34,7 +34,7 @@ def small_state(
 
 
 def filled(state: train.TrainState, rows: int) -> train.TrainState:
-    """``state`` with ``rows`` rows of every environment in use."""
+    """``state`` with ``rows`` rows in use per environment."""
     return state._replace(replay=state.replay._replace(inserted=jnp.asarray(rows, jnp.int32)))
 
 
@@ -44,7 +44,7 @@ def save(
     state: train.TrainState,
     decisions: int,
 ) -> None:
-    """A checkpoint as a run makes it."""
+    """Save a checkpoint as a run does."""
     sizes = dict.fromkeys(tables.TABLES, 0)
     host = bookkeeping.Host(
         finished=False, updates=0, seconds=0.0, last_evaluation=0, last_checkpoint=0,
@@ -57,15 +57,16 @@ def save(
 
 
 def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
-    """Single bits over all bytes of a checkpoint; then every file cut short, emptied, deleted.
+    """Flip single bits of a checkpoint; then truncate, empty and delete each of its files.
 
-    A flip counts as detected when reading the run raises :class:`DamagedError`. Of damaged files
-    it is also asked where a run would start: at the checkpoint before, with the file named.
+    A flip is detected if reading the run raises :class:`DamagedError`. After each damaged file a
+    run must also start at the checkpoint before and name the file.
     """
     options, functions, _ = small_state(folder / "flips")
     checkpoints = options.workdir / "checkpoints"
     place, shapes = checkpoints / "200", jax.eval_shape(functions.program.init, options.config)
     names = [*digests.list_files(place), digests.NAME]
+    # Weights of the draw: every bit of the checkpoint is equally likely.
     sizes = [(place / name).stat().st_size for name in names]
     detected, missed = 0, []
     for _ in range(count):
@@ -105,7 +106,8 @@ def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
 
 
 def mutate(draw: random.Random, value: Any, depth: int = 0) -> Any:
-    """One random change somewhere in plain JSON."""
+    """``value``, plain JSON, with one random change; may change it in place."""
+    # Wrong types, sizes beyond memory, paths out of the folder, dtypes that are no plain numbers.
     junk = [
         None, -1, 0, 2**63, 2**40, 1e308, "", "../x", "/etc/passwd", "\x00", [], {}, True,
         [2**62] * 3, "key<fry>", "object", "float64", [[]], {"a": {}}, 10**400,
@@ -127,15 +129,16 @@ def mutate(draw: random.Random, value: Any, depth: int = 0) -> Any:
 
 
 def write_manifest(path: Path, contents: Any) -> None:
-    """Write any contents as a manifest whose digest is right."""
+    """Write ``contents`` as a manifest with a correct digest."""
     body = json.dumps({"manifest": contents})[1:].encode()
     path.write_bytes(f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",\n'.encode() + body)
 
 
 def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
-    """Manifests with a right digest and a random change, read as an agent by anybody.
+    """Restore agents through manifests with a random change and a correct digest.
 
-    Each must load arrays or raise :class:`CheckpointError` with one line; nothing may be written.
+    Each must load or raise :class:`CheckpointError` with one line; nothing may be written. Such
+    manifests are not damaged but malicious: only the checks of their contents can reject them.
     """
     options, _, _ = small_state(folder / "mutations")
     checkpoints = options.workdir / "checkpoints"
@@ -157,7 +160,7 @@ def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
             refused += 1
             if "\n" in str(error):
                 crashes["more than one line"] = crashes.get("more than one line", 0) + 1
-        except Exception as error:  # what must not happen is counted
+        except Exception as error:  # must not happen; counted, so that one run finds all kinds
             text = f"{type(error).__name__}: {error}"[:200]
             crashes[text] = crashes.get(text, 0) + 1
         slowest = max(slowest, time.monotonic() - since)
@@ -170,7 +173,7 @@ def mutations(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
 
 
 def saves(count: int, folder: Path) -> dict[str, Any]:
-    """What one checkpoint of the quick start costs, its ring full.
+    """Cost of one checkpoint of the quick start with a full ring.
 
     ``stall`` is how long training stands still: the copy to the host. ``write`` happens in a
     thread meanwhile; a run on a CPU shares its cores with it.

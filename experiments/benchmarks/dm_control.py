@@ -1,4 +1,4 @@
-"""dm_control itself: its environments, and their first observations beside ours."""
+"""dm_control's own environments, and a comparison of their first observations with ours."""
 
 import importlib
 import warnings
@@ -11,30 +11,30 @@ import numpy as np
 from pomcp_jax import envs
 
 RESETS, RESET_BATCH = 1000, 100
-"""Episodes begun, and those of one call of ours."""
+"""Resets to compare, and resets per call of our environments."""
 
 
 def original(name: str, seed: int) -> Any:
     """The ``dm_control`` environment of that name."""
     domain, task = name.split("-")
     with warnings.catch_warnings():
-        # Without a display, its rendering modules warn as they are imported.
+        # Without a display, its rendering modules warn on import.
         warnings.simplefilter("ignore")
         module = importlib.import_module(f"dm_control.suite.{domain}")
         return getattr(module, task)(random=seed)
 
 
 def other_tasks(names: Sequence[str]) -> list[Any]:
-    """dm_control's tasks of all names but the first, each once begun."""
-    found = [original(name, seed=0) for name in names[1:]]
-    for environment in found:
-        # Some learn of their model when an episode begins.
+    """dm_control's tasks of all names but the first, each reset once."""
+    environments = [original(name, seed=0) for name in names[1:]]
+    for environment in environments:
+        # Some tasks read constants of their model when an episode begins.
         environment.reset()
-    return [environment.task for environment in found]
+    return [environment.task for environment in environments]
 
 
 def flat(observation: Any) -> np.ndarray:
-    """dm_control's observations in one vector, in their order."""
+    """dm_control's observations as one vector, in their order."""
     return np.concatenate([np.ravel(x) for x in observation.values()])
 
 
@@ -46,12 +46,12 @@ def controls(reference: Any, action: np.ndarray) -> np.ndarray:
 
 
 class Resets(NamedTuple):
-    """First observations of 1,000 episodes, ours against dm_control's."""
+    """Differences between first observations of 1,000 episodes, ours and dm_control's."""
 
     mean: float
     """Largest difference of means, in standard errors of that difference."""
     spread: float
-    """Largest ratio of standard deviations, less one, of entries that vary."""
+    """Largest absolute log ratio of standard deviations, of entries that vary."""
     outside: float
     """Largest distance by which a range exceeds the other, in standard deviations."""
     constant: float
@@ -59,7 +59,7 @@ class Resets(NamedTuple):
 
 
 def resets(name: str, count: int = RESETS, backend: str = "mjx") -> Resets:
-    """Compare first observations."""
+    """Compare first observations of ``count`` episodes."""
     task = envs.make_task(name, backend=backend)
     begin = jax.jit(jax.vmap(lambda key: task.observe(task.reset(key))))
     keys = jax.random.split(jax.random.key(1), (count // RESET_BATCH, RESET_BATCH))
@@ -67,7 +67,7 @@ def resets(name: str, count: int = RESETS, backend: str = "mjx") -> Resets:
     reference = original(name, seed=1)
     theirs = np.stack([flat(reference.reset().observation) for _ in range(count)])
     spread, other = theirs.std(axis=0), ours.std(axis=0)
-    # What never varies there is known here to float32's rounding.
+    # An entry that is constant there varies here by float32's rounding.
     varies = np.maximum(spread, other) > 1e-5
     gap = np.abs(ours.mean(axis=0) - theirs.mean(axis=0))
     error = np.sqrt((np.square(spread) + np.square(other)) / count)
