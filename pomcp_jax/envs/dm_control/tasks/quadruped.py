@@ -71,10 +71,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     loads = [name for name in by_id if name.startswith(("force_", "torque_"))]
 
     def begin(key: Key) -> suite.Start:
-        """Uniform orientation at the lowest height without contact.
-
-        Source: ``_find_non_contacting_height``.
-        """
+        """Uniform orientation, lowest height without contact (``_find_non_contacting_height``)."""
         turn = jax.random.normal(key, (4,))
         pose = jnp.asarray(model.qpos0, turn.dtype)
         pose = pose.at[3:7].set(turn / jnp.linalg.norm(turn)).at[:2].set(0.0)
