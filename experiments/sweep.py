@@ -71,7 +71,7 @@ def parse_grid(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
         if not equals or not any(words):
             raise ConfigError(f"grid = {part!r}: must be FIELD=VALUE,VALUE,...")
         if name.strip() in grid:
-            raise ConfigError(f"grid: {name.strip()} is there twice; must be one list of values")
+            raise ConfigError(f"grid: {name.strip()} appears twice; must be one list of values")
         grid[name.strip()] = words
     return grid
 

@@ -1,10 +1,10 @@
-"""Cells of a sweep: settings that differ in traced floats, each with its rows of the seeds' axis.
+"""Cells of a sweep: settings that differ in traced floats, each with a slice of the seed axis.
 
 A plain run has one cell without a name, whose folder is the workdir itself.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +19,12 @@ Grid = Mapping[str, Sequence[float]]
 
 
 class Cell(NamedTuple):
-    """One setting: what it changes, its own configuration and its rows of the seeds' axis."""
+    """One setting: its changed values, its configuration and its slice of the seed axis."""
 
     name: str
-    """Also of its folder; empty in a plain run."""
+    """Also the name of its folder; empty in a plain run."""
     values: dict[str, float]
-    """By field name without ``agent.``."""
+    """Swept values by field name without ``agent.``."""
     config: Config
     rows: slice
 
@@ -34,11 +34,11 @@ class Cell(NamedTuple):
         return range(self.config.train.seed, self.config.train.seed + self.config.train.num_seeds)
 
     def folder(self, workdir: Path) -> Path:
-        """Where its tables go."""
+        """Folder of its tables."""
         return workdir / self.name
 
-    def row_seeds(self) -> zip:
-        """Pairs of a row and its seed number."""
+    def row_seeds(self) -> Iterator[tuple[int, int]]:
+        """Pairs of an index into the seed axis and its seed number."""
         return zip(range(self.rows.start, self.rows.stop), self.seeds, strict=True)
 
 
@@ -48,7 +48,7 @@ def short(field: str) -> str:
 
 
 def text(value: float) -> str:
-    """Shortest form that reads back as the same number."""
+    """Shortest text that parses to the same number; names folders, so cells cannot collide."""
     shown = f"{value:g}"
     return shown if float(shown) == value else repr(value)
 
@@ -57,20 +57,22 @@ def check_grid(grid: Grid, config: Config) -> dict[str, tuple[float, ...]]:
     """``grid`` with full names of fields.
 
     Raises:
-      ConfigError: for anything that is not a list of numbers for a traced float of the agent.
+      ConfigError: for anything but a list of distinct numbers for a traced float of the agent.
     """
     out: dict[str, tuple[float, ...]] = {}
     for name, listed in grid.items():
         field = _field(name, config)
         if field in out:
-            raise ConfigError(f"grid: {field} is there twice; must be one list of values")
+            raise ConfigError(f"grid: {field} appears twice; must be one list of values")
+        # A string is a sequence too: "0.1" would become the values 0, ., 1.
         if isinstance(listed, str) or not isinstance(listed, Sequence) or not listed:
             raise ConfigError(f"grid: {field} = {listed!r:.100}: must be a list of numbers")
         values = tuple(_value(field, value) for value in listed)
-        single = [float(jnp.float32(value)) for value in values]  # what the program sees
+        # Compared in float32, as the program does: two cells would otherwise train the same agent.
+        single = [float(jnp.float32(value)) for value in values]
         for value, rounded in zip(values, single, strict=True):
             if single.count(rounded) > 1:
-                raise ConfigError(f"grid: {field} = {text(value)} is there twice; must be once")
+                raise ConfigError(f"grid: {field} = {text(value)} appears twice; must appear once")
         out[field] = values
     return out
 
@@ -85,7 +87,11 @@ def _value(field: str, value: object) -> float:
 
 
 def _field(name: str, config: Config) -> str:
-    """The full name of a field that can be swept."""
+    """Full name of a field that can be swept.
+
+    Raises:
+      ConfigError: the field is unknown, or part of the compiled program.
+    """
     known, traced = config_lib.flatten(config), seed_axis.traced_fields(config)
     name = name.removeprefix("config.")
     field = name if name in known else f"agent.{name}"
@@ -101,17 +107,17 @@ def _field(name: str, config: Config) -> str:
 
 
 def cells(config: Config, grid: Grid) -> tuple[Cell, ...]:
-    """Every combination of the grid's values, the last field fastest, each validated.
+    """Cells for all combinations of the grid's values, the last field varying fastest.
 
-    Cell c has the rows ``c k`` to ``c k + k - 1`` for k = ``train.num_seeds``. Without a grid
-    there is one cell, of ``config`` itself.
+    Cell c has the indices ``c k`` to ``c k + k - 1`` of the seed axis for k = ``train.num_seeds``.
+    Without a grid there is one cell with ``config`` itself.
 
     Args:
-      config: what all cells share.
+      config: shared by all cells.
       grid: from :func:`check_grid`.
 
     Raises:
-      ConfigError: for a combination that cannot work, with the cell named.
+      ConfigError: for an invalid combination; names the cell.
     """
     seeds = config.train.num_seeds
     if not grid:
@@ -122,30 +128,31 @@ def cells(config: Config, grid: Grid) -> tuple[Cell, ...]:
         named = {short(field): value for field, value in changes.items()}
         name = ",".join(f"{field}={text(value)}" for field, value in named.items())
         try:
-            one = config_lib.replace(config, changes)
-            validation.validate_run(one)
+            cell_config = config_lib.replace(config, changes)
+            validation.validate_run(cell_config)
         except ConfigError as error:
             raise ConfigError(f"cell {name}: {error}") from None
-        out.append(Cell(name, named, one, slice(i * seeds, (i + 1) * seeds)))
+        out.append(Cell(name, named, cell_config, slice(i * seeds, (i + 1) * seeds)))
     return tuple(out)
 
 
 def joined(cells: Sequence[Cell]) -> Config:
-    """All cells as one configuration of ``cells x seeds`` rows."""
+    """All cells as one configuration with ``cells x seeds`` entries on the seed axis."""
+    # A single cell is not stacked: its floats stay scalars, and so the program is a plain run's.
     if len(cells) == 1:
         return cells[0].config
-    rows = [cell.config for cell in cells for _ in cell.seeds]
-    rows = [config_lib.replace(one, {"train.num_seeds": len(rows)}) for one in rows]
-    return seed_axis.stack(rows)
+    configs = [cell.config for cell in cells for _ in cell.seeds]
+    configs = [config_lib.replace(c, {"train.num_seeds": len(configs)}) for c in configs]
+    return seed_axis.stack(configs)
 
 
 def seeds(cells: Sequence[Cell]) -> list[int]:
-    """The seed number of every row."""
+    """Seed number of each entry of the seed axis; the same numbers in every cell."""
     return [seed for cell in cells for seed in cell.seeds]
 
 
 def labels(cells: Sequence[Cell]) -> list[str]:
-    """What every row is called: ``seed 3``, with the cell before it in a sweep."""
+    """Label of each entry of the seed axis: ``seed 3``, preceded by the cell's name in a sweep."""
     return [
         f"{cell.name}, seed {seed}" if cell.name else f"seed {seed}"
         for cell in cells

@@ -1,7 +1,7 @@
-"""Controllers: a trained agent that acts on a robot or in somebody else's loop.
+"""Controllers: a trained agent that acts on a robot or in another program's loop.
 
-:func:`load_controller` reads a run's folder and returns a :class:`Controller`, numpy in and numpy
-out, compiled once. :func:`make_fns` gives the same as pure functions for loops that are jitted.
+:func:`load_controller` reads a run's folder and returns a :class:`Controller` with NumPy inputs and
+outputs, compiled once. :func:`make_fns` returns pure functions for loops that are jitted.
 Neither builds an environment.
 
 Symbols: N observations at once, O observation size, A action size, H horizon.
@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +29,21 @@ from pomcp_jax.types import Key
 
 ACTORS = ("planner", "policy", "prior")
 _MEASUREMENTS = 7
-"""Timed calls for each number of iterations when a time budget is to be met."""
+"""Timed calls for each candidate number of iterations, to meet a time budget."""
 
 
 class ControllerState(NamedTuple):
-    """What a controller carries from decision to decision."""
+    """State of a controller between decisions."""
 
     key: Key
     plan: PlanState
     """Warm starts ``[N, H, A]``."""
     is_first: Bool[Array, " N"]
-    """The next observation begins an episode: its warm start is dropped."""
+    """The next observation begins an episode, so its warm start is ignored."""
 
 
 class ControllerFns(NamedTuple):
-    """A controller as pure functions; ``jit`` and ``vmap`` them as you like."""
+    """A controller as pure functions, which can be transformed with ``jit`` and ``vmap``."""
 
     init: Callable[[Key, int], ControllerState]
     """``(key, N)``: the state before the first decision; the key is consumed."""
@@ -59,20 +59,20 @@ def make_fns(
     spec: AgentSpec,
     *,
     actor: str = "planner",
-    select: str = "argmax",
+    select: Literal["sample", "argmax"] = "argmax",
     explore: float = 0.0,
 ) -> ControllerFns:
-    """Pure functions that act with an agent.
+    """Pure functions that select an agent's actions.
 
     Args:
       config: of the agent.
       spec: static part of the agent.
       actor: ``planner`` (MPPI), ``policy`` (the bare network) or ``prior`` (the learned prior).
-      select: which elite the planner executes: ``argmax`` the best one, ``sample`` as in training.
+      select: elite that the planner executes: ``argmax`` the best one, ``sample`` as in training.
       explore: scale of the exploration noise; 0 for none.
 
     Raises:
-      ValueError: for an unknown actor or select, or ``prior`` where none was learned.
+      ValueError: for an unknown actor or select, or ``prior`` if the agent learned none.
     """
     if actor not in ACTORS:
         raise ValueError(f"actor = {actor!r}: must be one of {', '.join(ACTORS)}")
@@ -89,26 +89,26 @@ def make_fns(
         return ControllerState(key, acting.init_plan(config, spec, num), jnp.ones((num,), bool))
 
     def act(params: AgentParams, state: ControllerState, obs: Array) -> tuple:
-        carried, key = jax.random.split(state.key)
-        plan, over = state.plan, jnp.zeros_like(state.is_first)
+        next_key, key = jax.random.split(state.key)
+        plan, no = state.plan, jnp.zeros_like(state.is_first)
         if actor == "planner":
             out = acting.act(
                 params, key, obs, plan, state.is_first, spec=spec, config=config, explore=explore
             )
-            return ControllerState(carried, out.next_state, over), out.action
+            return ControllerState(next_key, out.next_state, no), out.action
+        # Prior and policy are the same network with other parameters.
         if actor == "prior":
             params = params._replace(policy=params.prior)
         action = acting.act_policy(params, key, obs, spec=spec, config=config, explore=explore)
-        return ControllerState(carried, plan, over), action
+        return ControllerState(next_key, plan, no), action
 
     return ControllerFns(init, act)
 
 
 class Controller:
-    """A trained agent: ``reset()`` before an episode, then ``act(observation)`` each decision.
+    """A trained agent: ``reset()`` before an episode, then ``act(observation)`` for each decision.
 
-    ``action_repeat`` control steps of the environment belong to one decision. Not to be shared
-    between threads.
+    Repeat each action for ``action_repeat`` control steps of the environment. Not thread-safe.
     """
 
     def __init__(
@@ -128,14 +128,15 @@ class Controller:
           params: of one seed.
           config: of the run.
           spec: static part of the agent.
-          key: seed of the controller's own random numbers.
-          bounds: lowest and highest action ``[A]`` of the environment; ``[-1, 1]`` without.
-          time_budget: seconds that one decision for one observation may take: as many planning
-            iterations as fit are chosen by measurement on this machine, at most the agent's own.
+          key: seed of the controller's random numbers.
+          bounds: lowest and highest action ``[A]`` of the environment; ``[-1, 1]`` by default.
+          time_budget: seconds that one decision for one observation may take. The largest number
+            of planning iterations that fits is found by measurement on this machine, at most the
+            agent's own number.
           **options: of :func:`make_fns`.
 
         Raises:
-          ValueError: as :func:`make_fns`, or where the budget is too short for any plan.
+          ValueError: as :func:`make_fns`, or if the budget is too short for any plan.
         """
         self.observation_size, self.action_size = spec.obs_size, spec.action_size
         self.action_repeat, self.task = config.env.action_repeat, config.env.task
@@ -156,7 +157,8 @@ class Controller:
         self.reset()
 
     def _fit(self, budget: float) -> None:
-        """Choose the most iterations whose slowest measured decision fits the budget."""
+        """Choose the largest number of iterations whose slowest measured decision fits."""
+        # The slowest, not the median: a control loop has to meet its deadline every time.
         if not budget > 0.0:
             raise ValueError(f"time_budget = {budget}: must be > 0 seconds")
         for iterations in range(self.iterations, 0, -1):
@@ -182,14 +184,15 @@ class Controller:
         return out
 
     def warm_up(self, num: int | None = None) -> None:
-        """Compile for one observation ``[O]``, or for ``num`` of them; resets."""
+        """Compile for one observation ``[O]``, or for ``num`` of them; resets the controller."""
         shape = (self.observation_size,) if num is None else (num, self.observation_size)
         self.reset()
         self.act(np.zeros(shape, np.float32))
         self.reset()
 
     def reset(self) -> None:
-        """Begin episodes: forget the plans of the last ones."""
+        """Begin new episodes: discard plans and restart the random numbers."""
+        # The number of robots is known at the next observation only, so the state is made there.
         self._state: ControllerState | None = None
 
     def act(self, observation: Any) -> np.ndarray:
@@ -202,7 +205,7 @@ class Controller:
           Actions ``[A]`` or ``[N, A]``, within the controller's bounds.
 
         Raises:
-          ValueError: for another shape than at the episode's start, or numbers not finite.
+          ValueError: for another shape than at the start of the episode, or non-finite numbers.
         """
         obs = np.asarray(observation, np.float32)
         if obs.ndim not in (1, 2) or obs.shape[-1] != self.observation_size:
@@ -219,12 +222,13 @@ class Controller:
         if len(rows) != len(self._state.is_first):
             raise ValueError(
                 f"{len(rows)} observations: this episode began with {len(self._state.is_first)};"
-                " call reset() before another number"
+                " call reset() to change the number"
             )
         self._state, action = self._act(self._params, self._state, rows)
         action = np.array(action, np.float32)
         if self._bounds is not None:
             low, high = self._bounds
+            # Exploration noise may leave [-1, 1]; a robot must never see more than its bounds.
             action = low + (np.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
         return action[0] if obs.ndim == 1 else action
 
@@ -249,31 +253,32 @@ def _checked(bounds: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarr
 
 
 def choose_checkpoint(folder: Path, which: str | int = "best") -> int | None:
-    """Decisions of the ``best`` (by evaluation, else the newest) or ``newest`` checkpoint.
+    """Decisions of the ``best`` checkpoint (by evaluation, else the newest) or the ``newest``.
 
     Returns:
-      None for the newest one that is whole, which :func:`checkpoint.restore` finds.
+      None for the newest undamaged one, which :func:`checkpoint.restore` finds.
 
     Raises:
-      CheckpointError: for anything else that is no number of decisions.
+      CheckpointError: for any other value that is not a number of decisions.
     """
     if isinstance(which, int) and not isinstance(which, bool):
         return which
     if which not in ("best", "newest"):
         raise CheckpointError(f"checkpoint = {which!r}: must be 'best', 'newest' or a number")
     scores = checkpoint.scores(folder) if which == "best" else {}
+    # Of equal scores the later checkpoint, which has learned from more data.
     best = max(scores, key=lambda step: (scores[step], step), default=None)
     return best if best is not None and math.isfinite(scores[best]) else None
 
 
 def load(run: Path | str, which: str | int = "best") -> Restored:
-    """The agents of a run: of ``RUN/checkpoints``, or of a folder of checkpoints itself.
+    """Agents of a run, from ``RUN/checkpoints`` or from a folder of checkpoints itself.
 
-    Of a sweep, ``run`` is the folder of one of its cells; its best checkpoint is the one with the
+    For a sweep, ``run`` is the folder of one of its cells; the best checkpoint is the one with the
     best mean over all cells.
 
     Raises:
-      CheckpointError: one line that says what is missing or damaged.
+      CheckpointError: one line that names what is missing or damaged.
     """
     folder = Path(run).expanduser()
     if not folder.is_dir():
@@ -288,16 +293,16 @@ def load(run: Path | str, which: str | int = "best") -> Restored:
 
 
 def _of_cell(restored: Restored, grid: Any, name: str, folder: Path) -> Restored:
-    """The agents of one cell of a sweep, with the cell's own configuration."""
+    """Agents of one cell of a sweep, with the cell's configuration."""
     try:
         cells = cells_lib.cells(restored.config, cells_lib.check_grid(grid, restored.config))
     except (ConfigError, AttributeError) as error:
-        raise CheckpointError(f"{folder}: its grid is none ({error})") from None
-    found = {cell.name: cell for cell in cells}
-    if name not in found:
-        shown = ", ".join(found)
+        raise CheckpointError(f"{folder}: its grid is invalid ({error})") from None
+    by_name = {cell.name: cell for cell in cells}
+    if name not in by_name:
+        shown = ", ".join(by_name)
         raise CheckpointError(f"{folder.parent}: holds a sweep; choose a cell: {shown:.300}")
-    cell = found[name]
+    cell = by_name[name]
     state = jax.tree.map(lambda x: x[cell.rows], restored.state)
     return restored._replace(state=state, config=cell.config)
 
@@ -318,14 +323,14 @@ def load_controller(
       actor: ``planner``, ``policy`` or ``prior``.
       seed: number of the training seed; the first one by default.
       checkpoint: ``best`` by evaluation, ``newest``, or its decisions.
-      units: ``normalised`` actions in ``[-1, 1]``, or those of the ``environment`` (dm_control's
-        tasks; give ``bounds`` for others).
+      units: ``normalised`` for actions in ``[-1, 1]``, or ``environment`` for those of the
+        environment (known for dm_control's tasks; pass ``bounds`` for others).
       **options: of :class:`Controller`: ``key``, ``bounds``, ``time_budget``, ``select``,
         ``explore``.
 
     Raises:
-      CheckpointError: nothing whole to load.
-      ValueError: for arguments that do not fit, in one line.
+      CheckpointError: there is no undamaged checkpoint.
+      ValueError: one line about an argument that does not fit.
     """
     if units not in ("normalised", "environment"):
         raise ValueError(f"units = {units!r}: must be 'normalised' or 'environment'")

@@ -95,7 +95,7 @@ def test_what_happened_is_said_and_written(struck, healthy):
     workdir, tiny_run, run, _, said = struck
     how = tiny_run.config.train.on_broken_seed
     warned = [text for text in said if text.startswith("warning: seed 1 broke: 5 updates")]
-    assert len(warned) == 1 and "others go on" in warned[0]
+    assert len(warned) == 1 and "others continue" in warned[0]
     mine = rows(workdir / "metrics.csv", SICK)
     column = {"leave": "broken", "reset": "resets"}[how]
     # Seeding, pre-training, and the chunk that ends at 30 are untouched, up to 40 is the blow.
@@ -177,7 +177,7 @@ def test_verdicts():
     mixed = judge([0, 1, 2], left=[0], resets=[0, 2, 1])
     assert mixed.left == {0: Diverged(5, "model"), 1: Diverged(9, "policy")}
     assert mixed.reset == (2,) and mixed.stop == "" and len(mixed.lines) == 2
-    assert "(2 of 2)" in mixed.lines[1] and "left behind" in mixed.lines[0]
+    assert "(2 of 2)" in mixed.lines[1] and "dropped" in mixed.lines[0]
     assert judge([2], left=[0, 1], on_broken="leave").stop == "training broke: no seed is left"
     values = {"a": np.array([1, 2, 3])}
     assert health.without(values, {}) is values

@@ -157,7 +157,7 @@ def unfinished(folder):
     ("break_it", "words"),
     [
         (lambda folder: None, "holds no cell"),
-        (bad_twice, "seed 0 of x is there twice"),
+        (bad_twice, "seed 0 of x appears twice"),
         (bad_json, "run.json or config.json is unreadable"),
         (bad_table, "evaluations.csv: is unreadable"),
         (no_table, "holds no eval/return"),

@@ -193,8 +193,8 @@ BAD = {
     "number": (["--grid=policy.kl_coef=1,x"], "agent.policy.kl_coef = 'x': must be a number"),
     "not finite": (["--grid=policy.kl_coef=1,nan"], "cell policy.kl_coef=nan: agent.policy"),
     "no values": (["--grid=policy.kl_coef"], "FIELD=VALUE,VALUE"),
-    "twice": (["--grid=policy.kl_coef=1,1.0"], "agent.policy.kl_coef = 1 is there twice"),
-    "field twice": (["--grid=policy.kl_coef=1;agent.policy.kl_coef=2"], "is there twice"),
+    "twice": (["--grid=policy.kl_coef=1,1.0"], "agent.policy.kl_coef = 1 appears twice"),
+    "field twice": (["--grid=policy.kl_coef=1;agent.policy.kl_coef=2"], "appears twice"),
     "and override": (
         ["--grid=policy.kl_coef=1,2", "--config.agent.policy.kl_coef=3"], "is swept by --grid"),
     "seeds": (["--grid=policy.kl_coef=1", "--seeds=0"], "--seeds = 0"),
@@ -283,7 +283,7 @@ def test_a_sweep_leaves_everything_it_promises(swept):
     low, mean, high = (float(summary[0][f"eval/{c}"]) for c in ("low", "return", "high"))
     assert low < mean < high and summary[1]["eval/return"] == ""
     assert good.name in done.stdout and "2 of 2" in done.stdout
-    assert "x 4 rows" in done.stderr and "others go on" in done.stderr
+    assert "x 4 rows" in done.stderr and "others continue" in done.stderr
 
 
 def test_a_cell_that_diverges_is_marked_and_the_others_go_on(swept):
@@ -422,7 +422,7 @@ def test_the_folder_of_a_sweep_is_for_that_sweep(tmp_path):
         ({"policy.kl_coef": "0.1"}, "must be a list of numbers"),
         ({"policy.kl_coef": []}, "must be a list of numbers"),
         ({"policy.kl_coef": [True, 2.0]}, "True: must be a number"),
-        ({"policy.kl_coef": [1], "agent.policy.kl_coef": [2]}, "is there twice"),
+        ({"policy.kl_coef": [1], "agent.policy.kl_coef": [2]}, "appears twice"),
     ],
 )
 def test_grids_that_are_none(grid, message, tmp_path):

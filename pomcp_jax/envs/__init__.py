@@ -1,13 +1,13 @@
 """Environments by name.
 
 ``make("cartpole-swingup")`` builds a batched :class:`Env`; ``make_task`` the
-unbatched :class:`Task` below it. A task of one's own needs no name: write a
-``Task`` and give it to :func:`make_env`.
+unbatched :class:`Task` below it. A custom task needs no name: write a ``Task`` and
+pass it to :func:`make_env`.
 
-Four families of names: dm_control's (``cartpole-swingup``), raw brax environments
-(``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed)
-and probes with known values (``probe/constant``).
-Physics engines are imported when a task is built, not before.
+There are four families of names: dm_control's (``cartpole-swingup``), raw brax
+environments (``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is
+installed) and probes with known values (``probe/constant``). Physics engines are
+imported only when a task is built.
 """
 
 import importlib
@@ -57,7 +57,7 @@ _BENCHMARK = {
     "reacher": ("easy", "hard"),
     "walker": ("run", "stand", "walk"),
 }
-"""The 28 tasks of the DMControl tables of TD-MPC2, BMPC and PO-MPC."""
+"""The 28 tasks in the DMControl tables of TD-MPC2, BMPC and PO-MPC."""
 _MORE = {
     "acrobot": ("swingup_sparse",),
     "fish": ("upright",),
@@ -73,7 +73,7 @@ _TDMPC2 = {
     "pendulum": ("spin",),
     "walker": ("run_backwards", "walk_backwards"),
 }
-"""Tasks that TD-MPC2 added on dm_control's models."""
+"""Tasks that TD-MPC2 defines on dm_control's models."""
 _BRAX = (
     "ant",
     "halfcheetah",
@@ -87,12 +87,12 @@ _BRAX = (
     "walker2d",
 )
 _FAMILIES = {"brax": "adapters.brax", "playground": "adapters.playground", "probe": "probes"}
-"""The module of each family."""
+"""Module of each family."""
 _PROBES = ("action", "constant", "delayed", "lqr", "match", "nan", "observation", "truncated")
 
 
 def dm_control_tasks(*, extra: bool = True) -> tuple[str, ...]:
-    """The 28 benchmark tasks, then with ``extra`` all others, sorted each."""
+    """The 28 benchmark tasks, sorted; with ``extra`` followed by all others, sorted too."""
 
     def names(table: dict[str, tuple[str, ...]]) -> list[str]:
         return [f"{domain}-{task}" for domain, tasks in table.items() for task in tasks]
@@ -102,7 +102,8 @@ def dm_control_tasks(*, extra: bool = True) -> tuple[str, ...]:
 
 
 def available() -> tuple[str, ...]:
-    """Every name that :func:`make` knows, Playground's left out."""
+    """Every name that :func:`make` knows, except Playground's."""
+    # Listing Playground's would import it, even to build a pendulum.
     brax = tuple(f"brax/{name}" for name in _BRAX)
     return dm_control_tasks() + brax + tuple(f"probe/{name}" for name in _PROBES)
 
@@ -110,7 +111,7 @@ def available() -> tuple[str, ...]:
 def check_name(name: str) -> None:
     """Raise a one-line ``ValueError`` unless ``name`` is known; builds nothing."""
     if str(name).startswith("playground/"):
-        # Its own one-line errors; imports Playground, builds nothing.
+        # Playground's registry is the only list of its names; this imports it, builds nothing.
         module = importlib.import_module("pomcp_jax.envs.adapters.playground")
         module.check_name(str(name).partition("/")[2])
         return
@@ -122,7 +123,7 @@ def check_name(name: str) -> None:
 
 
 def check_backend(name: str, backend: str) -> None:
-    """Raise a one-line ``ValueError`` unless that environment has that physics backend."""
+    """Raise a one-line ``ValueError`` unless the environment supports that physics backend."""
     known = {
         "": ("mjx", "host", "warp"),
         "brax": ("mjx", "spring", "positional", "generalized"),
@@ -134,16 +135,23 @@ def check_backend(name: str, backend: str) -> None:
 
 
 def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
-    """The unbatched task of that name.
+    """Unbatched task of that name.
 
-    ``backend`` is the physics: ``mjx``, or for dm_control's tasks ``host`` (MuJoCo's C
-    code on the CPU) and ``warp`` (for NVIDIA GPUs); brax has its own others. ``options``
-    go to the builder.
+    Args:
+      name: one of :func:`available`, or Playground's.
+      backend: physics: ``mjx``; for dm_control's tasks also ``host`` (MuJoCo's C code on the CPU)
+        and ``warp`` (for NVIDIA GPUs); for brax also its own pipelines.
+      **options: passed to the builder of the task's family.
+
+    Raises:
+      ValueError: for an unknown name or backend.
     """
     check_name(name)
     check_backend(name, backend)
     family, slash, rest = name.partition("/")
     if not slash:
+        # First, because some domains' modules import mujoco at the top, where a broken GL library
+        # would raise.
         load_mujoco()
         domain, task = name.split("-")
         module = importlib.import_module(f"pomcp_jax.envs.dm_control.tasks.{domain}")
@@ -157,7 +165,8 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
 
 
 def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any) -> Env:
-    """The batched environment of that name, each decision held for ``action_repeat`` steps."""
+    """Batched environment of that name; each decision lasts ``action_repeat`` control steps."""
+    # All checks come first: building a task compiles a model and may take seconds.
     check_name(name)
     check_backend(name, backend)
     check_action_repeat(action_repeat)
@@ -165,9 +174,9 @@ def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any
 
 
 def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action ``[A]`` of a dm_control task, in its own units.
+    """Lowest and highest action ``[A]`` of a dm_control task, in the task's own units.
 
-    Our actions are always in ``[-1, 1]``, which is scaled to these.
+    Actions of our tasks are always in ``[-1, 1]``, which is scaled to these bounds.
 
     Raises:
       ValueError: for tasks that are not dm_control's.
@@ -178,6 +187,7 @@ def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
     from dm_control import suite
 
     domain, _, task = name.partition("-")
+    # TD-MPC2's tasks are not in dm_control; they keep the actuators of their domain's other tasks.
     known = [own for own_domain, own in suite.ALL_TASKS if own_domain == domain]
     spec = suite.load(domain, task if task in known else known[0]).action_spec()
     return spec.minimum.copy(), spec.maximum.copy()

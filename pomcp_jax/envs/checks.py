@@ -1,7 +1,7 @@
-"""What a task's author may get wrong, found by shapes before anything is compiled.
+"""Checks of a task's shapes and dtypes, made before anything is compiled.
 
-Every error is one line with the task's name, its field, what it gave and what is wanted.
-Exceptions of the task's own functions pass through as they are.
+Every error is one line with the task's name, the field, what it returned and what is required.
+Exceptions raised by the task's own functions propagate unchanged.
 """
 
 import operator
@@ -16,20 +16,20 @@ from pomcp_jax.types import PyTree
 FUNCTIONS = ("reset", "step", "observe", "reward", "terminated")
 SIZES = ("observation_size", "action_size", "episode_steps")
 LARGEST = 2**31 - 1
-"""Of a size: counters on the device are int32."""
+"""Largest size: counters on the device are int32."""
 
 
 class Facts(NamedTuple):
-    """What the shapes of a task say."""
+    """Results of tracing a task."""
 
     carried: PyTree | None
-    """Dtypes in which the state is carried, as its leaves; None: those that ``reset`` gives."""
+    """Dtype of each leaf of the carried state; None for those that ``reset`` returns."""
     terminates: bool
     """Whether an episode can end before its time limit."""
 
 
 def check_sizes(task: Any) -> dict[str, int]:
-    """The sizes of a task as plain integers; its functions are only looked for.
+    """Sizes of a task as Python integers; of its functions only the presence is checked.
 
     Raises:
       ValueError: one line.
@@ -57,7 +57,7 @@ def _size(task: Any, field: str) -> int:
 
 
 def check_task(task: Any) -> Facts:
-    """Trace every function of a task once or twice, for shapes only.
+    """Trace every function of a task once or twice, for shapes and dtypes only.
 
     Raises:
       ValueError: one line.
@@ -95,7 +95,7 @@ def _is_array(x: Any) -> bool:
 
 
 def _state(task: Any, field: str, function: Any, *args: Any) -> PyTree:
-    """Shapes of a state that ``function`` returns, weak types of Python's numbers dropped."""
+    """Shapes and dtypes of the state that ``function`` returns, without weak types."""
 
     def run(*args: Any) -> PyTree:
         out = function(*args)
@@ -111,13 +111,14 @@ def _state(task: Any, field: str, function: Any, *args: Any) -> PyTree:
 
 
 def _carried(task: Any, fresh: PyTree) -> PyTree:
-    """The state with dtypes that hold what ``reset`` and ``step`` give, however often it is done.
+    """State with dtypes that represent the results of ``reset`` and of any number of steps.
 
-    A step of wider numbers may give wider ones again: the fixed point is asked for.
+    A step from wider dtypes may return wider dtypes again, so this iterates to a fixed point.
     """
     action = jax.ShapeDtypeStruct((task.action_size,), jnp.float32)
     state = fresh
-    for _ in range(4):  # kinds widen from bool to int to float
+    # Four rounds suffice: dtypes widen from bool to int to float, then step must keep them.
+    for _ in range(4):
         following = _state(task, "step", task.step, state, action)
         _check_structure(task, following, fresh)
         wider = jax.tree_util.tree_map_with_path(
@@ -130,7 +131,8 @@ def _carried(task: Any, fresh: PyTree) -> PyTree:
 
 
 def _check_structure(task: Any, following: PyTree, fresh: PyTree) -> None:
-    ours, theirs = jax.tree.structure(following), jax.tree.structure(fresh)
+    ours: Any = jax.tree.structure(following)
+    theirs: Any = jax.tree.structure(fresh)
     if ours != theirs:
         text = f"returns {_short(ours)}, reset returns {_short(theirs)}; must be the same structure"
         raise _error(task, "step", text)
@@ -146,16 +148,18 @@ def _short(structure: Any) -> str:
 
 
 def promote(x: Any, y: Any) -> Any:
-    """The dtype that holds numbers of both, None if there is none: keys, signs that would wrap."""
+    """Dtype that represents values of both, None if there is none (keys, signed and unsigned)."""
     if x == y:
         return x
+    # Keys have extended dtypes, which promote_types does not know.
     if any(jnp.issubdtype(d, jax.dtypes.extended) for d in (x, y)):
         return None
     with jax.numpy_dtype_promotion("standard"):
         wider = jnp.promote_types(x, y)
     unsigned = [jnp.issubdtype(d, jnp.unsignedinteger) for d in (x, y)]
     if jnp.issubdtype(wider, jnp.integer) and any(unsigned) and not all(unsigned):
-        # uint32 and int32 would need int64, which JAX cuts to int32 unless x64 is on.
+        # uint32 and int32 need int64, which JAX truncates to int32 unless x64 is enabled: large
+        # unsigned values would become negative.
         sizes = [jnp.iinfo(d).bits for d, u in zip((x, y), unsigned, strict=True) if u]
         if not jnp.issubdtype(wider, jnp.unsignedinteger) and jnp.iinfo(wider).bits <= sizes[0]:
             return None
@@ -171,7 +175,7 @@ def _promoted(task: Any, path: tuple, x: Any, y: Any) -> jax.ShapeDtypeStruct:
 
 
 def _check_numbers(task: Any, field: str, state: PyTree, shape: tuple[int, ...]) -> None:
-    """``field`` returns one array of real numbers of this shape."""
+    """Check that ``field`` returns one array of real numbers of this shape."""
     function = getattr(task, field)
     name, wanted = {
         "observe": ("observe", f"float32[{task.observation_size}] of observation_size"),
@@ -198,21 +202,22 @@ def _check_numbers(task: Any, field: str, state: PyTree, shape: tuple[int, ...])
 
 
 def _terminates(task: Any, state: PyTree) -> bool:
-    """Whether ``terminated`` looks at the state, or is true by itself."""
-    found = []
+    """Whether ``terminated`` depends on the state, or is constantly true."""
+    answers = []
 
     def run(state: PyTree) -> None:
+        # Constants stay concrete here, so only a result that depends on the state is a tracer.
         with jax.ensure_compile_time_eval():
             ended = task.terminated(state)
-        found.append(isinstance(ended, jax.core.Tracer) or bool(ended))
+        answers.append(isinstance(ended, jax.core.Tracer) or bool(ended))
 
     jax.eval_shape(run, state)
-    return found[0]
+    return answers[0]
 
 
 def terminates_unseen(terminated: Any) -> bool:
-    """The same without the shapes of a state: any look at the state counts."""
+    """As :func:`_terminates` without a state's shapes: any access to the state counts."""
     try:
         return bool(terminated(object()))
-    except Exception:  # whatever a function does with an object that is no state
+    except Exception:  # no attribute, no index, no arithmetic: a function may fail in any way
         return True

@@ -1,14 +1,13 @@
-"""Bodies moved by MuJoCo's own C code on the host, from inside jitted JAX.
+"""Host engine: MuJoCo's C code, called from inside jitted JAX.
 
-The models are dm_control's, unedited. A batch is stepped on all cores the
-process may use (``mujoco.rollout``) behind one callback per control step. The
-float64 state lives in the pytree, as pairs of uint32, so that a run resumes
-exactly whatever JAX' precision; the engine itself remembers nothing.
+The models are dm_control's, unedited. A batch is stepped on all cores available to the process
+(``mujoco.rollout``), with one callback per control step. The float64 state is part of the pytree,
+as pairs of uint32, so a run resumes exactly whatever JAX's precision; the engine keeps no state.
 
-On CPUs it is many times cheaper than MJX for bodies with contacts
-(docs/environments.md); accelerators want MJX. The solver starts every control
-step cold, where dm_control starts from the last acceleration: both end within
-the solver's tolerance of the same minimum.
+On CPUs it is many times cheaper than MJX for bodies with contacts (docs/environments.md); on
+accelerators MJX pays off from about a thousand environments. The solver has no warm start at the
+first physics step of a control step, where dm_control starts from the previous acceleration: both
+end within the solver's tolerance of the same minimum.
 """
 
 import copy
@@ -27,35 +26,35 @@ from jaxtyping import Array, Bool, Float
 from pomcp_jax.envs.physics import LARGEST, Engine, Motion, quiet_mujoco, sensor_indices
 
 SERIAL_SECONDS = 4e-4
-"""Below this much work, step in the calling thread: waking the pool costs more (measured on two
-cores: 16 cartpoles 0.10 ms alone, 0.24 ms by a pool; 64 cheetahs 0.43 ms either way)."""
+"""Below this much work, step serially: waking the pool costs more (measured on two cores:
+16 cartpoles 0.10 ms serially, 0.24 ms with a pool; 64 cheetahs 0.43 ms either way)."""
 
 
 class _Host(NamedTuple):
-    """A model in MuJoCo's own memory, and the threads that step it."""
+    """A model in MuJoCo's memory, and the thread pool that steps it."""
 
     active: Any
     passive: Any
     """``active`` without actuators."""
     data: list[Any]
-    """Scratch memory of every thread of the pool."""
+    """Scratch memory for each thread of the pool."""
     pool: Any
-    alone: Any
-    """Rollouts by all threads, and by the calling one."""
+    serial: Any
+    """Rollouts by all threads, and by the calling thread."""
     lock: threading.Lock
-    """Two XLA programs may run at once (training and evaluation); the pool serves one."""
+    """Serialises callbacks: two XLA programs may run at once, on several devices for example."""
     sensors: np.ndarray
-    """Indices of the sensor values that are reported, ``[F]``."""
+    """Indices of the reported sensor values, ``[F]``."""
     step_seconds: float
 
     @property
     def full(self) -> int:
-        """Numbers of a whole state: time, positions, velocities, activations."""
+        """Size of a full state: time, positions, velocities, activations."""
         return 1 + self.active.nq + self.active.nv + self.active.na
 
 
 def _seconds_of_a_step(model: Any, data: Any, runs: int = 20) -> float:
-    """Seconds of one physics step from rest, the median of ``runs``."""
+    """Seconds of one physics step from rest: the median of ``runs``."""
     import mujoco
 
     took = []
@@ -69,7 +68,7 @@ def _seconds_of_a_step(model: Any, data: Any, runs: int = 20) -> float:
 
 
 def _prepare(model: Any, forces: tuple[str, ...]) -> _Host:
-    """Copies of ``model`` with and without actuators, and a pool of as many threads as cores.
+    """Copies of ``model`` with and without actuators, and a pool with one thread per core.
 
     Raises:
       NotImplementedError: for models whose state has more than positions, velocities and
@@ -79,31 +78,37 @@ def _prepare(model: Any, forces: tuple[str, ...]) -> _Host:
     from mujoco import rollout
 
     active = copy.copy(model)
-    # A diverged body must look diverged, not be put back to its first pose silently.
+    # Without this flag MuJoCo silently resets a diverged body to its initial pose, and the episode
+    # would continue from there.
     active.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     if not forces:
         active.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
     passive = copy.copy(active)
     passive.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ACTUATION
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # cpu_count() ignores taskset and container limits; macOS has no affinity.
+    if hasattr(os, "sched_getaffinity"):
+        threads = len(os.sched_getaffinity(0))
+    else:
+        threads = os.cpu_count() or 1
     data = [mujoco.MjData(active) for _ in range(threads)]
     host = _Host(
         active,
         passive,
         data,
         pool=rollout.Rollout(nthread=threads),
-        alone=rollout.Rollout(nthread=0),
+        serial=rollout.Rollout(nthread=0),
         lock=threading.Lock(),
         sensors=sensor_indices(model, forces),
         step_seconds=_seconds_of_a_step(active, data[0]),
     )
     if mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS) != host.full:
-        raise NotImplementedError("the host engine knows models without plugins and histories only")
+        raise NotImplementedError("the host engine supports no models with plugins or histories")
     return host
 
 
 def _broken(state: np.ndarray) -> np.ndarray | None:
-    """Which rows have diverged; None when, as nearly always, none has."""
+    """Mask of the rows that have diverged, or None if none has."""
+    # The reduction over everything is the fast path. NaN compares false, so it counts as diverged.
     if np.abs(state).max() <= LARGEST:
         return None
     return ~np.all(np.abs(state) <= LARGEST, axis=1)
@@ -115,9 +120,11 @@ def _run(
     """``steps`` physics steps of rows ``state[B, 1 + Q + V + M]`` (float64); NaN where diverged.
 
     Returns:
-      The rows ahead, and their sensors ``[B, F]``.
+      The new rows, and their sensors ``[B, F]``.
     """
     rows, bad = state.shape[0], _broken(state)
+    # Broken rows are stepped from the initial pose, so that MuJoCo never sees a NaN, and become
+    # NaN again below.
     if bad is not None:
         home = np.concatenate([[0.0], model.qpos0, np.zeros(model.nv + model.na)])
         state = np.where(bad[:, None], home, state)
@@ -127,7 +134,7 @@ def _run(
     sensed = np.empty((rows, steps, model.nsensordata))
     serial = rows * steps * host.step_seconds < SERIAL_SECONDS
     with host.lock:
-        (host.alone if serial else host.pool).rollout(
+        (host.serial if serial else host.pool).rollout(
             [model] * rows,
             host.data[:1] if serial else host.data,
             state,
@@ -136,6 +143,7 @@ def _run(
             nstep=steps,
             state=states,
             sensordata=sensed,
+            # Several chunks a thread balance rows whose contacts take longer.
             chunk_size=max(1, rows // (4 * len(host.data))),
         )
     ahead = np.ascontiguousarray(states[:, -1])
@@ -146,28 +154,29 @@ def _run(
 
 
 def _touching(host: _Host, qpos: np.ndarray) -> np.ndarray:
-    """Whether anything touches in each of the poses ``[..., Q]``."""
+    """Whether any two geoms are in contact at each of the poses ``[..., Q]``."""
     import mujoco
 
     qpos = np.asarray(qpos, np.float64)
-    found, data = [], host.data[0]
+    touching, data = [], host.data[0]
     with host.lock:
         for row in qpos.reshape(-1, host.active.nq):
             data.qpos[:] = row
             mujoco.mj_fwdPosition(host.active, data)
-            found.append(data.ncon > 0)
-    return np.asarray(found, bool).reshape(qpos.shape[:-1])
+            touching.append(data.ncon > 0)
+    return np.asarray(touching, bool).reshape(qpos.shape[:-1])
 
 
 def _results(lead: tuple, state: np.ndarray, sensed: np.ndarray, real: Any) -> tuple:
-    """A callback's answer: the state's bits, and what JAX computes with."""
+    """Return value of a callback: the bits of the state, and its values in JAX's precision."""
     seen = np.concatenate([state[:, 1:], sensed], axis=1, dtype=real, casting="same_kind")
+    # JAX would truncate float64 unless x64 is enabled; uint32 passes unchanged.
     bits = state.view(np.uint32)
     return bits.reshape(*lead, -1), seen.reshape(*lead, -1)
 
 
 def _call(host: _Host, function: Any, real: Any, *args: Array) -> tuple[Motion, Array]:
-    """``function`` on the host, for a whole batch; it answers with :func:`_results`."""
+    """Call ``function``, which returns :func:`_results`, on the host, once for a whole batch."""
     model, full = host.active, host.full
     shapes = (
         jax.ShapeDtypeStruct((2 * full,), jnp.uint32),
@@ -179,7 +188,7 @@ def _call(host: _Host, function: Any, real: Any, *args: Array) -> tuple[Motion, 
 
 
 def make(model: Any, forces: tuple[str, ...]) -> Engine:
-    """The engine of one model; ``forces`` are the sensors it reports."""
+    """Engine of one model; ``forces`` are the sensors that it reports."""
     host = _prepare(model, forces)
 
     def start(

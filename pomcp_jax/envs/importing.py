@@ -1,4 +1,4 @@
-"""MuJoCo, imported without the need of a GL library: nothing here draws."""
+"""Import of MuJoCo without a GL library: nothing in this package renders."""
 
 import importlib
 import os
@@ -10,11 +10,11 @@ _DRAWING = ("OpenGL", "glfw", "mujoco.egl", "mujoco.glfw", "mujoco.osmesa", "muj
 
 
 def load_mujoco() -> ModuleType:
-    """``mujoco``, whatever ``MUJOCO_GL`` asks for.
+    """``mujoco``, even if the GL library that ``MUJOCO_GL`` names cannot be loaded.
 
-    Importing it loads the GL library of that name. Where that fails, MuJoCo is imported
-    without; what it left half-loaded is dropped and the environment is as before, so that
-    another library can still be chosen for drawing.
+    Importing MuJoCo loads that library. If it fails, MuJoCo is imported without one; modules left
+    half-loaded are dropped and the environment variables are restored, so that another library
+    can still be chosen for rendering.
     """
     if "mujoco" in sys.modules:
         return sys.modules["mujoco"]
@@ -24,7 +24,7 @@ def load_mujoco() -> ModuleType:
         return importlib.import_module("mujoco")
     except ModuleNotFoundError:
         raise
-    except Exception:  # each GL library fails with an error of its own
+    except Exception:  # each GL library fails with its own exception type
         for name in set(sys.modules) - loaded:
             if name.startswith(_DRAWING):
                 del sys.modules[name]
@@ -35,7 +35,8 @@ def load_mujoco() -> ModuleType:
             for name in _VARIABLES:
                 os.environ.pop(name, None)
             os.environ.update(before)
-        # Importing anew does not bind what is loaded already.
+        # Submodules that survived the first import are in sys.modules, so the second import does
+        # not set them as attributes of the package.
         for name, module in list(sys.modules.items()):
             parent, _, child = name.rpartition(".")
             if parent == "mujoco" and not hasattr(mujoco, child):

@@ -1,20 +1,20 @@
-"""What tasks know of a simulated body, whichever engine moves it.
+"""A simulated body as tasks see it, whichever engine moves it.
 
-``Physics`` pairs a model with an :class:`Engine`, two or three functions; there
-are two engines, MJX (:mod:`pomcp_jax.envs.mjx.engine`) and MuJoCo's C code on
-the host (:mod:`pomcp_jax.envs.host_engine`). Observations, rewards and resets
-are computed in JAX from the same :class:`View` for both.
+``Physics`` pairs a model with an :class:`Engine` of three functions; the engines are MJX
+(:mod:`pomcp_jax.envs.mjx.engine`), MuJoCo's C code on the host
+(:mod:`pomcp_jax.envs.host_engine`) and MuJoCo Warp (:mod:`pomcp_jax.envs.warp_engine`).
+Observations, rewards and resets are computed in JAX from the same :class:`View` for all of them.
 
-``dm_control`` steps with ``legacy_step`` (``mujoco/engine.py``): after the last
-physics step what depends on positions and velocities is computed anew, while
-forces and accelerations are those of the last step. A ``View`` is the same.
+``dm_control`` steps with ``legacy_step`` (``mujoco/engine.py``): after the last physics step,
+quantities that depend on positions and velocities are computed again, while forces and
+accelerations remain those of the last step. A ``View`` follows the same rule.
 """
 
 import contextlib
 import importlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from pomcp_jax.envs.mjx.kinematics import kinematics
 from pomcp_jax.types import Key, PyTree
 
 LARGEST = 1e10
-"""Positions, velocities and accelerations beyond it have diverged (``mjMAXVAL``)."""
+"""Positions and velocities beyond this have diverged (``mjMAXVAL``)."""
 
 
 class Motion(NamedTuple):
@@ -39,14 +39,14 @@ class Motion(NamedTuple):
     qvel: Float[Array, " V"]
     act: Float[Array, " M"]
     hidden: PyTree
-    """The engine's own: a warm start (MJX), the float64 state (host)."""
+    """Private to the engine: a warm start (MJX, Warp) or the float64 state (host)."""
 
 
 class Engine(NamedTuple):
-    """How bodies move; all functions are traceable and unbatched."""
+    """Physics engine of one model; all functions are traceable and unbatched."""
 
     start: Callable[[Array, Array, Array], tuple[Motion, Array]]
-    """``(qpos, qvel, act) -> (motion, force sensors)``, forces without actuation as in
+    """``(qpos, qvel, act) -> (motion, force sensors)``; forces exclude actuation, as in
     dm_control's ``after_reset``."""
     advance: Callable[[Motion, Array, int], tuple[Motion, Array]]
     """``(motion, ctrl, physics steps) -> (motion, force sensors)`` under constant controls."""
@@ -60,28 +60,28 @@ class Physics(NamedTuple):
     model: Any
     """``mujoco.MjModel``, the original."""
     edited: Any
-    """``mujoco.MjModel``, what MJX can hold of it, without sensors nobody asked for."""
+    """``mujoco.MjModel``, the part that MJX supports, without sensors that no task reads."""
     device: Any
     """``edited`` as ``mujoco.mjx.Model``."""
     blank: Any
-    """``mujoco.mjx.Data`` to fill in; constants of a trace."""
+    """``mujoco.mjx.Data`` to fill in; its arrays are constants of a trace."""
     engine: Engine
     substeps: int
     """Physics steps per control step."""
     sensors: tuple[str, ...]
-    """The sensors that the domain asked for."""
+    """Sensors that the domain reads."""
     forces: tuple[str, ...]
-    """Those of them that depend on forces: the engine reports them, in this order."""
+    """Those that depend on forces; the engine reports them in this order."""
 
 
 class View(NamedTuple):
-    """A body as observations and rewards see it."""
+    """State of a body as observations and rewards see it."""
 
     motion: Motion
     data: Any
     """``mujoco.mjx.Data`` with frames, centres of mass and velocities of this motion."""
     sensors: dict[str, Array]
-    """Every sensor that the domain asked for, by name."""
+    """Values of the sensors that the domain reads, by name."""
 
     @property
     def qpos(self) -> Float[Array, " Q"]:
@@ -95,17 +95,18 @@ class View(NamedTuple):
 
 
 def quiet_mjx() -> ModuleType:
-    """``mujoco.mjx``, imported without its remarks about optional packages."""
+    """``mujoco.mjx``, imported without its messages about optional packages."""
     load_mujoco()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return importlib.import_module("mujoco.mjx")
 
 
 @contextlib.contextmanager
-def quiet_mujoco():
-    """Drop what MuJoCo's C code writes past Python's stderr, and what it warns about."""
+def quiet_mujoco() -> Iterator[None]:
+    """Suppress warnings of MuJoCo's C code and its deprecation warnings in Python."""
     mujoco = load_mujoco()
     before = mujoco.get_mju_user_warning()
+    # The C code writes to the process's stderr, which redirect_stderr does not reach.
     mujoco.set_mju_user_warning(lambda message: None)
     try:
         with warnings.catch_warnings():
@@ -116,21 +117,22 @@ def quiet_mujoco():
 
 
 @contextlib.contextmanager
-def relaxed():
-    """Let MJX and brax promote dtypes and ranks, whatever the caller's strictness."""
+def relaxed() -> Iterator[None]:
+    """Allow the dtype and rank promotion that MJX and brax rely on."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 def sensor_indices(model: Any, names: tuple[str, ...]) -> np.ndarray:
-    """Entries of ``sensordata`` that hold the named sensors, in their order."""
-    found = [model.sensor(name) for name in names]
-    spans = [np.arange(s.adr[0], s.adr[0] + s.dim[0]) for s in found]
+    """Indices of ``sensordata`` that belong to the named sensors, in their order."""
+    sensors = [model.sensor(name) for name in names]
+    spans = [np.arange(s.adr[0], s.adr[0] + s.dim[0]) for s in sensors]
+    # concatenate needs at least one array; a model may have no sensors.
     return np.concatenate([*spans, np.arange(0)]).astype(np.int32)
 
 
 def force_sensors(model: Any, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the named sensors that depend on forces or accelerations."""
+    """The named sensors that depend on forces or accelerations."""
     import mujoco
 
     stage = mujoco.mjtStage.mjSTAGE_ACC
@@ -138,11 +140,12 @@ def force_sensors(model: Any, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def view(physics: Physics, motion: Motion, forces: Float[Array, " F"]) -> View:
-    """Everything that depends on a motion's positions and velocities, and its force sensors."""
+    """Frames, velocities and sensors of a motion; ``forces`` come from the engine."""
     mjx, model = quiet_mjx(), physics.device
     with relaxed():
         data = physics.blank.replace(qpos=motion.qpos, qvel=motion.qvel, act=motion.act)
         data = tree.com_vel(model, tree.com_pos(model, kinematics(model, data)))
+        # Sensors of positions and velocities only: forces would need the constraint solver again.
         if model.nsensor > len(physics.forces):
             data = mjx.sensor_vel(model, mjx.sensor_pos(model, data))
     sensors, at = {}, 0
@@ -157,14 +160,15 @@ def view(physics: Physics, motion: Motion, forces: Float[Array, " F"]) -> View:
 
 
 def escaped(motion: Motion) -> Bool[Array, ""]:
-    """Whether a motion has diverged, as MuJoCo's own checks see it (``mj_checkPos`` ...)."""
+    """Whether a motion has diverged, by MuJoCo's own criterion (``mj_checkPos`` ...)."""
     parts = (motion.qpos, motion.qvel, motion.act)
+    # <= instead of > so that NaN counts as diverged.
     bounded = [jnp.all(jnp.abs(part) <= LARGEST) for part in parts]
     return ~(bounded[0] & bounded[1] & bounded[2])
 
 
 def guarded(motion: Motion) -> Motion:
-    """``motion``, made NaN where it has diverged, so that the environment is reset."""
+    """``motion``, NaN if it has diverged, which makes the environment start a fresh episode."""
     bad = escaped(motion)
     return motion._replace(
         qpos=jnp.where(bad, jnp.full_like(motion.qpos, jnp.nan), motion.qpos),
@@ -173,11 +177,11 @@ def guarded(motion: Motion) -> Motion:
 
 
 def random_joints(model: Any, key: Key) -> Float[Array, " Q"]:
-    """Uniform joints inside their limits, hinges without limits anywhere, slides at rest.
+    """Positions uniform within joint limits, any angle for unlimited hinges, ``qpos0`` for slides.
 
-    A free joint keeps its position and turns to ``rand(4)`` normalised: the positive
-    orthant only, as ``randomize_limited_and_rotational_joints`` in
-    ``dm_control/suite/utils/randomizers.py`` has it.
+    A free joint keeps its position and takes the orientation ``rand(4)``, normalised: the positive
+    orthant only, as in ``randomize_limited_and_rotational_joints`` of
+    ``dm_control/suite/utils/randomizers.py``.
     """
     import mujoco
 
@@ -208,10 +212,12 @@ def draw_until(
     good: Callable[[Array], Array],
     attempts: int = 1000,
 ) -> Float[Array, " Q"]:
-    """Draw positions until they are good; after ``attempts`` the last ones stay.
+    """Draw positions until ``good`` accepts them; after ``attempts`` draws, keep the last.
 
-    dm_control's domains loop in the same way, most for ever, finger for 1,000 attempts.
+    dm_control's domains do the same, most without a limit, finger with 1,000 attempts.
     """
+    # The limit matters more here: under vmap a batch waits for its slowest row, so one row that
+    # can never succeed would hang all of them.
 
     def unfinished(carry: tuple) -> Bool[Array, ""]:
         return ~carry[2] & (carry[3] < attempts)

@@ -1,6 +1,6 @@
-"""Tiny tasks whose optimal values are known, to test agents with.
+"""Tiny tasks with known optimal values, for testing agents.
 
-Each isolates one thing an agent has to get right. All values are for an
+Each isolates one thing that an agent has to get right. All values are for an
 optimal policy and discount ``g``; "first" is the first state of an episode.
 
 ===========  =====================================================================
@@ -9,13 +9,13 @@ observation  reward = observation (+1 or -1), one step: the value is the observa
 delayed      reward 0, then 1, two steps: the value of first is g, of second 1
 action       reward 1 - (a - 0.3)^2, one step: the best action is 0.3, the value 1
 match        reward 1 - (a - o / 2)^2, one step, o = +1 or -1: best o / 2, value 1
-truncated    reward 1 for ever, cut after 5 steps: the value is 1 / (1 - g) everywhere
+truncated    reward 1 forever, truncated after 5 steps: the value is 1 / (1 - g) everywhere
 lqr          a point mass with quadratic costs: see :func:`lqr_solution`
 nan          reward 1 for |a| <= 0.5, else a broken state: value 1 / (1 - g)
 ===========  =====================================================================
 
-An agent that sees an end where there was only a cut learns at most 5 from
-``truncated``; one that bootstraps through an end learns 1 / (1 - g) from ``constant``.
+An agent that takes truncation for termination learns at most 5 from ``truncated``; one that
+bootstraps through a termination learns 1 / (1 - g) from ``constant``.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,8 @@ LQR_B = ((0.0,), (_LQR_STEP,))
 LQR_Q = ((1.0, 0.0), (0.0, 0.1))
 LQR_R = 0.5
 LQR_START = 0.5
-"""Largest first distance; from there the optimal actions stay inside ``[-1, 1]``."""
+"""Largest initial distance; from there the optimal actions stay inside ``[-1, 1]``, so the
+closed form without limits on actions applies."""
 
 
 class State(NamedTuple):
@@ -124,7 +125,7 @@ class PointMass(NamedTuple):
 
 
 def _lqr(name: str) -> Task:
-    """Reward ``-(x' Q x + R a^2)`` of the state arrived in; ``x <- A x + B a``."""
+    """Reward ``-(x' Q x + R a^2)`` with x the state that is reached; ``x <- A x + B a``."""
     a, b, q = (np.asarray(m, np.float32) for m in (LQR_A, LQR_B, LQR_Q))
 
     def reset(key: Key) -> PointMass:
@@ -133,7 +134,7 @@ def _lqr(name: str) -> Task:
 
     def step(state: PointMass, action: Float[Array, "1"]) -> PointMass:
         action = action.astype(jnp.float32)
-        return PointMass(a @ state.x + b @ action, action[0])
+        return PointMass(jnp.matmul(a, state.x) + jnp.matmul(b, action), action[0])
 
     def reward(state: PointMass) -> Float[Array, ""]:
         return -(state.x @ (q @ state.x) + LQR_R * jnp.square(state.action))
@@ -144,7 +145,7 @@ def _lqr(name: str) -> Task:
 def lqr_solution(discount: float) -> tuple[np.ndarray, np.ndarray]:
     """The optimum of ``probe/lqr``: ``(K, P)`` with action ``-K x`` and value ``-x' P x``.
 
-    Costs fall on the state arrived in, so with ``W = Q + discount * P`` the fixed
+    Costs are of the state that is reached, so with ``W = Q + discount * P`` the fixed
     point is ``K = (R + B'WB)^-1 B'WA`` and ``P = A'W(A - BK)``.
     """
     a, b, q = (np.asarray(m, np.float64) for m in (LQR_A, LQR_B, LQR_Q))
@@ -157,7 +158,7 @@ def lqr_solution(discount: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make(name: str) -> Task:
-    """The probe of that name (without ``probe/``)."""
+    """Probe of that name (without ``probe/``)."""
     once, twice = partial(_after, 1), partial(_after, 2)
     builders = {
         "constant": _probe(_blank, _one, once, 10),

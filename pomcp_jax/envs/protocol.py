@@ -1,17 +1,17 @@
 """Environments as data: a functional ``Task`` and the batched ``Env`` made from it.
 
 A ``Task`` describes one unbatched environment with pure functions. ``make_env``
-adds everything an agent's training needs and a task author should not have to
-write: the batch, action repeat, time limits, fresh random episodes, returns,
-and protection from non-finite numbers.
+adds what training needs and a task's author should not have to write: the batch,
+action repeat, time limits, fresh random episodes, returns, and protection from
+non-finite numbers.
 
 Three properties hold for every ``Env``:
 
-* the observation is always the true one, at an episode's end too; the fresh
+* observations are always the true ones, also at the end of an episode; the fresh
   episode starts at the *next* call, which ignores its action;
-* row ``i`` depends on its own key and actions only, never on the batch around it;
-* resetting costs nothing in steps where nobody resets: it sits under a
-  ``lax.cond`` with a scalar predicate, outside every ``vmap``.
+* row ``i`` depends only on its own key and actions, never on other rows;
+* resets cost nothing in steps where no row resets: they are under a ``lax.cond``
+  with a scalar predicate, outside every ``vmap``.
 """
 
 import math
@@ -40,7 +40,7 @@ class Task(NamedTuple):
     reward: Callable[[State], Float[Array, ""]]
     """The reward of arriving in a state."""
     terminated: Callable[[State], Bool[Array, ""]]
-    """Or a number, true unless 0."""
+    """A bool, or a number that is true unless 0."""
     observation_size: int
     action_size: int
     episode_steps: int
@@ -48,13 +48,13 @@ class Task(NamedTuple):
 
 
 class EnvState(NamedTuple):
-    """What an ``Env`` carries from step to step; every leaf has the leading axis ``B``."""
+    """Carry of an ``Env``; every leaf has the leading axis ``B``."""
 
     task: PyTree
     key: Key
-    """Source of the row's next episodes; split at each of its resets."""
+    """Key of each row's future episodes; split at each of its resets."""
     frames: Int[Array, " B"]
-    """Control steps of the running episode."""
+    """Control steps of the current episode."""
     decisions: Int[Array, " B"]
     episode_return: Float[Array, " B"]
     is_last: Bool[Array, " B"]
@@ -62,7 +62,7 @@ class EnvState(NamedTuple):
 
 
 class Env(NamedTuple):
-    """A batch of environments; B is whatever the keys given to ``reset`` have."""
+    """A batch of environments; B is the number of keys passed to ``reset``."""
 
     name: str
     reset: Callable[[Key], tuple[EnvState, TimeStep]]
@@ -74,11 +74,11 @@ class Env(NamedTuple):
     """Decisions until truncation."""
     action_repeat: int
     terminates: bool | None = None
-    """Whether episodes can end before their time limit; None: nobody knows."""
+    """Whether episodes can end before their time limit; None if unknown."""
 
 
 class _Advance(NamedTuple):
-    """The part of a batch that moves inside one decision."""
+    """The part of a batch's state that changes within one decision."""
 
     task: PyTree
     frames: Int[Array, " B"]
@@ -93,12 +93,12 @@ def check_action_repeat(action_repeat: int) -> None:
 
 
 def full_precision(task: Task, *, trusted: bool = False) -> Task:
-    """``task`` with its products of matrices in full precision.
+    """``task`` with its matrix products in full precision.
 
-    Accelerators round the factors of float32 products unless asked not to (their
-    fractions to 10 bits on NVIDIA GPUs, 7 on TPUs): good enough for networks, but not
-    for rigid bodies. ``trusted`` functions are not checked by :func:`make_env`: tracing
-    the physics of a large body for its shapes takes seconds.
+    By default accelerators round the factors of float32 products (mantissas to 10 bits on NVIDIA
+    GPUs, 7 on TPUs): good enough for networks, but not for rigid bodies. :func:`make_env` does
+    not check ``trusted`` functions: tracing the physics of a large body for its shapes takes
+    seconds.
     """
 
     def exactly(function: Callable) -> Callable:
@@ -106,25 +106,37 @@ def full_precision(task: Task, *, trusted: bool = False) -> Task:
             with jax.default_matmul_precision("highest"):
                 return function(*args, **kwargs)
 
+        # make_env wraps again: the mark must survive a second wrapping.
         run.trusted = trusted or getattr(function, "trusted", False)  # type: ignore[attr-defined]
         return run
 
-    names = ("reset", "step", "observe", "reward", "terminated")
-    return task._replace(**{name: exactly(getattr(task, name)) for name in names})
+    return task._replace(
+        reset=exactly(task.reset),
+        step=exactly(task.step),
+        observe=exactly(task.observe),
+        reward=exactly(task.reward),
+        terminated=exactly(task.terminated),
+    )
 
 
 def make_env(task: Task, action_repeat: int = 1) -> Env:
-    """Batch ``task`` and add episodes, action repeat, masking of broken states, precision.
+    """Batch ``task`` and add episodes, action repeat, masking of broken states, and precision.
 
-    The state is carried in dtypes that hold what ``reset`` and ``step`` give: whole
-    numbers become floats where a step adds floats.
+    The state is carried in dtypes that can represent what both ``reset`` and ``step`` return:
+    integers become floats if a step adds floats.
 
     Raises:
-      ValueError: one line that names the task and its field, what it gives and what is wanted.
+      ValueError: one line with the task and its field, what it returns and what is required.
     """
     check_action_repeat(action_repeat)
     sizes = checks.check_sizes(task)
-    task = full_precision(task._replace(**sizes))
+    task = full_precision(
+        task._replace(
+            observation_size=sizes["observation_size"],
+            action_size=sizes["action_size"],
+            episode_steps=sizes["episode_steps"],
+        )
+    )
     if all(getattr(task, field).trusted for field in checks.FUNCTIONS):
         facts = checks.Facts(None, checks.terminates_unseen(task.terminated))
     else:
@@ -136,13 +148,13 @@ def make_env(task: Task, action_repeat: int = 1) -> Env:
 
 
 def _batched(task: Task, action_repeat: int) -> Env:
-    """The environment of a task that was checked."""
+    """Environment of a checked task."""
 
     def reset(keys: Key) -> tuple[EnvState, TimeStep]:
         carried, fresh = _fresh(task, keys)
         zero, count, _ = _zeros(keys.shape[0])
         obs, broken = _first_observation(task, fresh)
-        # Copies: no buffer of the state may appear twice, since trainers donate it.
+        # Copies because trainers donate the state: XLA refuses to donate one buffer twice.
         state = EnvState(fresh, carried, count, jnp.copy(count), zero, jnp.copy(broken))
         no = jnp.zeros_like(broken)
         return state, TimeStep(
@@ -173,13 +185,15 @@ def _batched(task: Task, action_repeat: int) -> Env:
 def _step(
     task: Task, action_repeat: int, state: EnvState, action: Float[Array, "B A"]
 ) -> tuple[EnvState, TimeStep]:
-    """One decision of a batch: advance everybody, then replace whoever needs an episode."""
+    """One decision of a batch: advance all rows, then start new episodes where needed."""
     finite_action = jnp.all(jnp.isfinite(action), axis=1)
-    # Broken actions are zeroed before the physics: a solver fed with NaN iterates to its limit.
+    # Broken actions are zeroed before the physics: on NaN the solver would iterate to its limit,
+    # and the whole batch would wait for it.
     action = jnp.where(finite_action[:, None], action, jnp.zeros_like(action))
     moved = _advance(task, action_repeat, state, action)
     obs = _observe(task, moved.task)
     finite = finite_action & jnp.isfinite(moved.reward) & jnp.all(jnp.isfinite(obs), axis=1)
+    # After a last step this call's action is ignored, so its non-finite result is not a fault.
     invalid = ~finite & ~state.is_last
     is_first = state.is_last | invalid
 
@@ -194,6 +208,8 @@ def _step(
             is_first & broken,
         )
 
+    # The scalar predicate keeps this a branch: a select under vmap would compute a reset for every
+    # row in every step, and resets that reject poses are expensive.
     none = jnp.zeros_like(is_first)
     task_state, obs, key, stillborn = jax.lax.cond(
         jnp.any(is_first), restart, lambda operand: operand, (moved.task, obs, state.key, none)
@@ -211,7 +227,7 @@ def _step(
         frames=frames,
         decisions=decisions,
         episode_return=episode_return,
-        # What was broken from the start gives no transition: the next call starts again.
+        # An episode whose first observation is broken has no transitions: the next call resets.
         is_last=terminated | truncated | stillborn,
     )
     return following, TimeStep(
@@ -229,7 +245,7 @@ def _step(
 def _advance(
     task: Task, action_repeat: int, state: EnvState, action: Float[Array, "B A"]
 ) -> _Advance:
-    """Repeat an action, summing rewards; a row freezes once its episode is over."""
+    """Repeat an action and sum rewards; a row stops changing once its episode is over."""
     zero, _, no = _zeros(action.shape[0])
 
     def once(now: _Advance) -> _Advance:
@@ -237,7 +253,7 @@ def _advance(
         reward = jax.vmap(task.reward)(following).astype(jnp.float32)
         ended = jax.vmap(task.terminated)(following)
         if jnp.issubdtype(ended.dtype, jnp.floating):
-            # A NaN is no end of an episode: as one in the reward, it tells of a broken state.
+            # NaN would count as true below. It marks a broken state, which a NaN reward reports.
             reward = jnp.where(jnp.isfinite(ended), reward, jnp.nan)
         terminated = ended if ended.dtype == bool else ended != 0
         return _Advance(following, now.frames + 1, now.reward + reward, terminated)
@@ -247,13 +263,14 @@ def _advance(
         return _where(over, now, once(now)), None
 
     start = _Advance(state.task, state.frames, zero, no)
+    # Without a repeat no row can be over yet: skip the scan and its selects.
     if action_repeat == 1:
         return once(start)
     return jax.lax.scan(again, start, length=action_repeat)[0]
 
 
 def _fresh(task: Task, keys: Key) -> tuple[Key, PyTree]:
-    """New episodes from ``keys[B]``: the keys to carry on with, and the states."""
+    """New episodes from ``keys[B]``: the keys for later episodes, and the states."""
     split = jax.vmap(jax.random.split)(keys)
     fresh = jax.vmap(task.reset)(split[:, 1])
     return split[:, 0], _cast(fresh, jax.tree.map(lambda x: x.dtype, fresh))
@@ -264,14 +281,14 @@ def _observe(task: Task, state: PyTree) -> Float[Array, "B O"]:
 
 
 def _first_observation(task: Task, state: PyTree) -> tuple[Float[Array, "B O"], Bool[Array, " B"]]:
-    """First observations, and which were not finite: those are zeroed and flagged."""
+    """First observations, with non-finite ones set to zero, and a mask of those."""
     obs = _observe(task, state)
     broken = ~jnp.all(jnp.isfinite(obs), axis=1)
     return jnp.where(broken[:, None], jnp.zeros_like(obs), obs), broken
 
 
 def _zeros(batch: int) -> tuple[Float[Array, " B"], Int[Array, " B"], Bool[Array, " B"]]:
-    """Zeros of the three kinds of counters, with dtypes that x64 does not change."""
+    """Zeros for sums, counters and flags, with dtypes that do not depend on x64."""
     shape = (batch,)
     return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
 
@@ -286,10 +303,10 @@ def _where(mask: Bool[Array, " B"], yes: PyTree, no: PyTree) -> PyTree:
 
 
 def _like(task: Task, tree: PyTree, reference: PyTree) -> PyTree:
-    """``tree`` with the dtypes of ``reference``, which must hold what it has.
+    """``tree`` with the dtypes of ``reference``, which must be able to represent its values.
 
     Raises:
-      ValueError: a dtype would lose numbers; only tasks that were not checked get so far.
+      ValueError: a dtype would lose values; only unchecked (trusted) tasks reach this error.
     """
     for (path, x), y in zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(reference), strict=True
@@ -304,7 +321,9 @@ def _like(task: Task, tree: PyTree, reference: PyTree) -> PyTree:
 
 
 def _cast(tree: PyTree, dtypes: PyTree) -> PyTree:
-    """``tree`` in these dtypes and without weak types, so that carries keep theirs."""
+    """``tree`` in these dtypes and without weak types."""
+    # A weak type in the initial state changes the type of the carry after one step, and every
+    # function of the state would be traced and compiled a second time.
 
     def cast(x: Array, dtype: Any) -> Array:
         x = jnp.asarray(x)

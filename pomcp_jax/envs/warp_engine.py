@@ -1,8 +1,8 @@
-"""Bodies moved by MJX' Warp implementation: MuJoCo Warp's kernels behind MJX' interface.
+"""Warp engine: MuJoCo Warp's kernels behind MJX's interface.
 
-Made for NVIDIA GPUs; without one its kernels run on the CPU, at a fixed cost of about
-15 ms a physics step. Models are edited as for MJX, arithmetic is float32 whatever JAX'
-precision. Contacts for :func:`Engine.touching` (resets) are found by MJX, as there.
+Made for NVIDIA GPUs; without one its kernels run on the CPU, at a fixed cost of about 15 ms a
+physics step. Models are edited as for MJX, and arithmetic is float32 whatever JAX's precision.
+Contacts for :func:`Engine.touching` (resets) are found by the MJX engine.
 """
 
 import copy
@@ -24,12 +24,11 @@ from pomcp_jax.envs.physics import (
 )
 
 CONTACTS = 1 << 16
-"""Contacts that all bodies of a batch together may have: a dozen each of 5,000 bodies.
-Warp drops what is beyond."""
+"""Contacts of a whole batch together: a dozen for each of 5,000 bodies. Warp drops the excess."""
 
 
 def check(model: Any, domain: str) -> None:
-    """Refuse models that need what Warp lacks, and a missing Warp.
+    """Refuse a model that needs what Warp lacks, and an installation without Warp.
 
     Raises:
       ModuleNotFoundError: without the package ``warp-lang``.
@@ -44,13 +43,13 @@ def check(model: Any, domain: str) -> None:
 
 
 def make(edited: Any, rows: int, forces: tuple[str, ...], plain: Engine) -> Engine:
-    """The engine of one model.
+    """Engine of one model.
 
     Args:
       edited: ``mujoco.MjModel`` as for MJX.
-      rows: Constraint rows that one body can have at most.
+      rows: Largest number of constraint rows of one body.
       forces: The sensors that the engine reports.
-      plain: MJX' engine of the same model, which finds contacts for resets.
+      plain: MJX engine of the same model, which finds contacts for resets.
     """
     import mujoco
 
@@ -81,7 +80,8 @@ def make(edited: Any, rows: int, forces: tuple[str, ...], plain: Engine) -> Engi
         motion: Motion, ctrl: Float[Array, " U"], steps: int
     ) -> tuple[Motion, Float[Array, " F"]]:
         def one(carry: tuple[Motion, Array], _: None) -> tuple[tuple[Motion, Array], None]:
-            # Of Warp's data only this much lives on; the rest is shared by all rows.
+            # Only these fields belong to a row; Warp shares its other arrays between all rows of
+            # a batch, so they must not be carried.
             data = mjx.step(model, fill(carry[0], ctrl))
             moved = (data.qpos, data.qvel, data.act, data.qacc_warmstart)
             moved = Motion(*(part.astype(motion.qpos.dtype) for part in moved))

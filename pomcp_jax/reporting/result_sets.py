@@ -67,8 +67,8 @@ def load(results: Path, returns: str = "evaluation") -> tuple[list[Runs], list[C
       returns: a key of :data:`SOURCES`.
 
     Raises:
-      ConfigError: one line: no cell, none finished, an unreadable one, a seed that is there twice,
-        or unequal action repeats.
+      ConfigError: no cell, none finished, an unreadable one, a seed that appears twice, or unequal
+        action repeats.
     """
     file, column = SOURCES[returns]
     found = results_lib.read(results)
@@ -89,7 +89,7 @@ def load(results: Path, returns: str = "evaluation") -> tuple[list[Runs], list[C
             if not held:
                 raise ConfigError(f"{cell.folder / file}: holds no {column}")
             if twice := seeds.keys() & held.keys():
-                raise ConfigError(f"{cell.folder}: seed {min(twice)} of {method} is there twice")
+                raise ConfigError(f"{cell.folder}: seed {min(twice)} of {method} appears twice")
             seeds |= held
         if len({cell.action_repeat for cell in members}) > 1:
             raise ConfigError(f"{members[0].folder}: cells of {method} differ in action repeat")

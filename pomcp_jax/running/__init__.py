@@ -1,1 +1,1 @@
-"""A run from its first chunk to its last checkpoint, as a library: no argv, no signal handlers."""
+"""The run loop as a library, without command-line arguments, signal handlers or exit codes."""

@@ -1,7 +1,7 @@
 """Add seeds to a run: train them separately until they catch up, then merge.
 
-They are an ordinary run of their own until then, with its chunks, evaluations and rows. An
-interruption meanwhile leaves the checkpoint as it was: the same command line starts them again.
+Until then they are an ordinary run of their own, with chunks, evaluations and rows in the tables.
+If that is interrupted, the checkpoint is unchanged, and the same command line restarts them.
 """
 
 import jax
@@ -15,23 +15,24 @@ from pomcp_jax.running.starting import Start
 
 
 def catch_up(run: Run) -> None:
-    """Train the seeds that ``run`` lacks and put them behind its own; saves it then.
+    """Train the seeds that ``run`` lacks, append them to its own, and save.
 
     Raises:
-      Stop: as training does; nothing has changed but rows behind those of the checkpoint.
+      Stop: as training does; apart from rows after the checkpoint, nothing has changed.
     """
     missing, old = run.start.missing_seeds, run.state
     if not missing or old is None:
         return
-    run.state = None  # not to be saved before all seeds are there
-    held = run.config.train.num_seeds - missing
-    seed = run.config.train.seed + held
+    # Without a state nothing is saved: a checkpoint with only some of the seeds must never exist.
+    run.state = None
+    seed = run.config.train.seed + run.config.train.num_seeds - missing
     own = {"train.num_seeds": missing, "train.seed": seed, "train.num_devices": 0}
     config = config_lib.replace(run.config, own)
     functions = build(config, run.functions.program.env)
     start = Start(None, None, 0, ())
     options = run.options._replace(config=config)
     new = Run(options, functions, start, run.control, run.began, run.on_row)
+    # One set of files and one worker thread: two would write and compile side by side.
     new.tables, new.work = run.tables, run.work
     new.note(seconds=run.books.seconds)
     run.progress.say(f"seeds {seed} to {seed + missing - 1} catch up to {run.done:,} decisions")
@@ -41,15 +42,19 @@ def catch_up(run: Run) -> None:
     for i, (phase, work) in enumerate(works, start=1):
         run.control.check()
         new.chunk(phase, work)
-        if i < len(works) or run.books.pending is None:  # or its row is written with the others'
+        # If the run was interrupted during the evaluation after its last chunk, the evaluation is
+        # still due, and all seeds make it together after the merge.
+        if i < len(works) or run.books.pending is None:
             new.finish_chunk()
     if run.books.finished:
         new.evaluate_at_the_end()
     run.books = bookkeeping.join(run.books, new.books)._replace(tables=run.written())
+    # Both parts on one device before they are joined; place() then spreads them over the mesh.
     moved = jax.device_put(new.state, jax.devices()[0])
     run.state = seed_axis.place(
         state_edits.join(old, moved), run.functions.program.mesh, train.SPECS
     )
+    # A finished run stays finished in this checkpoint; resumed from it, it has nothing to do.
     run.ended = run.books.finished
     run.save()
     run.ended = False

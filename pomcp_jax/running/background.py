@@ -1,4 +1,4 @@
-"""What a run does beside its main thread: device work, saving; and how it is told to stop."""
+"""Threads of a run: device work, saving, and requests to stop."""
 
 import concurrent.futures
 import signal
@@ -13,7 +13,7 @@ from pomcp_jax.running.progress import Progress, duration
 
 
 class Stop(Exception):
-    """The run ends early, with everything so far kept."""
+    """End of a run before its last decision; everything done so far is kept."""
 
     def __init__(self, code: int, text: str):
         super().__init__(text)
@@ -21,7 +21,7 @@ class Stop(Exception):
 
 
 class Control:
-    """How a run is watched, and how it is asked to end early; usable from any thread."""
+    """Progress output of a run and requests to stop it; usable from any thread."""
 
     def __init__(self, progress: Progress):
         self.progress = progress
@@ -30,22 +30,24 @@ class Control:
 
     @property
     def requested(self) -> bool:
-        """Whether somebody asked for an end."""
+        """Whether a stop was requested."""
         return self._stop is not None
 
     def request(self, code: int, text: str) -> None:
-        """Ask for a clean end after the chunk under way.
+        """Request a clean stop after the current chunk.
 
         Args:
-          code: of :class:`Stop`, what a command line exits with.
-          text: why, for the user and for run.json.
+          code: of :class:`Stop`; the exit code of a command line.
+          text: reason, for the user and for run.json.
         """
+        # Only the first request counts: timeout(1) sends its signal twice, and the deadline for
+        # abandoning work starts with the first.
         if self._stop is None:
             self._since = time.monotonic()
             self._stop = Stop(code, text)
 
     def forget(self) -> None:
-        """Withdraw a request: the run that it was for has ended."""
+        """Withdraw a request, after the run that it was for has ended."""
         self._stop = None
 
     def age(self) -> float:
@@ -53,28 +55,33 @@ class Control:
         return time.monotonic() - self._since if self.requested else 0.0
 
     def check(self) -> None:
-        """Raise :class:`Stop` if an end was asked for."""
+        """Raise :class:`Stop` if a stop was requested."""
         if self._stop is not None:
             raise self._stop
 
 
 class Worker:
-    """Runs device work in a thread, so that signals are handled and the progress line lives."""
+    """Runs device work in a thread, so that the main thread handles signals and shows progress.
+
+    Python runs signal handlers between bytecodes of the main thread only, and a chunk or a
+    compilation is a single call that may last minutes.
+    """
 
     def __init__(self, control: Control, grace: float = 15.0):
-        """``grace``: seconds that work may go on after a request to stop."""
+        """``grace``: seconds that work may continue after a request to stop."""
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._control, self._grace = control, grace
         self.abandoned = False
-        """Work was left running: the process can only end by ``os._exit``."""
+        """Work was left running: the process can only end with ``os._exit``."""
 
     def __call__(self, function: Callable, *args: Any, busy: str = "") -> Any:
-        """``function(*args)``, waited for; ``busy`` is shown meanwhile.
+        """Return ``function(*args)``; show ``busy`` while waiting.
 
         Raises:
-          Stop: it was requested and the work did not end in time.
+          Stop: a stop was requested and the work did not end in time.
         """
         begin = time.monotonic()
+        # JAX dispatches asynchronously; errors of the computation must surface in this call.
         future = self._pool.submit(lambda: jax.block_until_ready(function(*args)))
         while True:
             try:
@@ -83,14 +90,15 @@ class Worker:
                     process.return_memory()
                 return result
             except concurrent.futures.TimeoutError:
-                if future.done():  # meanwhile; or the function's own TimeoutError
+                # Done between the timeout and here, or the function itself raised TimeoutError.
+                if future.done():
                     return future.result()
                 if self._control.age() > self._grace:
                     self.abandoned = True
                     self._control.check()
                 if busy:
                     self._control.progress.line(f"{busy} ({duration(time.monotonic() - begin)})")
-            except KeyboardInterrupt:  # nobody handles SIGINT: a notebook, a script
+            except KeyboardInterrupt:  # without a handler for SIGINT: in a notebook or a script
                 if self._control.requested:
                     self.abandoned = True
                     raise
@@ -99,7 +107,7 @@ class Worker:
 
 
 class Saver:
-    """Runs one job at a time in a thread of its own: saving, while training goes on."""
+    """Runs one job at a time in its own thread: saving, while training continues."""
 
     def __init__(self) -> None:
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
@@ -111,24 +119,25 @@ class Saver:
         return self._job is not None and not self._job.done()
 
     def start(self, function: Callable, *args: Any) -> None:
-        """Begin ``function(*args)``; the job before must have been collected."""
+        """Begin ``function(*args)``; the previous job must have been collected."""
         try:
             self._job = self._pool.submit(function, *args)
-        except RuntimeError as error:  # no further thread can be started
+        except RuntimeError as error:  # the system has no thread left
             self.failed(error)
 
     def failed(self, error: Exception) -> None:
-        """Count as a job that raised ``error``."""
+        """Record a job that raised ``error``."""
         self._job = concurrent.futures.Future()
         self._job.set_exception(error)
 
     def collect(self, *, wait: bool = False) -> Any:
-        """The result of a job that has ended, once; None when there is none.
+        """Result of a job that has ended, returned once; None if there is none.
 
         Raises:
           Exception: whatever the job raised.
         """
         if self._job is None or (self.busy and not wait):
             return None
+        # Forget the job first: a failure is reported once, not at every later chunk.
         job, self._job = self._job, None
         return job.result()

@@ -1,4 +1,4 @@
-"""The books of a run: everything it knows besides its training state, as JSON in checkpoints."""
+"""Books of a run: everything it knows besides its training state, as JSON in checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from pomcp_jax.running.tables import TABLES, Written
 
 
 class Pending(NamedTuple):
-    """A chunk whose row is not written yet because its evaluation is not over."""
+    """A chunk whose rows are not written yet because its evaluation has not finished."""
 
     phase: str
     values: Results
@@ -19,51 +19,51 @@ class Pending(NamedTuple):
     decisions: int
     """Of this chunk, per seed."""
     stop: str = ""
-    """Why the run ends after it; empty if it does not."""
+    """Reason for the run to end after this chunk; empty if it continues."""
 
 
 class Books(NamedTuple):
-    """What a run knows besides its training state: changed in one place, saved as it is.
+    """State of a run besides its training state; saved in checkpoints without conversion.
 
-    Arrays have one entry per row of the seeds' axis, S.
+    Arrays have one entry per seed, S.
     """
 
     commit: str | None
-    """Of the source that trains."""
+    """Commit of the source that trains."""
     returns: np.ndarray
-    """``[S]``, means of the latest training episodes."""
+    """``[S]``, mean of each seed's latest training episodes."""
     invalid: np.ndarray
-    """``[S]``, environment steps that were not finite so far."""
+    """``[S]``, number of non-finite environment steps so far."""
     resets: np.ndarray
     """``[S]``, how often each seed's agent was reset."""
     finished: bool = False
     updates: int = 0
     seconds: float = 0.0
-    """Wall-clock of all sittings; while a run runs, of those before this one."""
+    """Wall-clock time of all sittings; during a sitting, of the earlier ones."""
     last_evaluation: int = 0
-    """Decisions at the latest evaluation that was due, 0 before it."""
+    """Decisions at the latest scheduled evaluation, 0 before the first."""
     last_checkpoint: int = 0
     evaluated_at: int = -1
     evaluated: Results = {}
-    """Of the latest evaluation, ``[S]`` each."""
+    """Results of the latest evaluation, ``[S]`` each."""
     pending: Pending | None = None
     tables: tuple[Written, ...] = ()
-    """How far every cell's tables have come; empty before the first row."""
+    """What has been written to each cell's tables; empty before the first row."""
     left: dict[int, Diverged] = {}
-    """Seeds that were dropped, by row."""
+    """Dropped seeds, by index into the seed axis."""
     grid: dict[str, tuple[float, ...]] = {}
-    """Of a sweep; empty in a run."""
+    """Swept fields and their values; empty in a plain run."""
 
 
 def fresh(num_rows: int, commit: str | None, grid: Mapping[str, Sequence[float]] = {}) -> Books:
-    """The books of a run that has not begun."""
+    """Books of a run that has not begun."""
     zeros = np.zeros(num_rows, np.int64)
     unknown = np.full(num_rows, np.nan)
     return Books(commit, unknown, zeros, zeros, grid={k: tuple(v) for k, v in grid.items()})
 
 
 def keep_seeds(books: Books, num_seeds: int) -> Books:
-    """What is known of the first seeds of a run."""
+    """Books of the first ``num_seeds`` seeds of a run."""
 
     def first(values: Results) -> Results:
         return {name: value[:num_seeds] for name, value in values.items()}
@@ -80,7 +80,7 @@ def keep_seeds(books: Books, num_seeds: int) -> Books:
 
 
 def join(books: Books, new: Books) -> Books:
-    """``books`` with the seeds of ``new`` behind its own, where both are equally far."""
+    """``books`` with the seeds of ``new`` appended; both have done the same decisions."""
     missing = len(new.returns)
 
     def both(name: str) -> np.ndarray:
@@ -91,9 +91,11 @@ def join(books: Books, new: Books) -> Books:
         return {k: np.concatenate([v, others.get(k, unknown)]) for k, v in values.items()}
 
     pending = books.pending
-    if pending is not None and new.pending is not None:  # both or neither: equally far
+    # Both or neither are pending, since both have done the same decisions.
+    if pending is not None and new.pending is not None:
         values = side_by_side(pending.values, new.pending.values)
         pending = pending._replace(values=values, stop=pending.stop or new.pending.stop)
+    # An evaluation at other decisions is not comparable: those seeds count as not evaluated.
     latest = new.evaluated if new.evaluated_at == books.evaluated_at else {}
     shift = len(books.returns)
     return books._replace(
@@ -107,7 +109,7 @@ def join(books: Books, new: Books) -> Books:
 
 
 def to_json(books: Books) -> dict[str, Any]:
-    """Inverse of :func:`from_json`."""
+    """``books`` as JSON values; inverse of :func:`from_json`."""
     pending: tuple[Any, ...] | None = books.pending
     if books.pending is not None:
         phase, values, *rest = books.pending
@@ -124,13 +126,14 @@ def to_json(books: Books) -> dict[str, Any]:
 
 
 def listed(values: np.ndarray) -> list[Any]:
-    """JSON of an array: NaN as null, infinities, which JSON lacks, as ``"inf"``, ``"-inf"``."""
+    """JSON values of an array: NaN as null, infinities as ``"inf"`` and ``"-inf"``."""
+    # JSON has no NaN or infinity; Python would write tokens that other readers reject.
     plain = np.asarray(values).tolist()
     return [None if v != v else str(v) if v in (np.inf, -np.inf) else v for v in plain]
 
 
 def array(values: list[Any]) -> np.ndarray:
-    """Inverse of :func:`listed`: integers stay integers."""
+    """Inverse of :func:`listed`; integers stay integers, so that counters resume exactly."""
     whole = all(type(value) is int for value in values)
     return np.array(values, np.int64 if whole else np.float64)
 
@@ -138,6 +141,8 @@ def array(values: list[Any]) -> np.ndarray:
 Check = Callable[[Any], bool]
 
 
+# Exact types: isinstance would accept True as a number. Numbers must fit into int64 because
+# NumPy raises OverflowError otherwise, which no caller expects.
 def _whole(value: Any) -> bool:
     return type(value) is int and abs(value) < 2**63
 
@@ -155,7 +160,7 @@ def _text(value: Any) -> bool:
 
 
 def _list(item: Check, length: int | None = None) -> Check:
-    """Of a list whose items pass ``item``; of any length without ``length``."""
+    """Check for a list whose items pass ``item``, of any length unless ``length`` is given."""
     return lambda value: (
         isinstance(value, list | tuple) and length in (None, len(value)) and all(map(item, value))
     )
@@ -163,7 +168,7 @@ def _list(item: Check, length: int | None = None) -> Check:
 
 def _dict(item: Check) -> Check:
     return lambda value: (
-        isinstance(value, Mapping) and all(_text(name) and item(one) for name, one in value.items())
+        isinstance(value, Mapping) and all(_text(name) and item(v) for name, v in value.items())
     )
 
 
@@ -173,13 +178,13 @@ def _value(value: Any) -> bool:
 
 
 def _left(num_seeds: int) -> Check:
-    def one(value: Any) -> bool:
+    def entry(value: Any) -> bool:
         if not (isinstance(value, list | tuple) and len(value) == 3):
             return False
         seed, decisions, term = value
         return _whole(seed) and 0 <= seed < num_seeds and _whole(decisions) and _text(term)
 
-    return _list(one)
+    return _list(entry)
 
 
 def _checked(name: str, values: Mapping[str, Any], checks: Mapping[str, Check]) -> None:
@@ -189,13 +194,14 @@ def _checked(name: str, values: Mapping[str, Any], checks: Mapping[str, Check]) 
 
 
 def from_json(values: Mapping[str, Any], num_seeds: int) -> Books:
-    """``values``, as read from a checkpoint; every type and length is checked.
+    """Books from the values of a checkpoint; every type and length is checked.
 
     Raises:
-      ValueError, TypeError, KeyError: a field is missing, unknown, or of another kind.
+      ValueError, TypeError, KeyError: a field is missing, unknown, or of another type or length.
     """
     values = dict(values)
-    if "written" in values:  # before sweeps had checkpoints
+    # Checkpoints from before sweeps could resume have one table and no optional fields.
+    if "written" in values:
         values["tables"] = [values.pop("written")]
     known, optional = set(Books._fields), {"left", "resets", "grid"}
     if values.keys() - known or known - optional - values.keys():
@@ -227,7 +233,7 @@ def from_json(values: Mapping[str, Any], num_seeds: int) -> Books:
         invalid=array(values["invalid"]),
         resets=array(resets),
         evaluated={name: array(listed) for name, listed in values["evaluated"].items()},
-        tables=tuple(_table(Written(*one)) for one in values["tables"]),
+        tables=tuple(_table(Written(*fields)) for fields in values["tables"]),
         pending=None if pending is None else _pending(Pending(*pending), of_seeds),
         left={i: Diverged(*what) for i, *what in values.get("left", ())},
         grid={name: tuple(listed) for name, listed in values.get("grid", {}).items()},

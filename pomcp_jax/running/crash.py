@@ -1,4 +1,4 @@
-"""Exceptions that nobody expected: one line for the user, the traceback in a file."""
+"""Unexpected exceptions: one line for the user, the traceback in a file."""
 
 import datetime
 import tempfile
@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 NAME = "crash.txt"
-"""In the workdir; later tracebacks follow earlier ones."""
+"""File in the workdir; later tracebacks are appended."""
 
 
 def one_line(error: BaseException) -> str:
@@ -16,9 +16,10 @@ def one_line(error: BaseException) -> str:
 
 
 def report(error: BaseException, folder: Path | None) -> str:
-    """Write the traceback to ``folder``, or where temporary files go; what to tell the user."""
+    """Write the traceback to ``folder`` or the temporary folder; return the line for the user."""
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     text = f"{stamp}\n{''.join(traceback.format_exception(error))}\n"
+    # The workdir may be what failed (a full or read-only disk), so there is a second place.
     for place in (folder, Path(tempfile.gettempdir())):
         if place is None or not place.is_dir():
             continue

@@ -1,4 +1,4 @@
-"""Compiled functions of a run: the training program, evaluations, resets of diverged agents."""
+"""Compiled functions of a run: the training program, evaluation, and resets of diverged agents."""
 
 import warnings
 from collections.abc import Callable
@@ -21,20 +21,21 @@ class Functions(NamedTuple):
 
     program: Program
     evaluate_planner: Callable[[TrainState, Config], tuple[Episodes, Results]]
-    """With diagnostics."""
+    """Episodes of the planner, and diagnostics."""
     evaluate_policy: Callable[[TrainState, Config], Episodes]
     reset_agents: Callable[[TrainState, Config, np.ndarray], TrainState]
-    """Donates its state."""
+    """Donates its state argument."""
 
 
 def build(config: Config, env: Env | None = None) -> Functions:
-    """Prepare everything; compiles nothing. Without ``env`` the configuration names it.
+    """Build the functions of a run without compiling them; ``config.env`` names a missing ``env``.
 
     Raises:
-      ConfigError: a package, a file or an ability of the physics is missing.
+      ConfigError: a package, a file or a capability of the physics is missing.
     """
     env = environment(config) if env is None else env
-    with warnings.catch_warnings():  # a run says them in its own way
+    # Run.go reports the same doubts as progress lines; a warning would repeat them with a path.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
 
@@ -42,6 +43,8 @@ def build(config: Config, env: Env | None = None) -> Functions:
         played = diagnostics.evaluate_run(state, config, env=env, spec=program.spec)
         return played[0], compiled.hide_nans(played[1])
 
+    # NaNs leave the program as masks: under jax_debug_nans a NaN that means "no value" would
+    # raise. They are put back on the host.
     def with_nans(out: tuple[Episodes, Any], *_: Any) -> tuple[Episodes, Results]:
         return out[0], compiled.show_nans(*out[1])
 
@@ -62,6 +65,8 @@ def build(config: Config, env: Env | None = None) -> Functions:
     def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
         return seed_axis.spread(function, program.mesh, in_specs, out_specs)
 
+    # ``reads`` are the settings that the traces depend on: without them every change of, say,
+    # checkpoint_keep would compile again.
     only_state, reads = (train.SPECS, None), diagnostics.READS
     renewed = spread(renew, (*only_state, seed_axis.SPLIT), train.SPECS)
     return Functions(
@@ -73,7 +78,11 @@ def build(config: Config, env: Env | None = None) -> Functions:
 
 
 def environment(config: Config) -> Env:
-    """The environments that a configuration names; ConfigError for what is missing for them."""
+    """Environments that a configuration names.
+
+    Raises:
+      ConfigError: a package, a file or a capability that they need is missing.
+    """
     try:
         return envs.make(config.env.task, config.env.action_repeat, config.env.backend)
     except (ImportError, NotImplementedError, OSError, RuntimeError) as error:

@@ -1,6 +1,7 @@
 """Policy for diverged seeds: stop the run, drop the seed, or reset it.
 
-Decided on the host, between chunks, from counters that checkpoints hold.
+The decision is made on the host between chunks, from counters that are part of checkpoints, so an
+interrupted run decides the same when it resumes.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,23 +13,23 @@ from pomcp_jax.running.metrics import Fault, Results
 
 
 class Diverged(NamedTuple):
-    """A row that was dropped."""
+    """When and why a seed was dropped."""
 
     decisions: int
     term: str
 
 
 class Verdict(NamedTuple):
-    """What follows from the faults of a chunk."""
+    """Consequences of the faults of a chunk."""
 
     stop: str
-    """Why the run ends; empty if it continues."""
+    """Reason for the run to end; empty if it continues."""
     left: dict[int, Diverged]
-    """All rows that are dropped, earlier ones included."""
+    """All dropped seeds, including earlier ones."""
     reset: tuple[int, ...]
-    """Rows whose agents are reset."""
+    """Seeds whose agents are reset."""
     lines: tuple[str, ...]
-    """For the user, one for every row that was dropped or reset."""
+    """Messages for the user, one for each seed that is dropped or reset."""
 
 
 def judge(
@@ -41,19 +42,20 @@ def judge(
     on_broken: str,
     most_resets: int = 0,
 ) -> Verdict:
-    """What becomes of rows that broke in a chunk.
+    """Decide about seeds that diverged in a chunk.
 
     Args:
-      faults: by row, from :func:`pomcp_jax.running.metrics.faults`.
-      left: rows that were dropped before; their faults mean nothing.
-      resets: ``[rows]``, how often each was reset.
-      decisions: done so far, of every row.
-      name: of a row, for the user.
+      faults: from :func:`pomcp_jax.running.metrics.faults`; seeds are indices into the seed axis.
+      left: seeds dropped earlier.
+      resets: ``[S]``, number of resets of each seed.
+      decisions: done so far by every seed.
+      name: label of a seed, for messages.
       on_broken: as ``train.on_broken_seed``.
-      most_resets: of a row, after which ``reset`` is ``leave``.
+      most_resets: number of resets of a seed after which ``reset`` means ``leave``.
     """
     left, reset, lines = dict(left), [], []
     for i, fault in faults.items():
+        # A dropped seed stays in the batch, so its updates keep failing.
         if i in left:
             continue
         if on_broken == "stop":
@@ -62,24 +64,25 @@ def judge(
         if on_broken == "reset" and resets[i] < most_resets:
             reset.append(i)
             lines.append(
-                f"{text}; its agent starts anew ({resets[i] + 1} of {most_resets}), others go on"
+                f"{text}; its agent is reset ({resets[i] + 1} of {most_resets}), others continue"
             )
             continue
         left[i] = Diverged(decisions, fault.term)
-        lines.append(f"{text}; it is left behind, others go on")
+        lines.append(f"{text}; it is dropped, others continue")
     stop = "training broke: no seed is left" if len(left) == len(resets) else ""
     return Verdict(stop, left, tuple(reset), tuple(lines))
 
 
 def describe(left: Mapping[str, Diverged]) -> str:
-    """``seed 3: policy_gradient at 300 decisions; ...``, by label."""
+    """``seed 3: policy_gradient at 300 decisions; ...`` from dropped seeds by label."""
     return "; ".join(
         f"{label}: {what.term} at {what.decisions} decisions" for label, what in left.items()
     )
 
 
 def without(values: Results, left: Mapping[int, Diverged]) -> Results:
-    """``values`` with NaN for rows that are left behind."""
+    """``values`` with NaN for dropped seeds."""
+    # Unchanged dtypes without dropped seeds: converted counters would print as floats in tables.
     out = {name: np.array(value, np.float64) for name, value in values.items()} if left else values
     for value in out.values() if left else ():
         value[list(left)] = np.nan

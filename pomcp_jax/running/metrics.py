@@ -1,4 +1,4 @@
-"""What a chunk or an evaluation says, as columns of the record; for runs and sweeps."""
+"""Columns of the tables, computed from the results of a chunk or an evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ Results = dict[str, np.ndarray]
 
 
 class Fault(NamedTuple):
-    """Why a row cannot go on."""
+    """Reason why a seed cannot continue."""
 
     term: str
     """One of ``agent.FAULT_TERMS``, or ``environment``."""
@@ -24,25 +24,26 @@ class Fault(NamedTuple):
 
 
 def mean(values: np.ndarray) -> float:
-    """Mean of the finite ones, NaN if there is none."""
+    """Mean of the finite values, NaN if there are none (``np.nanmean`` would warn)."""
     finite = values[np.isfinite(values)]
     return float(np.mean(finite)) if finite.size else float("nan")
 
 
 def recent_returns(stats: Stats) -> np.ndarray:
-    """``[S]`` means over the latest finished training episodes."""
-    held = counters.held(stats) & np.isfinite(stats.returns)
-    finished = np.sum(held, axis=1)
-    total = np.sum(np.where(held, stats.returns, 0), axis=1)
+    """Mean of each seed's latest finished training episodes ``[S]``, NaN if there are none."""
+    in_use = counters.held(stats) & np.isfinite(stats.returns)
+    finished = np.sum(in_use, axis=1)
+    total = np.sum(np.where(in_use, stats.returns, 0), axis=1)
     return np.where(finished > 0, total / np.maximum(finished, 1), np.nan)
 
 
 def chunk_values(
     config: Config, stats: Stats, faults: Faults, updates: int, rate: float, num_devices: int
 ) -> Results:
-    """Columns of a chunk beside the metrics of training; ``rate`` in decisions/s of one row."""
+    """Columns of a chunk besides training's metrics; ``rate`` is in decisions/s of one seed."""
     repeat, rates = config.env.action_repeat, np.full(stats.decisions.shape, rate)
-    decisions = np.asarray(stats.decisions, np.int64)  # frames pass what the device can count
+    # Device counters are int32; frames are larger by the action repeat and may exceed it.
+    decisions = np.asarray(stats.decisions, np.int64)
     return {
         "decisions": decisions,
         "frames": decisions * repeat,
@@ -58,27 +59,30 @@ def chunk_values(
 
 
 def faults(
-    config: Config, found: Faults, stats: Stats, invalid: np.ndarray, decisions: int, phase: str
+    config: Config, agents: Faults, stats: Stats, invalid: np.ndarray, decisions: int, phase: str
 ) -> dict[int, Fault]:
-    """Rows whose updates keep failing, or whose environments broke in this chunk.
+    """Seeds whose updates keep failing, or whose environments diverged in this chunk.
 
     Args:
       config: of the run.
-      found: of the agents after the chunk, on the host.
+      agents: faults of the agents after the chunk, on the host.
       stats: counters after the chunk, on the host.
       invalid: ``[S]``, ``stats.invalid`` before the chunk.
-      decisions: of one row in the chunk.
-      phase: for the text.
+      decisions: of one seed in the chunk.
+      phase: for the message.
     """
     out, most = {}, config.train.max_bad_updates
     broken = stats.invalid - invalid
+    # A quarter: single divergences are normal and handled by a fresh episode. The second bound
+    # keeps one of them from stopping a run whose chunks are tiny.
     for i in np.flatnonzero(broken > max(decisions / 4, most)):
         text = f"{broken[i]} of {decisions} environment steps were not finite in one {phase} chunk"
         out[int(i)] = Fault("environment", text)
-    for i in np.flatnonzero(found.consecutive >= most):
-        term = agent.FAULT_TERMS[int(found.term[i])]
+    # Failing updates name the term to look at, so they take precedence for the same seed.
+    for i in np.flatnonzero(agents.consecutive >= most):
+        term = agent.FAULT_TERMS[int(agents.term[i])]
         text = (
-            f"{found.consecutive[i]} updates in a row were not finite, first in: {term};"
+            f"{agents.consecutive[i]} updates in a row were not finite, first in: {term};"
             " parameters are as before"
         )
         out[int(i)] = Fault(term, text)
@@ -86,28 +90,28 @@ def faults(
 
 
 CLIPPED = 0.01
-"""Share of targets beyond the bins from which on it is worth a warning."""
+"""Share of targets beyond the bins above which to warn."""
 
 
 def clipping(config: Config, values: Results) -> str:
-    """A line on targets that lie beyond the bins, empty if they are few."""
-    shares = {kind: values[f"{kind}/clipped"] for kind in ("value", "reward")}
-    found = {kind: np.max(share[np.isfinite(share)], initial=0.0) for kind, share in shares.items()}
-    kind = max(found, key=lambda kind: found[kind])
-    if found[kind] <= CLIPPED:
+    """Warning about targets that lie beyond the bins; empty if they are few."""
+    columns = {kind: values[f"{kind}/clipped"] for kind in ("value", "reward")}
+    shares = {kind: np.max(x[np.isfinite(x)], initial=0.0) for kind, x in columns.items()}
+    kind = max(shares, key=lambda kind: shares[kind])
+    if shares[kind] <= CLIPPED:
         return ""
     model = config.agent.world_model
     low, high = (np.sign(x) * np.expm1(np.abs(x)) for x in (model.bin_low, model.bin_high))
     return (
-        f"{found[kind]:.0%} of the {kind} targets lie beyond the bins, {np.min(low):.4g} to"
+        f"{shares[kind]:.0%} of the {kind} targets lie beyond the bins, {np.min(low):.4g} to"
         f" {np.max(high):.4g}, and are cut off there; agent.world_model.bin_low and bin_high"
         " (in symlog space) widen them"
     )
 
 
 def episode_values(episodes: Episodes) -> Results:
-    """Columns of a planner's evaluation; episodes that broke count apart, NaN without any other."""
-    # A float: rows of seeds that are left behind hold NaN in it.
+    """Columns of a planner's evaluation; diverged episodes are counted apart and not averaged."""
+    # A float because dropped seeds have NaN in this column.
     broken = np.asarray(np.sum(~episodes.valid, axis=1, dtype=np.float64))
     return {
         "eval/return": valid_mean(episodes.returns, episodes.valid),
@@ -117,25 +121,25 @@ def episode_values(episodes: Episodes) -> Results:
 
 
 def valid_mean(values: ArrayLike, valid: ArrayLike) -> np.ndarray:
-    """``[S]`` means over the episodes ``[S, E]`` that are valid, NaN where there is none."""
+    """Means ``[S]`` over the valid episodes of ``[S, E]``, NaN for seeds without any."""
     rows = zip(np.asarray(values), np.asarray(valid), strict=True)
     return np.array([np.mean(row[ok]) if ok.any() else np.nan for row, ok in rows])
 
 
 def score(evaluated: Results) -> float | None:
-    """What decides on the best checkpoint: the mean return, None if any episode broke.
+    """Score that selects the best checkpoint: the mean return, None if any episode diverged.
 
-    A policy that breaks the simulator where it would lose must not look best.
+    Otherwise a policy that breaks the simulator instead of losing would look best.
     """
     broken = evaluated.get("eval/broken", np.zeros(1))
-    found = mean(evaluated["eval/return"])
-    return None if np.any(broken > 0) or not np.isfinite(found) else found
+    average = mean(evaluated["eval/return"])
+    return None if np.any(broken > 0) or not np.isfinite(average) else average
 
 
 def episode_rows(
     config: Config, decisions: np.ndarray, actor: str, episodes: Episodes, seconds: float
 ) -> list[dict[str, Any]]:
-    """Rows of evaluations.csv, one for each seed; ``actor`` is ``planner`` or ``policy``."""
+    """Rows of evaluations.csv, one per seed; ``actor`` is ``planner`` or ``policy``."""
     column = "eval/return" if actor == "planner" else "eval/policy_return"
     rows = []
     means = valid_mean(episodes.returns, episodes.valid)

@@ -1,4 +1,4 @@
-"""What a run is asked to do."""
+"""Options of a run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ RESUME = ("auto", "never", "reset_envs", "change_seeds")
 
 
 class Options(NamedTuple):
-    """A configuration, and where and how it runs."""
+    """Configuration of a run, and where and how to run it."""
 
     config: Config
-    """In a sweep, what its cells share; ``train.num_seeds`` is of each cell."""
+    """In a sweep, the configuration that its cells share; ``train.num_seeds`` is per cell."""
     workdir: Path
     tensorboard: bool = False
-    """Write TensorBoard events too."""
+    """Also write TensorBoard events."""
     resume: str = "auto"
     """One of :data:`RESUME`."""
     grid: Mapping[str, Sequence[float]] = {}
@@ -25,5 +25,5 @@ class Options(NamedTuple):
 
     @property
     def record(self) -> str:
-        """Name of the file that says how the run went."""
+        """Name of the JSON file with the run's status."""
         return "sweep.json" if self.grid else "run.json"

@@ -1,4 +1,4 @@
-"""Facts about this process: what a number has to be read with, and its memory."""
+"""Facts about this process that results need for comparison: command, versions, device, memory."""
 
 import ctypes
 import datetime
@@ -17,9 +17,10 @@ from pomcp_jax import checkpoint
 
 
 def commit() -> str | None:
-    """Commit of the source tree, ``-dirty`` when it differs; None outside of its own clone."""
+    """Commit of the source tree, with ``-dirty`` if modified; None outside of our own clone."""
     here = Path(__file__).parents[2]
-    if not (here / ".git").exists():  # installed somewhere in a repository of somebody else
+    # An installed package may lie inside of another repository, whose commit says nothing here.
+    if not (here / ".git").exists():
         return None
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -30,14 +31,15 @@ def commit() -> str | None:
 
 
 def command(module: str, argv: Sequence[str]) -> str:
-    """The command line of a program of ours; ``argv`` begins with its name."""
+    """Command line of one of our programs; ``argv`` begins with the program's name."""
     return f"python -m {module} " + " ".join(argv[1:])
 
 
 def describe(command: str) -> dict[str, Any]:
-    """Command, commit, versions and device: what a number has to be read with."""
+    """Command, commit, versions and device, for run.json."""
     packages = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "brax", "dm_control")
     device = jax.devices()[0]
+    # Cores this process may use: cpu_count() ignores taskset and container limits.
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "command": command,
@@ -53,13 +55,17 @@ def describe(command: str) -> dict[str, Any]:
 
 
 def peak_memory_gb() -> float:
-    """Largest resident size of this process so far."""
+    """Peak resident memory of this process so far."""
+    # ru_maxrss is in bytes on macOS and in KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def return_memory() -> None:
-    """Give the allocator's free memory back to the system; does nothing where that is unknown."""
+    """Return the allocator's free memory to the system; does nothing without glibc.
+
+    Compilation frees much memory, which malloc would otherwise keep for the rest of the run.
+    """
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""One live line on a terminal, one line now and then in a log file; always on stderr."""
+"""Progress on stderr: one live line on a terminal, a status line at intervals in a log file."""
 
 import math
 import shutil
@@ -17,22 +17,23 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, digits: int = 0) -> str:
-    """``-`` for what is not there yet."""
+    """Number with thousands separators, ``-`` if it is not known yet."""
     return f"{value:,.{digits}f}" if math.isfinite(value) else "-"
 
 
 class Progress:
-    """Rewrites its line on a terminal; elsewhere prints at most every ``interval`` seconds."""
+    """Rewrites one line on a terminal; elsewhere prints one at most every ``interval`` seconds."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = 10.0):
-        """``stream`` is stderr by default."""
+        """``stream`` is stderr by default, since stdout belongs to results."""
         self._stream, self._interval = stream or sys.stderr, interval
         self._live = self._stream.isatty()
         self._open, self._last = False, -math.inf
 
     def line(self, text: str, *, force: bool = False) -> None:
-        """Show the current state; ``force`` prints to a log file too."""
+        """Show the current state; ``force`` also prints to a log file within the interval."""
         if self._live:
+            # A longer line would wrap, and only its last part would be erased the next time.
             width = shutil.get_terminal_size().columns - 1
             self._stream.write("\r\x1b[2K" + text[:width])
             self._open = True
@@ -45,13 +46,13 @@ class Progress:
         self._stream.flush()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._stream.write(("\r\x1b[2K" if self._open else "") + text + "\n")
         self._stream.flush()
         self._open = False
 
     def close(self) -> None:
-        """Leave the cursor on a line of its own."""
+        """Move the cursor to a new line if the live line is showing."""
         if self._open:
             self._stream.write("\n")
             self._stream.flush()

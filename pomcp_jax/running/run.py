@@ -1,8 +1,8 @@
-"""One training from its first chunk to its last checkpoint, at whatever point it starts.
+"""The run loop, from the first chunk or a checkpoint to the last checkpoint.
 
-Everything that runs often is compiled (:mod:`pomcp_jax.train`); this file is what happens
-between chunks: tables, evaluations, checkpoints, requests to stop. Rows of the seeds' axis belong
-to cells (:mod:`pomcp_jax.cells`): one in a run, one for each setting in a sweep.
+Everything that runs often is compiled (:mod:`pomcp_jax.train`); this file does what happens
+between chunks: tables, evaluations, checkpoints, requests to stop. The seed axis is divided into
+cells (:mod:`pomcp_jax.cells`): one in a run, one for each setting in a sweep.
 """
 
 import time
@@ -30,7 +30,7 @@ from pomcp_jax.train import TrainState, Work
 
 
 class Run:
-    """One training from first chunk to summary."""
+    """One sitting of a run, with what it knows and its open files."""
 
     def __init__(
         self,
@@ -41,9 +41,15 @@ class Run:
         began: float | None = None,
         on_row: Sequence[Callable[[dict[str, Any]], None]] = (),
     ):
-        """``began``: when this sitting did, by ``time.monotonic``; now by default.
+        """Prepare a run; opens its tables if it resumes.
 
-        ``on_row``: called with every row of metrics.csv.
+        Args:
+          options: configuration, workdir and grid.
+          functions: compiled functions, from :func:`pomcp_jax.running.functions.build`.
+          start: where the run starts.
+          control: progress output and requests to stop.
+          began: start of this sitting by ``time.monotonic``; now by default.
+          on_row: functions called with every row of metrics.csv.
         """
         self.on_row = on_row
         self.began = time.monotonic() if began is None else began
@@ -62,12 +68,12 @@ class Run:
         )
         self.start = start
         self.ended = False
-        """Nothing is left to do but to save."""
-        self.undrawn = False
-        """Somebody was told that the picture cannot be drawn."""
+        """Nothing is left to do but the last save."""
+        self.warned_of_picture = False
+        """The user has seen that the picture cannot be drawn."""
         self.state, self.done = start.state, start.decisions
-        """Decisions that were due so far, per seed."""
-        self.compiled = self.clipping_told = False
+        """Training state, and decisions done so far per seed."""
+        self.compiled = self.warned_of_clipping = False
         self.tables: list[tables.Record] = []
         commit, num_rows = process.commit(), self.config.train.num_seeds
         books = start.books or bookkeeping.fresh(num_rows, commit, options.grid)
@@ -80,7 +86,7 @@ class Run:
         self.books = self.books._replace(**values)
 
     def open_tables(self, columns: list[list[str]]) -> None:
-        """Begin every cell's tables, or continue them."""
+        """Create every cell's tables, or continue them."""
         before = self.books.tables or [None] * len(self.cells)
         for cell, names, written in zip(self.cells, columns, before, strict=True):
             folder = cell.folder(self.options.workdir)
@@ -89,20 +95,25 @@ class Run:
         self.note(tables=self.written())
 
     def written(self) -> tuple[tables.Written, ...]:
-        """How far every cell's tables have come."""
+        """What has been written to each cell's tables."""
         return tuple(table.written() for table in self.tables)
 
     def lost(self) -> dict[str, health.Diverged]:
-        """Seeds that were dropped, by label."""
+        """Dropped seeds by label."""
         labels = cells_lib.labels(self.cells)
         return {labels[i]: what for i, what in sorted(self.books.left.items())}
 
     def seconds(self) -> float:
-        """Wall-clock of all sittings."""
+        """Wall-clock time of all sittings."""
         return round(self.books.seconds + time.monotonic() - self.began, 3)
 
     def go(self) -> None:
-        """What is left of all phases, the final evaluation and the final checkpoint."""
+        """Train to the end, evaluate and save.
+
+        Raises:
+          Stop: a stop was requested, training broke, or rows or the last checkpoint could not be
+            written.
+        """
         program, train_config = self.functions.program, self.config.train
         for text in train.doubts(self.config, program.env):
             self.progress.say(f"warning: {text}")
@@ -112,18 +123,22 @@ class Run:
             busy = "compiling: initial state"
             self.state = self.work(program.init, self.config, seeds, busy=busy)
         done = int(self.state.iteration), int(self.state.updates)
+        # A checkpoint made during an evaluation has trained the chunk but not written its rows.
         if self.books.pending is not None:
             self.finish_chunk()
-        left = state_edits.remaining(program, *done)
-        over = self.books.finished and not left  # with seeds that are new or dropped
-        for phase, work in left:
+        remaining = state_edits.remaining(program, *done)
+        # True only after seeds were added to or dropped from a finished run: it was evaluated.
+        over = self.books.finished and not remaining
+        for phase, work in remaining:
             self.control.check()
             self.checkpoints.warn()
             self.chunk(phase, work)
             self.finish_chunk()
             interval = train_config.checkpoint_decisions
             due = interval and self.done - self.books.last_checkpoint >= interval
-            if due and not self.checkpoints.busy:  # or after the next chunk: training does not wait
+            # While a save is under way the next one is left to a later chunk, so that a slow disk
+            # never blocks training.
+            if due and not self.checkpoints.busy:
                 self.note(last_checkpoint=self.done)
                 self.save()
         self.control.check()
@@ -136,7 +151,7 @@ class Run:
             raise Stop(4, failed)
 
     def evaluate_at_the_end(self) -> None:
-        """Both actors, once."""
+        """Evaluate planner and policy, unless the planner's evaluation was made already."""
         if self.books.evaluated_at != self.done:
             self.evaluate()
             self.note(evaluated_at=self.done, tables=self.written())
@@ -144,10 +159,11 @@ class Run:
         self.note(tables=self.written())
 
     def chunk(self, phase: str, work: Work) -> None:
-        """One chunk; its metrics and the seconds it took are pending afterwards."""
+        """Train one chunk; its metrics and its duration are pending afterwards."""
         begin, start = time.monotonic(), self.done
         busy = "" if self.compiled else "compiling: the training step"
-        # Donated: if this is cut short, or what follows fails, there is no state to save.
+        # The chunk donates the state, so its buffers are gone once it starts. If it is abandoned,
+        # or anything before the last line fails, there is no consistent state to save.
         state, self.state = self.state, None
         state, means = self.work(self.functions.program.chunk, state, self.config, work, busy=busy)
         self.compiled = True
@@ -161,10 +177,12 @@ class Run:
         counted = metrics.chunk_values(self.config, stats, faults, updates, done / seconds, devices)
         before = self.books.invalid
         self.note(updates=updates, invalid=np.asarray(stats.invalid, np.int64))
-        found = metrics.faults(self.config, faults, stats, before, done, phase)
-        state, stop = self.judge(found, state)
+        broken = metrics.faults(self.config, faults, stats, before, done, phase)
+        state, stop = self.judge(broken, state)
         values |= self.chunk_columns(counted)
         self.note(returns=values["train/return"])
+        # Only the first chunk knows all columns. Those of evaluations are reserved: a header
+        # cannot grow later.
         if not self.tables:
             extra = ["eval/return", "eval/policy_return", "eval/length", "eval/broken"]
             self.open_tables([[*values, *extra, *diagnostics.NAMES]] * len(self.cells))
@@ -173,7 +191,7 @@ class Run:
         self.state = state
 
     def chunk_columns(self, counted: Results) -> Results:
-        """Columns of a chunk beside training's means: NaN and marks for seeds that are dropped."""
+        """Columns of a chunk besides training's metrics, with NaN and marks for dropped seeds."""
         left = self.books.left
         returns = health.without({"train/return": counted["train/return"]}, left)
         broken = np.isin(np.arange(len(self.books.resets)), list(left)).astype(int)
@@ -199,14 +217,14 @@ class Run:
         self.progress.line(" | ".join(said), force=self.done >= total)
 
     def warn_of_clipping(self, values: Results) -> None:
-        """One line a run when targets lie beyond the bins."""
-        text = "" if self.clipping_told else metrics.clipping(self.config, values)
+        """Warn once per run if targets lie beyond the bins."""
+        text = "" if self.warned_of_clipping else metrics.clipping(self.config, values)
         if text:
-            self.clipping_told = True
+            self.warned_of_clipping = True
             self.progress.say(f"warning: {text}")
 
     def judge(self, faults: dict[int, Fault], state: TrainState) -> tuple[TrainState, str]:
-        """Drop or reset seeds that broke; also why the run has to stop, or nothing."""
+        """Drop or reset diverged seeds; also returns the reason to stop the run, or an empty text."""
         train_config, labels = self.config.train, cells_lib.labels(self.cells)
         verdict = health.judge(
             faults,
@@ -227,9 +245,9 @@ class Run:
         return state, verdict.stop
 
     def finish_chunk(self) -> None:
-        """Evaluate if it is due, write the chunk's rows, stop if that was decided.
+        """Evaluate if it is due, write the chunk's rows, and stop if that was decided.
 
-        A signal during the evaluation leaves the chunk pending, in the checkpoint too.
+        A signal during the evaluation leaves the chunk pending, also in the checkpoint.
         """
         chunk, interval = self.books.pending, self.config.train.eval_decisions
         assert chunk is not None
@@ -237,21 +255,23 @@ class Run:
         evaluate = due and chunk.phase == "training"
         values = chunk.values | (self.evaluate() if evaluate else {})
         self.write(values)
-        if evaluate:  # a row that was not written is evaluated again
+        # After the rows: if they cannot be written, the next sitting evaluates and writes again.
+        if evaluate:
             self.note(last_evaluation=self.done, evaluated_at=self.done)
         self.note(pending=None, tables=self.written())
         if chunk.stop:
             raise Stop(3, chunk.stop)
 
     def write(self, values: Results) -> None:
-        """One row for every seed of every cell."""
+        """Write one row for every seed of every cell."""
         for cell, table in zip(self.cells, self.tables, strict=True):
             for i, seed in cell.row_seeds():
                 row = {name: value[i].item() for name, value in values.items()}
                 row |= {"seconds": self.seconds(), "seed": seed}
+                # The disk first: a callback must not see a row that a resumed run writes again.
                 self._on_disk(table.row, row)
-                for told in self.on_row:
-                    told(row | ({"cell": cell.name} | cell.values if cell.name else {}))
+                for callback in self.on_row:
+                    callback(row | ({"cell": cell.name} | cell.values if cell.name else {}))
 
     def _on_disk(self, function: Callable, *args: Any) -> Any:
         try:
@@ -262,7 +282,7 @@ class Run:
             raise Stop(4, text) from None
 
     def evaluate(self) -> Results:
-        """Play evaluation episodes with the planner and refresh the picture."""
+        """Evaluate the planner and update the picture."""
         function = self.functions.evaluate_planner
         episodes, diagnosis = self._played(function, "evaluating the planner")
         values = metrics.episode_values(episodes) | diagnosis
@@ -272,7 +292,7 @@ class Run:
         return self.books.evaluated
 
     def evaluate_policy(self) -> None:
-        """Play the same number of episodes without planning."""
+        """Evaluate the policy network, without planning, on the same number of episodes."""
         episodes = self._played(self.functions.evaluate_policy, "evaluating the bare policy")
         means = metrics.valid_mean(episodes.returns, episodes.valid)
         returns = health.without({"eval/policy_return": means}, self.books.left)
@@ -286,28 +306,30 @@ class Run:
         assert self.state is not None
         decisions = np.asarray(self.state.stats.decisions)
         for cell, table in zip(self.cells, self.tables, strict=True):
-            mine = jax.tree.map(lambda x, rows=cell.rows: x[rows], episodes)
-            played = cell.config, decisions[cell.rows], actor, mine, self.seconds()
-            for i, row in enumerate(metrics.episode_rows(*played), start=cell.rows.start):
+            own = jax.tree.map(lambda x, rows=cell.rows: x[rows], episodes)
+            arguments = cell.config, decisions[cell.rows], actor, own, self.seconds()
+            for i, row in enumerate(metrics.episode_rows(*arguments), start=cell.rows.start):
                 if i not in self.books.left:
                     self._on_disk(table.evaluation, row)
 
     def draw(self) -> None:
-        """Refresh the picture, if there is something to draw with; one warning if it fails."""
+        """Update the picture if matplotlib is installed; warn once if it cannot be drawn."""
         if not canvas.available():
             return
         try:
             sweeps.draw(self.options, self.cells, self.books)
-        except Exception as error:  # whatever: the rows it shows are what counts
-            if not self.undrawn:
+        # Any error: a picture can be drawn again from the tables, lost training cannot.
+        except Exception as error:
+            if not self.warned_of_picture:
                 text = f"warning: no picture: {crash.one_line(error)}; training continues"
                 self.progress.say(text)
-            self.undrawn = True
+            self.warned_of_picture = True
 
     def save(self) -> None:
-        """Begin a checkpoint, if there is anything to save; of a whole run once it has ended."""
+        """Begin a checkpoint if there is anything to save; ``finished`` once the run has ended."""
         if self.state is None or not self.tables:
             return
+        # An older evaluation says nothing about this state and must not rank its checkpoint.
         fresh = self.books.evaluated_at == self.done
         score = metrics.score(self.books.evaluated) if fresh else None
         books = self.books._replace(finished=self.ended, seconds=self.seconds())
@@ -319,13 +341,13 @@ class Run:
             table.sync()
 
     def close(self) -> None:
-        """Close all tables; what cannot be written any more has been reported."""
+        """Close all tables."""
         for table in self.tables:
             try:
                 table.close()
-            except OSError:  # the disk is full
+            except OSError:  # a full disk, which writing the rows has already reported
                 pass
 
     def collect_save(self) -> str:
-        """Wait for a save under way; why it failed, or nothing."""
+        """Wait for a save in progress; returns why it failed, or an empty text."""
         return self.checkpoints.collect()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written in a thread of their own while training continues."""
+"""Checkpoints of a run, written by a thread while training continues."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from pomcp_jax.train import TrainState
 
 
 class Checkpoints:
-    """Saves a run's states one after the other; run.json names the newest that is complete."""
+    """Saves a run's states one at a time; run.json names the newest complete checkpoint."""
 
     def __init__(
         self,
@@ -27,33 +27,43 @@ class Checkpoints:
         committed: int | None,
         record: str = "run.json",
     ):
-        """``committed``: decisions of the newest checkpoint there is; ``record``: its file."""
+        """Prepare to save.
+
+        Args:
+          workdir: of the run.
+          config: of the run.
+          spec: static part of the agent.
+          say: prints a line for the user.
+          committed: decisions of the newest existing checkpoint.
+          record: name of the JSON file with the run's status.
+        """
         self._workdir, self._config, self._spec, self._say = workdir, config, spec, say
         self._saver = Saver()
         self._saved: tuple[int, int, bool] | None = None
         self.committed, self._record = committed, record
         self.seconds: list[float] = []
-        """For which each save blocked training."""
+        """Seconds that each save blocked training."""
         self.about: dict[str, Any] = {}
-        """Contents of the record (run.json), where one is kept."""
+        """Contents of the record (run.json), if there is one."""
 
     @property
     def busy(self) -> bool:
-        """Whether a save is under way."""
+        """Whether a save is in progress."""
         return self._saver.busy
 
     def save(
         self, state: TrainState, books: Books, score: float | None, sync: Callable[[], None]
     ) -> None:
-        """Begin a checkpoint, once for any state; returns when that is copied to the host.
+        """Begin a checkpoint unless this state is saved; returns once it is copied to the host.
 
         Args:
           state: of the run; may be donated afterwards.
           books: of the run.
-          score: mean evaluation return of this very state, if it was evaluated.
-          sync: forces the rows that ``books`` count to the disk.
+          score: mean evaluation return of exactly this state, if it was evaluated.
+          sync: forces the rows that ``books`` refers to onto the disk.
         """
         decisions = int(state.iteration) * self._config.env.num_envs
+        # Pre-training changes updates without decisions, and the last save only sets ``finished``.
         key = decisions, books.updates, books.finished
         if self._saved == key:
             return
@@ -61,7 +71,7 @@ class Checkpoints:
         begin = time.monotonic()
         try:
             shot = checkpoint.snapshot(state)
-        except Exception as error:  # no memory, say: training may go on without this copy
+        except Exception as error:  # out of memory, for example; training can continue without
             self._saver.failed(CheckpointError(self._text(decisions, error)))
             return
         self.seconds.append(time.monotonic() - begin)
@@ -81,6 +91,8 @@ class Checkpoints:
         sync: Callable[[], None],
     ) -> None:
         try:
+            # Rows before the checkpoint: after a power cut a checkpoint must never refer to bytes
+            # of tables that did not reach the disk.
             sync()
             checkpoint.save(
                 self._workdir / "checkpoints",
@@ -96,6 +108,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise CheckpointError(self._text(decisions, error)) from error
+        # Only now is the checkpoint complete under its name, so only now may run.json name it.
         self.committed = decisions
         self._note(decisions)
         process.return_memory()
@@ -106,20 +119,20 @@ class Checkpoints:
         self.about |= {"last_checkpoint": decisions, "decisions_per_seed": decisions}
         try:
             files.write_json(self._workdir / self._record, self.about)
-        except OSError:  # the checkpoint says it too
+        except OSError:  # the checkpoint itself is what counts, and it is complete
             pass
 
     def collect(self) -> str:
-        """Wait for a save under way; why it failed, or nothing."""
+        """Wait for a save in progress; returns why it failed, or an empty text."""
         try:
             self._saver.collect(wait=True)
-        except Exception as error:  # CheckpointError and OSError; or no thread could be started
-            self._saved = None
+        except Exception as error:  # CheckpointError or OSError, or no thread could be started
+            self._saved = None  # the same state may be saved again
             return str(error) if isinstance(error, CheckpointError) else crash.one_line(error)
         return ""
 
     def warn(self, *, wait: bool = False) -> None:
-        """One line if the latest save failed; earlier checkpoints are intact then."""
+        """Print one line if the latest save failed, which leaves earlier checkpoints intact."""
         if wait or not self.busy:
             failed = self.collect()
             if failed:

@@ -1,14 +1,15 @@
 """Raw brax environments as tasks.
 
-brax' training wrappers replace the last observation of an episode by the first
-one of the next and restart from one cached state; here only the raw environment
-is used and :func:`pomcp_jax.envs.protocol.make_env` does the rest. ``done`` of
-the raw environment is a termination; its time limit is not its own.
+brax's training wrappers replace the last observation of an episode by the first
+of the next and restart from one cached state; here only the raw environment is
+used, and :func:`pomcp_jax.envs.protocol.make_env` does the rest. ``done`` of the
+raw environment is a termination; time limits belong to the wrappers.
 """
 
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +21,11 @@ from pomcp_jax.envs.protocol import Task
 from pomcp_jax.types import Key, PyTree
 
 _EPISODE_STEPS = 1000
-"""brax' own default, ``episode_length`` of ``brax.envs.create``."""
+"""brax's default, ``episode_length`` of ``brax.envs.create``."""
 
 
 class State(NamedTuple):
-    """The part of brax' state that its dynamics read; info and metrics are dropped."""
+    """The part of brax's state that its dynamics read; info and metrics are dropped."""
 
     pipeline: PyTree
     obs: Float[Array, " O"]
@@ -33,8 +34,8 @@ class State(NamedTuple):
 
 
 @contextlib.contextmanager
-def _quiet():
-    """brax' modules and models print and warn when they load; nothing of it is ours to mend."""
+def _quiet() -> Iterator[None]:
+    """Suppress output and warnings of brax's modules and models, which users cannot act on."""
     out, err = io.StringIO(), io.StringIO()
     with (
         warnings.catch_warnings(),
@@ -46,7 +47,7 @@ def _quiet():
 
 
 def make(name: str, backend: str = "mjx", episode_steps: int = _EPISODE_STEPS) -> Task:
-    """The brax environment of that name; ``backend`` is mjx, spring, positional or generalized."""
+    """brax environment of that name; ``backend`` is mjx, spring, positional or generalized."""
     quiet_mjx()
     with _quiet(), quiet_mujoco(), relaxed():
         from brax import envs
@@ -54,7 +55,7 @@ def make(name: str, backend: str = "mjx", episode_steps: int = _EPISODE_STEPS) -
         env = envs.get_environment(name, backend=backend)
 
     def keep(state: Any) -> State:
-        # Some environments return Python floats here.
+        # Some environments return Python floats here, which cannot be carried through a scan.
         reward, done = jnp.asarray(state.reward), jnp.asarray(state.done)
         return State(state.pipeline_state, state.obs, reward, done)
 

@@ -1,19 +1,20 @@
 """Raw MuJoCo Playground environments as tasks.
 
-Playground's wrappers replace the last observation of an episode by the first one
-of the next and restart from one cached state; here only the raw environment is
-used and :func:`pomcp_jax.envs.protocol.make_env` does the rest. ``done`` of the raw
-environment is a termination, unless the physics broke: then the reward is NaN and
-``make_env`` masks the step. Actions pass as they are, like those of Playground's own
-agents. Where observations are dictionaries, their entry ``state`` is used.
+Playground's wrappers replace the last observation of an episode by the first of the
+next and restart from one cached state; here only the raw environment is used, and
+:func:`pomcp_jax.envs.protocol.make_env` does the rest. ``done`` of the raw environment
+is a termination unless the physics diverged: then the reward is NaN and ``make_env``
+masks the step. Actions are passed unchanged, as Playground's own agents do. If
+observations are dictionaries, the entry ``state`` is used.
 
-Its ports of dm_control are other tasks than the originals. Nothing is downloaded.
+Playground's ports of dm_control differ from the original tasks. Nothing is downloaded.
 """
 
 import contextlib
 import importlib.util
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -28,8 +29,8 @@ from pomcp_jax.types import Key
 
 
 @contextlib.contextmanager
-def _loose():
-    """No prints or warnings, of MuJoCo's C code either, and no strict promotion."""
+def _loose() -> Iterator[None]:
+    """Suppress output and warnings, also of MuJoCo's C code, and allow dtype promotion."""
     sink = io.StringIO()
     out, err = contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink)
     with out, err, quiet_mujoco(), warnings.catch_warnings(), relaxed():
@@ -52,7 +53,7 @@ def check_name(name: str) -> None:
 
 
 def _config(name: str) -> Any:
-    """The default configuration of the environment of that name."""
+    """Default configuration of the environment of that name."""
     known = names()
     if not known:
         raise ModuleNotFoundError(
@@ -67,19 +68,19 @@ def _config(name: str) -> Any:
 
 
 def action_repeat(name: str) -> int:
-    """The action repeat that Playground trains this environment with; a task has none."""
+    """Action repeat with which Playground trains this environment; its task has none."""
     return int(_config(name).action_repeat)
 
 
 def _load(name: str, config: Any) -> tuple[Any, Any, Any]:
-    """The raw environment, the shapes of its state and MJX data to fill in."""
+    """Raw environment, the shapes of its state, and MJX data to fill in."""
     import mujoco
     from mujoco_playground import dm_control_suite, registry
     from mujoco_playground._src import mjx_env
 
     robots = mjx_env.MENAGERIE_PATH
     if name not in dm_control_suite.ALL_ENVS and not robots.exists():
-        # registry.load would run git clone.
+        # registry.load would run git clone: no library call should download behind the user's back.
         raise FileNotFoundError(
             f"playground/{name} needs mujoco_menagerie: clone https://github.com/google-deepmind/"
             f"mujoco_menagerie to {robots} and check out {mjx_env.MENAGERIE_COMMIT_SHA}"
@@ -101,7 +102,8 @@ def _is_finite(state: Any) -> Bool[Array, ""]:
 
 
 def make(name: str, impl: str = "jax", **overrides: Any) -> Task:
-    """The Playground environment of that name; ``overrides`` go to its configuration."""
+    """Playground environment of that name; ``overrides`` go to its configuration."""
+    # Locked, so that a misspelt override is an error instead of a new entry.
     config = _config(name).lock()
     # AeroCubeRotateZAxis has no such setting.
     wanted = ({"impl": impl} if "impl" in config else {}) | overrides
@@ -120,7 +122,8 @@ def make(name: str, impl: str = "jax", **overrides: Any) -> Task:
         raise ValueError(f"playground/{name} has no flat observation but {shapes.obs}")
 
     def keep(state: Any) -> Any:
-        # Without the engine's scratch space, part of which Warp shares between the rows.
+        # Drop the engine's scratch space: Warp shares part of it between rows, and every step
+        # computes it again.
         kept = [field.name for field in fields(state.data) if field.name != "_impl"]
         return state.replace(data={key: getattr(state.data, key) for key in kept})
 
@@ -129,7 +132,8 @@ def make(name: str, impl: str = "jax", **overrides: Any) -> Task:
             return keep(env.reset(key))
 
     def step(state: Any, action: Float[Array, " A"]) -> Any:
-        # The containers are copied: Playground writes into the dictionaries it is given.
+        # Copy the containers: Playground writes into the dictionaries that it is given, and these
+        # belong to the caller's trace.
         state = jax.tree.map(lambda leaf: leaf, state)
         with _loose():
             full = state.replace(data=blank.replace(**state.data))

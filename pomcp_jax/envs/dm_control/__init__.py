@@ -1,1 +1,1 @@
-"""dm_control's domains and tasks on its own models: one file a domain in ``tasks``."""
+"""dm_control's tasks on its original models; ``tasks`` has one file per domain."""

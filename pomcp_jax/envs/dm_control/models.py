@@ -1,7 +1,6 @@
 """dm_control's MuJoCo models, read from the installed package and edited in memory.
 
-Nothing here renders, so only files are read: importing ``dm_control.suite``
-would ask for a GL library.
+The files are read without importing ``dm_control.suite``, which would load a GL library.
 """
 
 import hashlib
@@ -20,10 +19,10 @@ from pomcp_jax.envs.physics import quiet_mujoco
 
 KNOWN_MUJOCO = "3.17.0"
 KNOWN_DM_CONTROL = "1.0.50"
-"""The versions that docs/environments.md compares with."""
+"""Versions that docs/environments.md compares with."""
 
 _SHARED = ("materials.xml", "skybox.xml", "visual.xml")
-"""What every domain's XML includes; see ``dm_control/suite/common/__init__.py``."""
+"""Files that every domain's XML includes; see ``dm_control/suite/common/__init__.py``."""
 
 _DIGESTS = {
     "acrobot": "e203285c5779113b",
@@ -58,7 +57,7 @@ def _suite(domain: str) -> Path:
 
 
 def check_versions(domain: str, text: bytes) -> None:
-    """Warn when MuJoCo or a domain's XML is not the one these tasks were compared with."""
+    """Warn if MuJoCo or a domain's XML differs from what these tasks were compared with."""
     mujoco = load_mujoco()
     if mujoco.__version__ != KNOWN_MUJOCO:
         warnings.warn(
@@ -66,6 +65,7 @@ def check_versions(domain: str, text: bytes) -> None:
             f" {mujoco.__version__}; scores may differ",
             stacklevel=2,
         )
+    # The XML decides, not dm_control's version: a release that leaves a model unchanged is fine.
     if hashlib.sha256(text).hexdigest()[:16] != _DIGESTS[domain]:
         warnings.warn(
             f"{domain}: the model in dm_control {importlib.metadata.version('dm_control')} is not"
@@ -95,26 +95,31 @@ def read(domain: str, edit: Edit | None = None) -> tuple[str, dict[str, bytes]]:
 
 
 def find(root: ElementTree.Element, tag: str, name: str) -> ElementTree.Element:
-    """The element ``<tag name="...">``."""
-    found = root.find(f".//{tag}[@name='{name}']")
-    if found is None:
+    """Element ``<tag name="...">``.
+
+    Raises:
+      KeyError: the model has none.
+    """
+    element = root.find(f".//{tag}[@name='{name}']")
+    if element is None:
         raise KeyError(f"the model has no {tag} named {name}")
-    return found
+    return element
 
 
 def remove(root: ElementTree.Element, tag: str, name: str | None = None) -> None:
     """Remove the element of that name, or every element with that tag."""
     path = f".//{tag}" if name is None else f".//{tag}[@name='{name}']"
+    # ElementTree has no link from an element to its parent, so every element is tried as one.
     for parent in list(root.iter()):
         for child in parent.findall(f"./{path[3:]}"):
             parent.remove(child)
 
 
 def compile_original(text: str, assets: dict[str, bytes]) -> Any:
-    """The model as dm_control compiles it (``mujoco.MjModel``)."""
+    """Model as dm_control compiles it (``mujoco.MjModel``)."""
     import mujoco
 
-    # cheetah.xml uses an attribute that MuJoCo deprecates; it still does what it says.
+    # cheetah.xml uses a deprecated attribute, which still has its effect.
     with quiet_mujoco():
         return mujoco.MjModel.from_xml_string(text, assets)
 
@@ -127,20 +132,20 @@ def compile_for_mjx(
     simple_contacts: bool = False,
     no_contacts: bool = False,
 ) -> Any:
-    """The model with what MJX lacks taken out, none of which moves it unless said.
+    """Model without the features that MJX lacks; only ``simple_contacts`` changes its motion.
 
-    Energy flags are cleared and skins dropped. So are ``noslip`` iterations, which MJX
-    refuses: :mod:`pomcp_jax.envs.mjx.noslip` does them. Matrices are dense: MJX' code for
-    sparse ones grows with the tree, and the solver wants dense ones anyway.
+    Energy flags are cleared and skins dropped. So are ``noslip`` iterations, which MJX refuses
+    and :mod:`pomcp_jax.envs.mjx.noslip` implements. Matrices are dense: MJX's code for sparse
+    ones grows with the tree, and our solver needs dense ones anyway.
 
     Args:
       text: The XML.
-      assets: Files that the XML names.
-      sensors: The sensors to keep; MJX would compute all others, too.
-      simple_contacts: Keep contacts with planes, and of spheres and capsules with
-        each other (the dog: MJX has no collision of ellipsoids with boxes, and
-        there are 5,500 pairs of geoms).
-      no_contacts: Drop all contacts, where the model disables them anyway.
+      assets: Files that the XML refers to.
+      sensors: Sensors to keep; MJX would compute all others too.
+      simple_contacts: Keep only contacts with planes, and between spheres and capsules
+        (for the dog: MJX has no collision of ellipsoids with boxes, and there are
+        5,500 pairs of geoms).
+      no_contacts: Drop all contacts, for models that disable them anyway.
     """
     import mujoco
 
@@ -164,21 +169,22 @@ def compile_for_mjx(
 
 
 def keep_simple_contacts(model: Any) -> None:
-    """Leave a compiled model contacts with planes, and of spheres and capsules with each other."""
+    """Restrict a model's contacts to those with planes, and between spheres and capsules."""
     import mujoco
 
     kinds = mujoco.mjtGeom
     is_plane = model.geom_type == kinds.mjGEOM_PLANE
     simple = np.isin(model.geom_type, (kinds.mjGEOM_SPHERE, kinds.mjGEOM_CAPSULE))
     meets_plane = _meets_plane(model, is_plane)
-    # Bit 1: plane meets geom. Bit 2: simple meets simple, as before.
+    # Two geoms may collide if one's contype shares a bit with the other's conaffinity.
+    # Bit 1: plane and geom. Bit 2: simple and simple, where the original allows it.
     kind, affinity = model.geom_contype.copy(), model.geom_conaffinity.copy()
     model.geom_contype[:] = np.where(is_plane, 1, 2 * (simple & (kind != 0)))
     model.geom_conaffinity[:] = np.where(is_plane, 0, meets_plane + 2 * (simple & (affinity != 0)))
 
 
 def _meets_plane(model: Any, is_plane: Any) -> Any:
-    """Which geoms may touch some plane."""
+    """Mask of the geoms that may touch some plane."""
     kind, affinity = model.geom_contype, model.geom_conaffinity
     planes = np.nonzero(is_plane)[0]
     meets = [((kind & affinity[p]) | (kind[p] & affinity)) != 0 for p in planes]

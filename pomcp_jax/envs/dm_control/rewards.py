@@ -1,8 +1,8 @@
-"""The soft indicator in which dm_control writes its rewards, for JAX.
+"""``tolerance``: dm_control's reward-shaping function, in JAX.
 
 Source of every formula: ``dm_control/utils/rewards.py`` (``tolerance`` and
 ``_sigmoids``). Bounds, margins and values at the margin are Python numbers, so
-their scales are computed once, in double precision, at trace time.
+the scales are computed once, in double precision, at trace time.
 """
 
 import math
@@ -16,7 +16,8 @@ _ZERO_ALLOWED = ("cosine", "linear", "quadratic")
 
 
 def _sigmoid(sigmoid: str, value: float) -> Callable[[jax.Array], jax.Array]:
-    """The named function of a distance in margins: 1 at zero, ``value`` at one."""
+    """Named function of a distance in units of the margin: 1 at zero, ``value`` at one."""
+    # The others only approach zero: no scale would reach it at the margin.
     if not (0 <= value < 1 if sigmoid in _ZERO_ALLOWED else 0 < value < 1):
         raise ValueError(f"value_at_margin={value} is out of range for the {sigmoid!r} sigmoid")
     match sigmoid:
@@ -59,9 +60,12 @@ def tolerance(
     sigmoid: str = "gaussian",
     value_at_margin: float = 0.1,
 ) -> Float[Array, "*shape"]:
-    """One inside ``bounds``, falling to ``value_at_margin`` at ``margin`` outside of them.
+    """One within ``bounds``, decreasing to ``value_at_margin`` at a distance of ``margin``.
 
     With ``margin=0`` the value outside is zero. Bounds are inclusive and may be infinite.
+
+    Raises:
+      ValueError: for reversed bounds, a negative margin or a value outside its sigmoid's range.
     """
     lower, upper = bounds
     if lower > upper or margin < 0:
@@ -69,5 +73,6 @@ def tolerance(
     inside = (lower <= x) & (x <= upper)
     if margin == 0:
         return inside.astype(x.dtype)
+    # Infinite bounds make this infinite only inside of them, where it is not used.
     distance = jnp.where(x < lower, lower - x, x - upper) / margin
     return jnp.where(inside, jnp.ones_like(x), _sigmoid(sigmoid, value_at_margin)(distance))

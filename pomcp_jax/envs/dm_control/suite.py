@@ -1,7 +1,7 @@
-"""dm_control's tasks from its own models: loading a domain, making tasks of it.
+"""dm_control's tasks on its original models: load a domain and build tasks from it.
 
-A domain file says how an episode starts and what observation and reward see of
-the body; physics, control ranges and the two engines are here, once.
+A domain's file defines how an episode starts and what observations and rewards depend on;
+physics, control ranges and the choice of the engine are here.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,34 +29,34 @@ from pomcp_jax.envs.protocol import Task
 from pomcp_jax.types import Key, PyTree
 
 BACKENDS = ("mjx", "host", "warp")
-"""MJX on the accelerator, MuJoCo's C code on the host, or MJX' Warp kernels."""
+"""MJX on the accelerator, MuJoCo's C code on the host, or MJX's Warp kernels."""
 
 
 class Start(NamedTuple):
-    """How an episode begins; velocities and activations are zero unless given."""
+    """Initial state of an episode; velocities and activations are zero unless given."""
 
     qpos: Float[Array, " Q"]
     qvel: Float[Array, " V"] | None = None
     act: Float[Array, " M"] | None = None
     episode: PyTree = None
-    """What a task draws once per episode (for example a target)."""
+    """Values drawn once per episode (for example a target)."""
 
 
 class Seen(NamedTuple):
-    """What was measured of a body."""
+    """Observation of a body, and the quantities that rewards need."""
 
     obs: Float[Array, " O"]
     facts: PyTree
-    """What the rewards of the domain's tasks are made from."""
+    """Inputs of the rewards of the domain's tasks."""
 
 
 class State(NamedTuple):
-    """What a task carries."""
+    """State of a task."""
 
     motion: Motion
     ctrl: Float[Array, " U"]
     seen: Seen
-    """In sync with ``motion``."""
+    """Of ``motion``; computed once per step, and shared by the observation and the reward."""
     episode: PyTree
 
     @property
@@ -71,7 +71,7 @@ class State(NamedTuple):
 
 
 class Domain(NamedTuple):
-    """How a family of tasks starts and what it looks at."""
+    """Physics of a family of tasks, how its episodes start and what is observed."""
 
     physics: Physics
     begin: Callable[[Key], Start]
@@ -94,14 +94,14 @@ def load(
     """Compile ``dm_control/suite/<domain>.xml`` for an engine.
 
     Args:
-      domain: Its name.
+      domain: Name of the XML file.
       backend: One of :data:`BACKENDS`.
       control_timestep: Seconds; by default a control step is one physics step.
       sensors: Names of the sensors that the domain reads.
-      edit: Changes to the XML that dm_control makes, too.
-      adjust: Changes to the compiled models that dm_control makes, too.
-      max_contacts: How many contacts of each condim MJX solves for; the deepest.
-      **mjx_edits: What MJX needs, see :func:`models.compile_for_mjx`.
+      edit: Changes that dm_control makes to the XML.
+      adjust: Changes that dm_control makes to the compiled model.
+      max_contacts: Number of contacts of each condim that MJX solves for: the deepest.
+      **mjx_edits: Options of :func:`models.compile_for_mjx`.
 
     Raises:
       ValueError: if ``backend`` is not one of them.
@@ -114,9 +114,9 @@ def load(
     if backend == "warp":
         warp_engine.check(model, domain)
     edited = models.compile_for_mjx(text, assets, sensors=sensors, **mjx_edits)
-    for one in (model, edited):
+    for compiled in (model, edited):
         if adjust is not None:
-            adjust(one)
+            adjust(compiled)
     mjx_engine.check(edited, domain)
     with relaxed():
         device = quiet_mjx().put_model(edited, impl="jax")
@@ -125,7 +125,7 @@ def load(
     if backend == "host":
         engine = host_engine.make(model, forces)
     else:
-        passes = int(model.opt.noslip_iterations)
+        passes = int(model.opt.noslip_iterations)  # the edited model's are zero
         engine = mjx_engine.make(edited, device, blank, forces, passes, max_contacts)
     if backend == "warp":
         engine = warp_engine.make(edited, int(blank._impl.nefc), forces, engine)
@@ -135,7 +135,7 @@ def load(
 
 
 def velocity_after_one_step(model: Any) -> np.ndarray:
-    """Velocities ``[V]`` one physics step after ``qpos0`` at rest, by MuJoCo itself."""
+    """Velocities ``[V]`` one physics step after ``qpos0`` at rest, computed by MuJoCo."""
     import mujoco
 
     data = mujoco.MjData(model)
@@ -144,7 +144,7 @@ def velocity_after_one_step(model: Any) -> np.ndarray:
 
 
 def place(domain: Domain, start: Start) -> State:
-    """The state of an episode that begins like this."""
+    """State at the beginning of an episode."""
     model, real = domain.physics.model, start.qpos.dtype
     qvel = jnp.zeros((model.nv,), real) if start.qvel is None else start.qvel
     act = jnp.zeros((model.na,), real) if start.act is None else start.act
@@ -161,9 +161,9 @@ def _see(domain: Domain, motion: Motion, forces: Float[Array, " F"], episode: Py
 def make_task(
     name: str, domain: Domain, reward: Callable[[PyTree, Float[Array, " U"]], Float[Array, ""]]
 ) -> Task:
-    """A task of a domain; ``reward`` sees the facts and the controls.
+    """Task of a domain; ``reward`` is a function of the facts and the controls.
 
-    dm_control's tasks never terminate, they only run out of time.
+    dm_control's tasks never terminate: episodes end by their time limit only.
     """
     physics = domain.physics
     low, high = physics.model.actuator_ctrlrange.T

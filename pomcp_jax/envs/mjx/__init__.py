@@ -1,1 +1,1 @@
-"""dm_control's physics on MJX: kinematics, contacts, solver, as MuJoCo's C code does them."""
+"""Rigid-body physics on MJX, with kinematics, contacts and solver as in MuJoCo's C code."""

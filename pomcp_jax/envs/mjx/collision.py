@@ -1,11 +1,10 @@
-"""Contacts of primitive geoms as MuJoCo's C code finds them.
+"""Contacts between primitive geoms, computed as in MuJoCo's C code.
 
-MJX finds the closest points of spheres and capsules with a small number added to
-each denominator, which turns contact normals by up to 1e-3, and picks other
-tangents than C for a steep capsule on a plane. Both show in a pyramid of friction
-after a few steps. The pairs here are written after the C code
-(``engine_collision_primitive.c``); cylinders, ellipsoids, and boxes anywhere but on
-planes go through MJX.
+MJX adds a small number to each denominator when it finds the closest points of spheres and
+capsules, which rotates contact normals by up to 1e-3, and for a steep capsule on a plane it
+chooses other tangents than C. With pyramidal friction both show after a few steps. The pairs here
+follow the C code (``engine_collision_primitive.c``); cylinders, ellipsoids and all boxes that are
+not on planes go through MJX.
 """
 
 import importlib
@@ -23,7 +22,7 @@ _TINY = 1e-15
 
 
 class Geom(NamedTuple):
-    """One geom in the world."""
+    """Pose and size of one geom in the world."""
 
     pos: Float[Array, "3"]
     mat: Float[Array, "3 3"]
@@ -38,12 +37,13 @@ def _unit(x: Float[Array, "3"]) -> tuple[Float[Array, "3"], Float[Array, ""]]:
     """``mju_normalize3``: the direction (x axis for a null vector) and the length."""
     length = jnp.sqrt(x @ x)
     null = length < _TINY
+    # Divide by one instead of adding an epsilon: every other direction stays exact.
     safe = jnp.where(null, jnp.ones_like(length), length)
     return jnp.where(null, jnp.asarray([1.0, 0.0, 0.0], x.dtype), x / safe), length
 
 
 def _frame(normal: Float[Array, "3"], hint: Float[Array, "3"]) -> Float[Array, "3 3"]:
-    """``mju_makeFrame``: tangents from a hint, or from y or z where there is none."""
+    """``mju_makeFrame``: tangents from a hint; from the y or z axis where the hint is short."""
     y, z = jnp.asarray([0.0, 1.0, 0.0], hint.dtype), jnp.asarray([0.0, 0.0, 1.0], hint.dtype)
     axis = jnp.where(jnp.abs(normal[1]) < 0.5, y, z)
     hint = jnp.where(hint @ hint < 0.25, axis, hint)
@@ -67,7 +67,7 @@ def sphere_sphere(one: Geom, two: Geom) -> Contacts:
 
 
 def sphere_capsule(sphere: Geom, capsule: Geom) -> Contacts:
-    """``mjc_SphereCapsule``: the nearest point of the axis is a sphere."""
+    """``mjc_SphereCapsule``: a sphere at the nearest point of the capsule's axis."""
     axis = capsule.mat[:, 2]
     along = jnp.clip(axis @ (sphere.pos - capsule.pos), -capsule.size[1], capsule.size[1])
     nearest = capsule.pos + axis * along
@@ -77,8 +77,7 @@ def sphere_capsule(sphere: Geom, capsule: Geom) -> Contacts:
 def capsule_capsule(one: Geom, two: Geom) -> Contacts:
     """``mjraw_CapsuleCapsule`` for axes that are not parallel.
 
-    C finds two contacts where the axes are parallel to within 1e-15; here there
-    is one of them.
+    C finds two contacts where the axes are parallel to within 1e-15; this finds one of them.
     """
     axis1, axis2 = one.mat[:, 2] * one.size[1], two.mat[:, 2] * two.size[1]
     apart = one.pos - two.pos
@@ -89,7 +88,8 @@ def capsule_capsule(one: Geom, two: Geom) -> Contacts:
     safe = jnp.where(flat, jnp.ones_like(det), det)
     x1 = jnp.where(flat, jnp.ones_like(det), (mc * u - mb * v) / safe)
     x2 = jnp.where(flat, (v - mb) / mc, (ma * v - mb * u) / safe)
-    # Clip the first to its segment, then the second, then the first once more.
+    # Clip the first to its segment, then the second, then the first again: C's order decides
+    # which end of a segment is used.
     x2 = jnp.where(jnp.abs(x1) > 1, (v - mb * jnp.sign(x1)) / mc, x2)
     x1 = jnp.clip(x1, -1.0, 1.0)
     beyond = jnp.abs(x2) > 1
@@ -99,6 +99,7 @@ def capsule_capsule(one: Geom, two: Geom) -> Contacts:
 
 
 def _on_plane(plane: Geom, centre: Float[Array, "3"], radius: Array) -> tuple[Array, Array]:
+    """Distance and position of the contact between a plane and a sphere."""
     normal = plane.mat[:, 2]
     dist = (centre - plane.pos) @ normal - radius
     return dist, centre - normal * (radius + 0.5 * dist)
@@ -112,7 +113,7 @@ def plane_sphere(plane: Geom, sphere: Geom) -> Contacts:
 
 
 def plane_capsule(plane: Geom, capsule: Geom) -> Contacts:
-    """``mjc_PlaneCapsule``: both ends are spheres; tangents follow the axis."""
+    """``mjc_PlaneCapsule``: a sphere at each end; the first tangent follows the axis."""
     axis = capsule.mat[:, 2]
     frame = _frame(plane.mat[:, 2], axis)
     ends = [capsule.pos + sign * axis * capsule.size[1] for sign in (1, -1)]
@@ -121,12 +122,14 @@ def plane_capsule(plane: Geom, capsule: Geom) -> Contacts:
 
 
 def plane_box(plane: Geom, box: Geom) -> Contacts:
-    """``mjc_PlaneBox``: the four corners of the box' lower half, in their order."""
+    """``mjc_PlaneBox``: the four corners below the box's centre, in C's order."""
     normal = plane.mat[:, 2]
-    # C counts x fastest; of opposite corners one is below the centre.
+    # C enumerates corners with x fastest and keeps those below the centre: of two opposite
+    # corners always one, so four in all.
     signs = np.array([[1 if i & bit else -1 for bit in (1, 2, 4)] for i in range(8)])
     corners = (jnp.asarray(signs, box.pos.dtype) * box.size[None]) @ box.mat.T
     _, lower = jax.lax.top_k(-(corners @ normal), k=4)
+    # top_k orders by depth; the noslip pass needs C's order of corners.
     corners = corners[jnp.sort(lower)] + box.pos[None]
     dist = (corners - plane.pos[None]) @ normal
     pos = corners - 0.5 * dist[:, None] * normal[None]
@@ -150,7 +153,11 @@ def _pairs() -> dict[tuple[int, int], Callable[[Geom, Geom], Contacts]]:
 
 
 def limit(edited: Any, blank: Any, most: Mapping[int, int]) -> Any:
-    """``blank`` data with room for at most ``most[condim]`` contacts of each condim."""
+    """``blank`` data with room for at most ``most[condim]`` contacts of each condim.
+
+    MJX gives every candidate pair constraint rows, in contact or not, and the solver's work grows
+    with the rows; a body has far fewer contacts at a time than candidate pairs.
+    """
     constraint = importlib.import_module("mujoco.mjx._src.constraint")
     io = importlib.import_module("mujoco.mjx._src.io")
     dims = blank._impl.contact.dim
@@ -175,13 +182,14 @@ def limit(edited: Any, blank: Any, most: Mapping[int, int]) -> Any:
 def collide(device: Any, data: Any, most: Mapping[int, int] = MappingProxyType({})) -> Any:
     """``mjx.collision`` with the pairs above: ``data`` with its contacts filled in.
 
-    Of each condim in ``most`` that many deepest contacts are kept; ``data`` comes
-    from :func:`limit`, then.
+    Only the ``most[condim]`` deepest contacts of each condim are kept; ``data`` must then come
+    from :func:`limit`.
     """
     if data._impl.ncon == 0:
         return data
     driver = importlib.import_module("mujoco.mjx._src.collision_driver")
-    pairs, by_condim = _pairs(), {}
+    pairs = _pairs()
+    by_condim: dict[int, list[Any]] = {}
     for key, contact in driver._contact_groups(device, data).items():
         exact = pairs.get((int(key.types[0]), int(key.types[1])))
         if exact is None:
@@ -200,6 +208,7 @@ def collide(device: Any, data: Any, most: Mapping[int, int] = MappingProxyType({
             contact.replace(dist=dist, pos=pos, frame=frame)
         )
     bodies = jnp.asarray(device.geom_bodyid)
+    # MJX lays constraint rows out by ascending condim; contacts must follow the same order.
     groups = [_deepest(_join(by_condim[dim]), most.get(dim), bodies) for dim in sorted(by_condim)]
     return data.tree_replace({"_impl.contact": _join(groups)})
 
@@ -209,7 +218,7 @@ def _join(contacts: list) -> Any:
 
 
 def _deepest(contact: Any, most: int | None, bodies: Int[Array, " G"]) -> Any:
-    """The deepest contacts, ordered by pairs of bodies as in C: the noslip pass takes turns."""
+    """The deepest contacts, in C's order of body pairs (the noslip pass depends on the order)."""
     if most is None or contact.dist.shape[0] <= most:
         return contact
     _, index = jax.lax.top_k(-contact.dist, k=most)
@@ -220,6 +229,6 @@ def _deepest(contact: Any, most: int | None, bodies: Int[Array, " G"]) -> Any:
     first, second = pair.min(axis=1), pair.max(axis=1)
     one = jnp.where(swapped, geoms[:, 1], geoms[:, 0])
     two = jnp.where(swapped, geoms[:, 0], geoms[:, 1])
-    # The last key is the most significant; equal ones keep their order.
+    # lexsort's last key is the most significant, and the sort is stable.
     order = jnp.lexsort((two, one, second, first))
     return jax.tree.map(lambda x: x[order], kept)

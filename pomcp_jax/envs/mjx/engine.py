@@ -1,7 +1,8 @@
-"""Bodies moved by MJX: MuJoCo's forward dynamics in JAX, with a solver of our own.
+"""MJX engine: MuJoCo's forward dynamics in JAX with this project's own passes and solver.
 
-MJX computes kinematics, contacts and forces; :mod:`pomcp_jax.envs.mjx.solver` solves
-for the constrained acceleration, to the same minimum as MuJoCo's C code.
+MJX computes passive forces, actuation and constraint rows. Kinematics, tree passes, contacts of
+primitives and the constrained acceleration come from the modules beside this one; the solver
+reaches the same minimum as MuJoCo's C code.
 """
 
 import functools
@@ -27,7 +28,11 @@ from pomcp_jax.envs.physics import (
 
 
 def check(model: Any, domain: str) -> None:
-    """Refuse models outside what this engine covers; none of dm_control's is."""
+    """Refuse a model that this engine does not cover; it covers all of dm_control's tasks here.
+
+    Raises:
+      NotImplementedError: for another integrator, or RK4 with activations or quaternions.
+    """
     import mujoco
 
     rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
@@ -42,15 +47,15 @@ def check(model: Any, domain: str) -> None:
 
 
 class _Model(NamedTuple):
-    """What one physics step needs."""
+    """Constants of one physics step."""
 
     device: Any
     blank: Any
     noslip: noslip.Setting | None
     max_contacts: Mapping[int, int]
-    """Of each condim: see :func:`collision.limit`."""
+    """Contacts of each condim to solve for, see :func:`collision.limit`."""
     explicit: Any = None
-    """``device`` without MJX' implicit damping: :func:`_euler` has its own."""
+    """``device`` without MJX's implicit damping, which :func:`_euler` does itself."""
     is_damped: bool = False
 
 
@@ -62,7 +67,7 @@ def make(
     noslip_iterations: int = 0,
     max_contacts: Mapping[int, int] = MappingProxyType({}),
 ) -> Engine:
-    """The engine of one model; ``forces`` are the sensors it reports."""
+    """Engine of one model; ``forces`` are the sensors that it reports."""
     import mujoco
 
     model = _prepare(edited, device, blank, noslip_iterations, max_contacts)
@@ -77,6 +82,7 @@ def make(
     def start(
         qpos: Float[Array, " Q"], qvel: Float[Array, " V"], act: Float[Array, " M"]
     ) -> tuple[Motion, Float[Array, " F"]]:
+        # No warm start: the solver then compares zero with the unconstrained acceleration.
         motion = Motion(qpos, qvel, act, jnp.zeros_like(qvel))
         if not forces:
             return motion, jnp.zeros(sized, qpos.dtype)
@@ -88,6 +94,7 @@ def make(
     def euler(motion: Motion, ctrl: Float[Array, " U"], sensed: Array, last: Array | bool):
         data = _accelerate(model, motion, ctrl)
         if forces:
+            # Only the last physics step of a control step is observed.
             sensed = jax.lax.cond(last, sense, lambda _: sensed, data)
         data = _euler(model, data)
         return Motion(data.qpos, data.qvel, data.act, data.qacc_warmstart), sensed
@@ -95,7 +102,7 @@ def make(
     def rk4(motion: Motion, ctrl: Float[Array, " U"], sensed: Array, last: Array | bool):
         return _rk4(model, timestep, motion, ctrl), sensed
 
-    one = rk4 if is_rk4 else euler
+    step = rk4 if is_rk4 else euler
 
     def advance(
         motion: Motion, ctrl: Float[Array, " U"], steps: int
@@ -103,9 +110,10 @@ def make(
         sensed = jnp.zeros(sized, motion.qpos.dtype)
         with relaxed():
             if steps == 1:
-                motion, sensed = one(motion, ctrl, sensed, True)
+                motion, sensed = step(motion, ctrl, sensed, True)
             else:
-                body = lambda now, last: (one(now[0], ctrl, now[1], last), None)  # noqa: E731
+                # A scan compiles the step once, however many a control step has.
+                body = lambda now, last: (step(now[0], ctrl, now[1], last), None)  # noqa: E731
                 last = jnp.arange(steps) == steps - 1
                 (motion, sensed), _ = jax.lax.scan(body, (motion, sensed), last)
         return guarded(motion), sensed
@@ -114,7 +122,7 @@ def make(
 
 
 def _touching(model: _Model, qpos: Float[Array, " Q"]) -> Bool[Array, ""]:
-    """Whether anything touches in a pose."""
+    """Whether any contact is active at a pose."""
     with relaxed():
         data = kinematics(model.device, model.blank.replace(qpos=qpos))
         data = collision.collide(model.device, data, model.max_contacts)
@@ -133,6 +141,7 @@ def _prepare(
 
     if max_contacts:
         blank = collision.limit(edited, blank, max_contacts)
+    # MJX's own implicit damping calls LAPACK on the whole batch at once, see linear.py.
     flags = int(edited.opt.disableflags) | int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
     return _Model(
         device=device,
@@ -145,9 +154,9 @@ def _prepare(
 
 
 def _noslip(edited: Any, blank: Any, iterations: int) -> noslip.Setting | None:
-    """The second solver pass of a model, over its pyramids' opposing edges."""
+    """Options of the noslip pass over opposing edges of friction pyramids; None without one."""
     contact = blank._impl.contact
-    slides = contact.dim > 1
+    slides = contact.dim > 1  # condim 1 has a normal force only
     if not iterations or not slides.any():
         return None
     edges = [
@@ -173,9 +182,10 @@ def _accelerate(
     if actuated:
         data = mjx.fwd_actuation(device, data)
     inertia = _inertia(device, data)
-    # MJX adds forces applied from outside, which no task has.
+    # mj_fwdAcceleration also adds externally applied forces, which no task has.
     smooth = data.qfrc_passive - data.qfrc_bias + data.qfrc_actuator
     right = smooth[:, None]
+    # The noslip pass needs M^-1 J': solving for it here shares the factorisation of M.
     if model.noslip is not None:
         right = jnp.concatenate([right, data._impl.efc_J.T], axis=1)
     moved = linear.solve_positive(inertia, right)
@@ -193,7 +203,7 @@ def _accelerate(
 
 
 def _position(model: _Model, data: Any) -> Any:
-    """``mjx.fwd_position`` with our contacts."""
+    """``mjx.fwd_position`` with our kinematics, tree passes and contacts."""
     mjx, device = quiet_mjx(), model.device
     data = tree.com_pos(device, kinematics(device, data))
     data = mjx.crb(device, mjx.tendon(device, data))
@@ -208,19 +218,19 @@ def _inertia(device: Any, data: Any) -> Float[Array, "V V"]:
 
 
 def _euler(model: _Model, data: Any) -> Any:
-    """``mj_Euler``: semi-implicit in velocity, implicit in the joints' damping if they have any."""
+    """``mj_Euler``: semi-implicit in velocity, and implicit in joint damping if there is any."""
     qacc = data.qacc
     if model.is_damped:
         damping = jnp.diag(model.device.opt.timestep * model.device.dof_damping)
         inertia = _inertia(model.device, data) + damping
         qacc = linear.solve_positive(inertia, data.qfrc_smooth + data.qfrc_constraint)
-    # The solver's acceleration stays the next step's warm start.
+    # The warm start of the next step is the solver's acceleration, not the damped one.
     moved = quiet_mjx().euler(model.explicit, data.replace(qacc=qacc))
     return moved.replace(qacc_warmstart=data.qacc)
 
 
 def _problem(device: Any, data: Any, inertia: Float[Array, "V V"]) -> solver.Problem:
-    """MJX' constraint rows for our solver."""
+    """Constraint problem of our solver, from MJX's rows."""
     import mujoco
 
     rows, contact = data._impl, data._impl.contact
@@ -246,7 +256,11 @@ def _problem(device: Any, data: Any, inertia: Float[Array, "V V"]) -> solver.Pro
 
 
 def _rk4(model: _Model, timestep: float, now: Motion, ctrl: Float[Array, " U"]) -> Motion:
-    """MuJoCo's fourth-order Runge-Kutta step (``mj_RungeKutta``), its stages scanned."""
+    """MuJoCo's fourth-order Runge-Kutta step (``mj_RungeKutta``).
+
+    The stages are scanned, so that the forward dynamics are compiled once instead of four times.
+    """
+    # The last stage has no successor: its reach of 0 only fills the scan's shape.
     reach = jnp.asarray([0.5, 0.5, 1.0, 0.0], now.qpos.dtype)
     share = jnp.asarray([1 / 6, 1 / 3, 1 / 3, 1 / 6], now.qpos.dtype)
 

@@ -1,9 +1,9 @@
-"""Many small linear systems at once, in calls that XLA's CPU client survives.
+"""Batched solves of small linear systems that avoid a deadlock in jaxlib's CPU LAPACK calls.
 
-jaxlib before 0.11.2 hands a batched LAPACK call to the threads it runs on, and waits for
-them: two at once on a machine of two cores wait for each other for ever (``ParallelBatchMap``
-in ``jaxlib/cpu/lapack_kernels.cc``; seen with 512 fish and with 16 dogs). It does so from a
-certain amount of work on. Here a batch is solved in parts that stay below it.
+Above a certain amount of work, jaxlib before 0.11.2 splits a batched LAPACK call over the thread
+pool it runs on and waits for the parts: two such calls at once on a two-core machine wait for
+each other forever (``ParallelBatchMap`` in ``jaxlib/cpu/lapack_kernels.cc``; seen with 512 fish
+and with 16 dogs). Here a batch is solved in parts that stay below that amount.
 """
 
 import jax
@@ -11,19 +11,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 PARALLEL_FLOPS = 200_000
-"""From so many operations on jaxlib 0.10 splits a batch between threads. It counts
+"""Operations from which jaxlib 0.10 splits a batch between threads. It counts
 ``rows * V^3 / 3`` for a Cholesky factorisation and ``rows * V^2 * K`` for a triangular
 solve; a batch of one row is never split."""
 SAFE_VERSION = (0, 11, 2)
-"""The first jax whose LAPACK calls stay in their thread."""
+"""First jax release whose LAPACK calls stay on their thread."""
 
 
 def rows_at_once(size: int, columns: int) -> int:
-    """How many V x V systems with K right-hand sides one call may solve, at least one."""
+    """Number of V x V systems with K right-hand sides that one call may solve, at least one."""
     return max(1, (PARALLEL_FLOPS - 1) // max(1, size**3 // 3, size * size * columns))
 
 
 def _lapack(matrices: Float[Array, "... V V"], right: Float[Array, "... V K"]) -> Array:
+    # LAPACK reads the lower triangle only, and both callers' matrices are symmetric by
+    # construction: symmetrising them first would be an extra pass.
     lower = jax.lax.linalg.cholesky(matrices, symmetrize_input=False)
     half = jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True)
     return jax.lax.linalg.triangular_solve(
@@ -33,7 +35,7 @@ def _lapack(matrices: Float[Array, "... V V"], right: Float[Array, "... V K"]) -
 
 @jax.custom_batching.custom_vmap
 def _solve(matrices: Float[Array, "... V V"], right: Float[Array, "... V K"]) -> Array:
-    """A vmapped axis becomes one more leading axis, so that all rows are seen here."""
+    """``matrices^-1 right``; a vmapped axis becomes a leading axis, so all rows are counted."""
     size, columns = right.shape[-2:]
     rows = rows_at_once(size, columns)
     flat = matrices.reshape(-1, size, size), right.reshape(-1, size, columns)
@@ -43,6 +45,7 @@ def _solve(matrices: Float[Array, "... V V"], right: Float[Array, "... V K"]) ->
     def in_parts(matrices: Array, right: Array) -> Array:
         return jax.lax.map(lambda one: _lapack(*one), (matrices, right), batch_size=rows)
 
+    # The platform is chosen when the program is lowered: accelerators keep the single call.
     solved = jax.lax.platform_dependent(*flat, cpu=in_parts, default=_lapack)
     return solved.reshape(right.shape)
 
@@ -59,11 +62,12 @@ def _solve_vmap(size: int, batched: list[bool], *args: Array) -> tuple[Array, bo
 def solve_positive(
     matrix: Float[Array, "V V"], right: Float[Array, "V ..."]
 ) -> Float[Array, "V ..."]:
-    """``matrix^-1 right`` of a symmetric positive definite matrix, NaN for others.
+    """``matrix^-1 right`` for a symmetric positive definite matrix; NaN for any other.
 
-    May be vmapped, any number of times, and differentiated (implicitly).
+    Can be nested in any number of ``vmap`` and differentiated (implicitly).
     """
     columns = right.reshape(right.shape[0], -1)
+    # custom_vmap has no derivative of its own; the implicit one needs a second solve only.
     solved = jax.lax.custom_linear_solve(
         lambda x: matrix @ x, columns, solve=lambda _, x: _solve(matrix, x), symmetric=True
     )

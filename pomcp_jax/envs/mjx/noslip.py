@@ -1,9 +1,9 @@
-"""MuJoCo's optional second solver pass, which takes slip out of friction.
+"""MuJoCo's optional second solver pass, which removes slip from friction contacts.
 
-The constraint solver softens friction as it softens contacts; ``noslip``
-iterations re-solve for the friction forces alone, without softness, holding the
-normal forces (MuJoCo documentation, "noslip_iterations"; ``mj_solNoSlip`` in
-``engine_solver.c``). MJX lacks it; the dog uses it.
+The constraint solver regularises friction as it regularises contacts; ``noslip`` iterations
+solve again for the friction forces alone, without regularisation, with the normal forces fixed
+(MuJoCo documentation, "noslip_iterations"; ``mj_solNoSlip`` in ``engine_solver.c``). MJX lacks
+this pass; the dog uses it.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _TINY = 1e-15
 
 
 class Setting(NamedTuple):
-    """What a model asks for, and its pyramids."""
+    """A model's noslip options and its friction pyramids."""
 
     iterations: int
     tolerance: float
@@ -44,7 +44,11 @@ def refine(
 ) -> tuple[Float[Array, " V"], Float[Array, " R"]]:
     """Acceleration and row forces after the pass: projected Gauss-Seidel over pyramid edges.
 
-    ``spread`` is ``M^-1 J'``.
+    Args:
+      problem: the constraint problem.
+      force: row forces of the first pass.
+      spread: ``M^-1 J'``.
+      setting: of the model.
     """
     edges = jnp.asarray(setting.edges)
     rows = problem.jacobian[edges]
@@ -54,26 +58,32 @@ def refine(
     ids = jnp.arange(edges.shape[0])
     block = couple[ids[:, None, None], np.arange(2)[None, :, None], edges[:, None, :]]
 
+    # Gauss-Seidel: each pair sees the forces that earlier pairs left, so the pairs are scanned in
+    # C's order. Another order converges to other forces within so few iterations.
     def pair(carry: tuple, i: Int[Array, ""]) -> tuple:
         force, gained = carry
         at, a = edges[i], block[i]
         old = force[at]
         residual = couple[i] @ force + offset[i]
+        # The mean of opposing edges is the normal force, which stays; their difference is the
+        # tangential force, the one unknown of a scalar quadratic.
         middle = 0.5 * (old[0] + old[1])
         bend = a[0, 0] + a[1, 1] - a[0, 1] - a[1, 0]
-        rest = residual - a @ old
-        slope = middle * (a[0, 0] - a[1, 1]) + rest[0] - rest[1]
+        others = residual - a @ old
+        slope = middle * (a[0, 0] - a[1, 1]) + others[0] - others[1]
         flat = bend < _TINY
         half = jnp.clip(-slope / jnp.where(flat, 1.0, bend), -middle, middle)
         half = jnp.where(flat, 0.0, half)
         new = jnp.stack([middle + half, middle - half])
         delta = new - old
         change = 0.5 * (delta @ (a @ delta)) + delta @ residual
+        # C's costChange rejects the same increase, which only rounding can cause.
         worse = change > 1e-10
         force = force.at[at].set(jnp.where(worse, old, new))
         return (force, gained - jnp.where(worse, 0.0, change)), None
 
     def sweep(now: _Sweep, first: Bool[Array, ""]) -> tuple[_Sweep, None]:
+        # As in C: the first sweep is also credited with the regularisation cost that it drops.
         softness = 0.5 * jnp.sum(now.force * now.force / problem.weight)
         gained = jnp.where(first, softness, 0.0)
         (force, gained), _ = jax.lax.scan(pair, (now.force, gained), ids)

@@ -8,9 +8,9 @@ Solves the same convex problem as ``mujoco.mjx``'s solver and MuJoCo's C code
 with ``a_s`` the unconstrained acceleration, ``M`` the inertia, rows ``J``, ``b``
 (aref), ``D``, and a cost ``s`` for each kind of row: quadratic for equalities,
 Huber's for friction loss, one-sided quadratic for limits and pyramidal contacts;
-elliptic contacts take their rows together. The minimum is unique, so only the
-route differs: MJX searches each line with 50 rounds of three points, all of
-which a batch has to pay; here a line ends when its derivative vanishes.
+the rows of an elliptic contact have a joint cost. The minimum is unique, so only the
+route to it differs: MJX evaluates three points in each of 50 rounds of a line search, all of
+which a batch pays for; here a line search ends when its derivative vanishes.
 """
 
 from typing import NamedTuple
@@ -23,16 +23,16 @@ from jaxtyping import Array, Bool, Float, Int
 from pomcp_jax.envs.mjx import linear
 
 ITERATIONS = 100
-"""MuJoCo's default ``opt.iterations``; contacts of the tasks here need 2 to 8."""
+"""MuJoCo's default ``opt.iterations``; the tasks here need 2 to 8 in contact."""
 LINE_ITERATIONS = 50
 """MuJoCo's default ``opt.ls_iterations``."""
 
 
 class Cones(NamedTuple):
-    """C elliptic contacts of one dimension d."""
+    """C elliptic contacts of the same dimension d."""
 
     rows: Int[np.ndarray, "C d"]
-    """Their rows, known when compiling: first the normal, then d - 1 tangents."""
+    """Row indices, known at compile time: first the normal, then d - 1 tangents."""
     scale: Float[Array, "C d"]
     """``[mu, friction_1, ...]``; ``mu = friction_1 / sqrt(impratio)``."""
 
@@ -47,35 +47,37 @@ class Problem(NamedTuple):
     weight: Float[Array, " R"]
     """D, the inverse regularisation of each row."""
     equalities: int = 0
-    """The first rows hold with equality ..."""
+    """Number of equality rows, which come first."""
     frictions: int = 0
-    """... the next are friction losses, all others one-sided."""
+    """Number of friction-loss rows, which follow; all later rows are one-sided."""
     loss: Float[Array, " R"] | None = None
-    """The largest force of each friction row."""
+    """Largest force of each friction-loss row; required if there are any."""
     cones: tuple[Cones, ...] = ()
 
 
 class _Law(NamedTuple):
-    """All rows' costs at one point."""
+    """Constraint cost and its derivatives at one point."""
 
     cost: Float[Array, ""]
     slope: Float[Array, " R"]
     """Derivative with respect to each row's residual: minus its force."""
     curvature: Float[Array, " R"]
-    """Second derivative, elliptic contacts left out."""
+    """Second derivative; zero for rows of elliptic contacts."""
     blocks: tuple[Float[Array, "C d d"], ...]
-    """Second derivatives of the elliptic contacts."""
+    """Second derivatives of elliptic contacts."""
     zone: Int[Array, " Z"]
-    """Which piece of its cost each row and each elliptic contact is in."""
+    """Index of the piece of its cost that each row and each elliptic contact is in."""
 
 
 def residual(problem: Problem, qacc: Float[Array, " V"]) -> Float[Array, " R"]:
-    """``J a - b``; a one-sided row pushes where this is negative."""
+    """``J a - b``; a one-sided row exerts a force where this is negative."""
     return problem.jacobian @ qacc - problem.aref
 
 
 def _law(problem: Problem, value: Float[Array, " R"]) -> _Law:
     """Costs, forces and curvatures of all rows at their residuals."""
+    # The kinds of rows are Python integers, so a model without equalities, friction loss or
+    # elliptic cones compiles none of their terms.
     weight, rows = problem.weight, np.arange(problem.weight.shape[0])
     active = value < 0
     if problem.equalities:
@@ -86,6 +88,7 @@ def _law(problem: Problem, value: Float[Array, " R"]) -> _Law:
     slope = jnp.where(active, weight * value, 0.0)
     cost = 0.5 * jnp.sum(slope * value)
     if problem.frictions:
+        assert problem.loss is not None
         # Huber's function: quadratic while the force is below its largest value.
         mine = (rows >= problem.equalities) & (rows < problem.equalities + problem.frictions)
         bound = jnp.where(mine, problem.loss, 0.0)
@@ -111,14 +114,15 @@ def _cone_law(
     """Cost, derivatives and zone of elliptic contacts.
 
     MuJoCo documentation, "Computation", "Friction cones": with ``N = mu x_0`` and
-    ``T = |friction x_t|`` a contact is free above its dual cone, quadratic in
-    every row inside the polar one, and ``D_m / 2 (N - mu T)^2`` between them
-    (``mj_constraintUpdate`` in ``engine_core_constraint.c``).
+    ``T = |friction x_t|`` the cost is zero in the dual cone (top zone), quadratic in every row in
+    the polar cone (bottom zone) and ``D_m / 2 (N - mu T)^2`` between them (middle zone;
+    ``mj_constraintUpdate`` in ``engine_core_constraint.c``).
     """
     scaled = value * cones.scale
     mu, normal, tangent = cones.scale[:, 0], scaled[:, 0], scaled[:, 1:]
     length = jnp.sqrt(jnp.sum(jnp.square(tangent), axis=1))
     slides = length > 0
+    # Without tangential motion the direction is undefined; the middle zone is empty then.
     safe = jnp.where(slides, length, 1.0)
     below = jnp.where(slides, mu * normal + length <= 0, normal < 0)
     between = slides & ~below & (normal < mu * length)
@@ -147,19 +151,19 @@ def _cone_law(
 
 
 def cost(problem: Problem, qacc: Float[Array, " V"]) -> Float[Array, ""]:
-    """The objective above."""
+    """Objective of the module's docstring."""
     delta = qacc - problem.qacc_smooth
     gauss = 0.5 * (delta @ (problem.inertia @ delta))
     return gauss + _law(problem, residual(problem, qacc)).cost
 
 
 def row_force(problem: Problem, qacc: Float[Array, " V"]) -> Float[Array, " R"]:
-    """The force of every row at an acceleration (``efc_force``)."""
+    """Force of every row at an acceleration (``efc_force``)."""
     return -_law(problem, residual(problem, qacc)).slope
 
 
 def force(problem: Problem, qacc: Float[Array, " V"]) -> Float[Array, " V"]:
-    """The constraint force in joint coordinates at an acceleration."""
+    """Constraint force in joint coordinates at an acceleration."""
     return row_force(problem, qacc) @ problem.jacobian
 
 
@@ -167,15 +171,15 @@ class _Newton(NamedTuple):
     qacc: Float[Array, " V"]
     zone: Int[Array, " Z"]
     stable: Int[Array, ""]
-    """Consecutive full steps that left every row in its piece."""
+    """Consecutive steps that left every row in its zone."""
     iteration: Int[Array, ""]
 
 
 def solve(problem: Problem, warmstart: Float[Array, " V"]) -> Float[Array, " V"]:
-    """The constrained acceleration, from the better of two starting points.
+    """Constrained acceleration, from the better of two starting points.
 
-    Where the unconstrained acceleration moves no row it is the solution, and a
-    batch of such problems iterates not once.
+    If no row exerts a force at the unconstrained acceleration, that is the solution; a batch of
+    such problems does not iterate at all.
     """
     free = jnp.all(_law(problem, residual(problem, problem.qacc_smooth)).slope == 0)
     better = cost(problem, warmstart) < cost(problem, problem.qacc_smooth)
@@ -188,7 +192,8 @@ def solve(problem: Problem, warmstart: Float[Array, " V"]) -> Float[Array, " V"]
     )
 
     def unfinished(now: _Newton) -> Bool[Array, ""]:
-        # In float32 the second step with the same rows refines the first one's rounding.
+        # Within fixed zones the cost is quadratic and one step is exact; in float32 a second one
+        # removes the rounding of the first.
         return (now.stable < 2) & (now.iteration < ITERATIONS)
 
     return jax.lax.while_loop(unfinished, lambda now: _newton_step(problem, now), start).qacc
@@ -210,7 +215,8 @@ def _newton_step(problem: Problem, now: _Newton) -> _Newton:
     zone = _law(problem, residual(problem, qacc)).zone
     same = jnp.all(zone == now.zone)
     if problem.cones:
-        # Between the cones the cost is not quadratic: one more step squares the error.
+        # In the middle zone of a cone the cost is not quadratic, but Newton's method converges
+        # quadratically: once a step is below sqrt(eps), the next one is below eps.
         moved = jnp.max(jnp.abs(step * direction))
         enough = jnp.sqrt(jnp.finfo(qacc.dtype).eps) * (1 + jnp.max(jnp.abs(qacc)))
         same = same & (moved <= enough)
@@ -238,10 +244,10 @@ def _line_search(
     gauss: Float[Array, " V"],
     direction: Float[Array, " V"],
 ) -> Float[Array, ""]:
-    """The minimum of the objective along a line.
+    """Step size that minimises the objective along a line.
 
-    Its derivative rises, in straight pieces but for elliptic contacts, so Newton's
-    method (kept inside a bracket) ends after as many pieces as it has to cross.
+    The derivative is increasing and piecewise linear except for elliptic contacts, so bracketed
+    Newton's method needs about one evaluation for each piece that it crosses.
     """
     change = problem.jacobian @ direction
     linear = gauss @ direction
@@ -255,7 +261,8 @@ def _line_search(
             second = second + jnp.einsum("cd,cde,ce->", along, block, along)
         return linear + alpha * quadratic + law.slope @ change, second
 
-    # What rounding leaves of the derivative where it vanishes: its terms cancel.
+    # At the minimum the terms of the derivative cancel, so its rounding error scales with their
+    # sizes, not with the derivative; a fixed tolerance would never be met in float32.
     here, there = _law(problem, value).slope, _law(problem, value + change).slope
     either = (here != 0) | (there != 0)
     terms = problem.weight * jnp.abs(change) * (jnp.abs(value) + jnp.abs(change))
@@ -268,6 +275,7 @@ def _line_search(
         low = jnp.where(first < 0, line.alpha, line.low)
         high = jnp.where(first < 0, line.high, line.alpha)
         step = line.alpha - first / second
+        # Bisect where Newton leaves the bracket; without an upper end yet, double the step.
         outside = (step <= low) | (step >= high)
         middle = jnp.where(jnp.isfinite(high), 0.5 * (low + high), 2.0 * low + 1.0)
         following = jnp.where(outside, middle, step)
@@ -277,6 +285,7 @@ def _line_search(
     def unfinished(line: _Line) -> Bool[Array, ""]:
         return ~line.done & (line.iteration < LINE_ITERATIONS)
 
+    # The full Newton step first: it is exact unless a row changes its zone on the way.
     first = _Line(
         alpha=jnp.ones_like(linear),
         low=jnp.zeros_like(linear),

@@ -1,9 +1,9 @@
-"""Passes over the tree of bodies as products with constant matrices of zeros and ones.
+"""Passes over the kinematic tree as products with constant matrices of zeros and ones.
 
-As with :mod:`pomcp_jax.envs.mjx.kinematics`: MJX emits code for every depth of the tree,
-this does not. Sums over a body's subtree and over the joints above it are one small
-matrix product each. Formulas: ``mj_comPos``, ``mj_comVel``, ``mj_rne``
-(``engine_core_smooth.c``); spatial vectors are rotation first, then translation,
+MJX emits code for every depth of the tree, which the compiler pays for (see
+:mod:`pomcp_jax.envs.mjx.kinematics`). Here the sum over a body's subtree and the sum over the
+joints above it are one small matrix product each. Formulas: ``mj_comPos``, ``mj_comVel`` and
+``mj_rne`` (``engine_core_smooth.c``). Spatial vectors are rotation first, then translation,
 about the centre of mass of the whole tree.
 """
 
@@ -22,30 +22,31 @@ Spatial = Float[Array, "N 6"]
 
 
 class Tree(NamedTuple):
-    """Who is above whom; B bodies, V degrees of freedom."""
+    """Ancestry of bodies and degrees of freedom; B bodies, V degrees of freedom."""
 
     above: Bool[np.ndarray, "B B"]
     """``[b, a]``: body a is b or an ancestor of it."""
     moves: Bool[np.ndarray, "B V"]
     """``[b, v]``: degree of freedom v moves body b."""
     before: Bool[np.ndarray, "V V"]
-    """``[v, u]``: u moves the frame that v turns in; of a free joint its translation only."""
+    """``[v, u]``: u moves the frame of v's axis; within a free joint only its translations do."""
     shifts: Bool[np.ndarray, " V"]
-    """The translations of free joints and slides."""
+    """Translations: those of free joints, and slides."""
     turn: np.ndarray
-    """``[V]``: which axis of its body a rotation of a free or ball joint has, else -1."""
+    """``[V]``: the body axis of a free or ball joint's rotation, else -1."""
     fixed: np.ndarray
     """``[V, 3]``: the world axis of a free joint's translation, else 0."""
 
 
 def tree(device: Any) -> Tree:
-    """The tree of an MJX model."""
+    """Tree of an MJX model; NumPy only, so it is constant in the compiled program."""
     import mujoco
 
     kinds = mujoco.mjtJoint
     parents, bodies = np.asarray(device.body_parentid), np.asarray(device.dof_bodyid)
     joints, starts = np.asarray(device.dof_jntid), np.asarray(device.jnt_dofadr)
     above = np.eye(parents.size, dtype=bool)
+    # MuJoCo numbers parents before their children, so each parent's row is already complete.
     for body in range(1, parents.size):
         above[body] |= above[parents[body]]
     moves = above[:, bodies]
@@ -54,6 +55,8 @@ def tree(device: Any) -> Tree:
     free, ball = kind == kinds.mjJNT_FREE, kind == kinds.mjJNT_BALL
     shifts = (free & (nth < 3)) | (kind == kinds.mjJNT_SLIDE)
     before = moves[bodies] & (joints[:, None] > joints[None, :])
+    # The C code computes all three rotations of a free or ball joint from the velocity before
+    # the joint; a free joint's translations are applied first.
     before |= (joints[:, None] == joints[None, :]) & (free & (nth >= 3))[:, None] & shifts[None, :]
     turn = np.where(free & (nth >= 3), nth - 3, np.where(ball, nth, -1))
     fixed = np.where((free & (nth < 3))[:, None], np.eye(3)[nth % 3], 0.0)
@@ -61,7 +64,8 @@ def tree(device: Any) -> Tree:
 
 
 def _sum(which: Bool[np.ndarray, "M N"], terms: Float[Array, "N K"]) -> Float[Array, "M K"]:
-    """Sums of the chosen rows; full precision, which GPUs do not give unless asked."""
+    """Sums of the selected rows."""
+    # Without the explicit precision a GPU would round the terms to TF32.
     return jnp.dot(jnp.asarray(which, terms.dtype), terms, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -88,14 +92,16 @@ def _momentum(inertia: Float[Array, "N 10"], motion: Spatial) -> Spatial:
 
 
 def com_pos(device: Any, data: Any) -> Any:
-    """``mjx.com_pos``: centres of mass, inertias and joint axes about them."""
+    """``mjx.com_pos``: centres of mass, and inertias and joint axes about them."""
     links, root = tree(device), np.asarray(device.body_rootid)
     mass = device.body_mass[:, None]
     sums = _sum(links.above.T, jnp.concatenate([data.xipos * mass, mass], axis=1))
     total = sums[:, 3:]
+    # Massless subtrees (dummy bodies) take their own position, as in mj_comPos.
     com = jnp.where(total < _TINY, data.xipos, sums[:, :3] / jnp.maximum(total, _TINY))
     offset = data.xipos - com[root]
-    # R diag(I) R' + m (|r|^2 - r r'), its upper triangle.
+    # Parallel axis theorem: R diag(I) R' + m (|r|^2 - r r'). MuJoCo stores its six distinct
+    # entries in the order xx, yy, zz, xy, xz, yz, then m r and m.
     turned = data.ximat * device.body_inertia[:, None, :]
     inertia = jnp.sum(turned[:, :, None, :] * data.ximat[:, None, :, :], axis=3)
     outer = offset[:, :, None] * offset[:, None, :]
@@ -107,7 +113,8 @@ def com_pos(device: Any, data: Any) -> Any:
     bodies, joints = np.asarray(device.dof_bodyid), np.asarray(device.dof_jntid)
     own = data.xmat[bodies, :, np.maximum(links.turn, 0)]
     axes = jnp.where((links.turn >= 0)[:, None], own, data.xaxis[joints])
-    axes = jnp.where(links.fixed.any(axis=1)[:, None], jnp.asarray(links.fixed, axes.dtype), axes)
+    is_free = np.asarray(links.fixed.any(axis=1))
+    axes = jnp.where(is_free[:, None], jnp.asarray(links.fixed, axes.dtype), axes)
     arm = jnp.cross(axes, com[root[bodies]] - data.xanchor[joints])
     shifts, still = links.shifts[:, None], jnp.zeros_like(axes)
     turning = jnp.where(shifts, still, axes)
@@ -119,21 +126,23 @@ def com_vel(device: Any, data: Any) -> Any:
     """``mjx.com_vel``: velocities of bodies and of joint axes."""
     links = tree(device)
     moving = data.cdof * data.qvel[:, None]
-    free = links.fixed.any(axis=1)
+    is_free = np.asarray(links.fixed.any(axis=1))
     turning = _cross(_sum(links.before, moving), data.cdof)
-    cdof_dot = jnp.where(free[:, None], jnp.zeros_like(turning), turning)
+    # The translation axes of a free joint are the world's: they do not turn with the body.
+    cdof_dot = jnp.where(is_free[:, None], jnp.zeros_like(turning), turning)
     return data.tree_replace({"cvel": _sum(links.moves, moving), "cdof_dot": cdof_dot})
 
 
 def rne(device: Any, data: Any) -> Any:
-    """``mjx.rne`` without accelerations: the bias forces of gravity and velocity."""
+    """``mjx.rne`` without joint accelerations: bias forces of gravity and velocity."""
     import mujoco
 
     links = tree(device)
     weightless = device.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY
     gravity = jnp.zeros_like(device.opt.gravity) if weightless else device.opt.gravity
-    rest = jnp.concatenate([jnp.zeros_like(gravity), -gravity])[None]
-    acceleration = rest + _sum(links.moves, data.cdof_dot * data.qvel[:, None])
+    # An upward acceleration of the world stands in for gravity (mj_rne does the same).
+    upward = jnp.concatenate([jnp.zeros_like(gravity), -gravity])[None]
+    acceleration = upward + _sum(links.moves, data.cdof_dot * data.qvel[:, None])
     inertia = data._impl.cinert
     spin = _cross_force(data.cvel, _momentum(inertia, data.cvel))
     force = _sum(links.above.T, _momentum(inertia, acceleration) + spin)

@@ -1,1 +1,1 @@
-"""One file per dm_control domain; each has ``make(task) -> Task``."""
+"""One file per dm_control domain; each has ``make(task, backend) -> Task``."""

@@ -15,12 +15,13 @@ from pomcp_jax.types import Key
 
 
 def _begin(key: Key) -> suite.Start:
-    """Any two angles, at rest (``Balance.initialize_episode``)."""
+    """Two uniform angles, at rest (``Balance.initialize_episode``)."""
     return suite.Start(jax.random.uniform(key, (2,), minval=-jnp.pi, maxval=jnp.pi))
 
 
 def make(task: str, backend: str = "mjx") -> Task:
     """``swingup`` or ``swingup_sparse``."""
+    # The XML disables contacts; without them MJX compiles no constraint rows.
     physics = suite.load("acrobot", backend, no_contacts=True)
     model = physics.model
     arms = jnp.asarray([model.body("upper_arm").id, model.body("lower_arm").id])
@@ -29,7 +30,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     margin = 0 if task == "swingup_sparse" else 1
 
     def look(view: View, episode: None) -> suite.Seen:
-        """Horizontal and vertical parts of both arms, velocities (``get_observation``)."""
+        """Horizontal and vertical components of both arms, velocities (``get_observation``)."""
         frames = view.data.xmat[arms]
         obs = jnp.concatenate([frames[:, 0, 2], frames[:, 2, 2], view.qvel])
         return suite.Seen(obs, view.data.site_xpos[target] - view.data.site_xpos[tip])

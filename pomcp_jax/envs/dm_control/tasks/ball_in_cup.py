@@ -24,10 +24,10 @@ _SPIN_SPEED = 6.0
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     to_target: Float[Array, "2"]
-    """From the ball to the middle of the cup."""
+    """From the ball to the centre of the cup."""
     inside: Float[Array, ""]
     speed: Float[Array, ""]
 
@@ -59,13 +59,14 @@ def make(task: str, backend: str = "mjx") -> Task:
         return jnp.asarray(model.qpos0, place.dtype).at[at].set(place)
 
     def begin(key: Key) -> suite.Start:
-        """The ball where it touches nothing (``initialize_episode``).
+        """A random position of the ball without contact (``initialize_episode``).
 
-        In nine of ten episodes TD-MPC2's spin starts inside the cup.
+        TD-MPC2's spin starts inside the cup in nine of ten episodes.
         """
         key_draw, key_outside = jax.random.split(key)
         anywhere = jax.random.uniform(key_outside) < 0.1 if task == "spin" else jnp.ones((), bool)
 
+        # Both positions are offsets from fixed bodies, so this needs no kinematics for a draw.
         def good(qpos: Float[Array, "4"]) -> Bool[Array, ""]:
             offset = jnp.abs(jnp.asarray(cup_to_ball, qpos.dtype) + qpos[at])
             inside = jnp.all(offset < jnp.asarray(room, qpos.dtype))

@@ -34,8 +34,8 @@ def _begin_swingup(key: Key) -> suite.Start:
 def _look(view: View, episode: None) -> suite.Seen:
     """Cart position, cosine and sine of the pole, velocities (``get_observation``).
 
-    The pole turns about the y axis, so the entries zz and xz of its frame are
-    the cosine and the sine of its joint.
+    The pole rotates about the y axis, so the entries zz and xz of its frame, which dm_control
+    observes, are the cosine and the sine of its joint.
     """
     cart, pole = view.qpos
     obs = jnp.stack([cart, jnp.cos(pole), jnp.sin(pole), *view.qvel])

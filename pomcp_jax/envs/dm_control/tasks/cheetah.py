@@ -26,18 +26,18 @@ _SPEED = "torso_subtreelinvel"
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     speed: Float[Array, ""]
     """Horizontal velocity of the centre of mass."""
     torso: Float[Array, ""]
-    """Height, as of the feet."""
+    """Height, like the next two, of the front and the back foot."""
     front: Float[Array, ""]
     back: Float[Array, ""]
 
 
 def _faster(speed: Float[Array, ""], goal: float) -> Float[Array, ""]:
-    """One at a speed, falling linearly to zero at rest."""
+    """One at ``goal``, decreasing linearly to zero at rest."""
     return tolerance(speed, (goal, math.inf), goal, value_at_margin=0, sigmoid="linear")
 
 
@@ -46,14 +46,14 @@ def _high(height: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def _stand(seen: Facts, foot: Float[Array, ""]) -> Float[Array, ""]:
-    """Stand on the other foot (``CustomCheetah._stand_one_foot_reward``)."""
+    """Stand with this foot raised (``CustomCheetah._stand_one_foot_reward``)."""
     bounds = (-_STAND_SPEED, _STAND_SPEED)
     slow = tolerance(seen.speed, bounds, _STAND_SPEED, value_at_margin=0, sigmoid="linear")
     return (5 * _high((seen.torso + foot) / 2) + slow) / 6
 
 
 def _run_on_one(seen: Facts, foot: Float[Array, ""]) -> Float[Array, ""]:
-    """Run on the other foot (``CustomCheetah._run_one_foot_reward``)."""
+    """Run with this foot raised (``CustomCheetah._run_one_foot_reward``)."""
     up = (3 * _high(foot) + 2 * _high(seen.torso)) / 5
     return up * (5 * _faster(seen.speed, 0.6 * _RUN_SPEED) + 1) / 6
 
@@ -70,7 +70,7 @@ _REWARDS = {
 
 
 def make(task: str, backend: str = "mjx") -> Task:
-    """``run``, or one of TD-MPC2's, see ``_REWARDS``."""
+    """``run``, or one of TD-MPC2's tasks (keys of ``_REWARDS``)."""
     physics = suite.load("cheetah", backend, sensors=(_SPEED,))
     model, engine = physics.model, physics.engine
     limited = np.asarray(model.jnt_limited, bool)
@@ -81,20 +81,21 @@ def make(task: str, backend: str = "mjx") -> Task:
     def begin(key: Key) -> suite.Start:
         """Random limited joints, then 200 steps without control (``initialize_episode``).
 
-        dm_control sets the joints after computing forces at the model's own
-        pose, so the first of those steps accelerates as that pose does: a constant.
+        dm_control sets the joints after computing forces at the model's default pose, so the first
+        of those steps has that pose's acceleration: a constant.
         """
         drawn = jax.random.uniform(key, (model.nq,), minval=low, maxval=high)
         qvel = jnp.asarray(first_velocity, drawn.dtype)
-        rest = jnp.asarray(model.qpos0, drawn.dtype)
-        qpos = jnp.where(limited, drawn, rest) + float(model.opt.timestep) * qvel
+        default = jnp.asarray(model.qpos0, drawn.dtype)
+        qpos = jnp.where(limited, drawn, default) + float(model.opt.timestep) * qvel
         motion, _ = engine.start(qpos, qvel, jnp.zeros((0,), drawn.dtype))
         ctrl = jnp.zeros((model.nu,), drawn.dtype)
+        # One step fewer: the line above is the first one.
         motion, _ = engine.advance(motion, ctrl, _SETTLE_STEPS - 1)
         return suite.Start(motion.qpos, motion.qvel)
 
     def look(view: View, episode: None) -> suite.Seen:
-        """Joints without the horizontal position, velocities (``get_observation``)."""
+        """Positions except the horizontal one, velocities (``get_observation``)."""
         obs = jnp.concatenate([view.qpos[1:], view.qvel])
         heights = (view.data.xpos[body, 2] for body in bodies)
         return suite.Seen(obs, Facts(view.sensors[_SPEED][0], *heights))

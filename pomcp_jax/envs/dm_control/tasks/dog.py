@@ -1,7 +1,7 @@
 """Dog: stand, walk, trot, run.
 
-Source of every constant: ``dm_control/suite/dog.py``. MJX holds all of the dog but
-contacts of its own ellipsoids and boxes; the host backend has the original.
+Source of every constant: ``dm_control/suite/dog.py``. On MJX the dog lacks contacts between
+its own ellipsoids and boxes; the host backend has the original.
 """
 
 import math
@@ -30,11 +30,11 @@ _INERTIAL = ("accelerometer", "velocimeter", "gyro")
 _FORCES = ("foot_L", "foot_R", "hand_L", "hand_R")
 _TOUCH = ("palm_L", "palm_R", "sole_L", "sole_R")
 _CONTACTS = {1: 16, 3: 24, 6: 6}
-"""Contacts of each condim that MJX solves for; random limbs had 12, 22 and 3 at most."""
+"""Contacts of each condim that MJX solves for; random poses had at most 12, 22 and 3."""
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     heights: Float[Array, "2"]
     """Of torso and pelvis."""
@@ -46,8 +46,8 @@ class Facts(NamedTuple):
     """Velocity of the centre of mass along the torso."""
 
 
-def _plain(floor_size: float):
-    """``make_model``: a floor of this size, no ball, target, walls and their cameras."""
+def _plain(floor_size: float) -> models.Edit:
+    """``make_model``: a floor of this size; no ball, target, walls or their cameras."""
 
     def edit(root: ElementTree.Element) -> None:
         models.find(root, "geom", "floor").set("size", f"{floor_size} {floor_size} .1")
@@ -69,6 +69,7 @@ def make(task: str, backend: str = "mjx") -> Task:
         backend,
         _CONTROL_TIMESTEP,
         sensors=("torso_linvel", *_INERTIAL, *_FORCES, *_TOUCH),
+        # As in dm_control: large enough that a dog at the goal speed stays on the floor.
         edit=_plain(_TIME_LIMIT * max(goal, 1.0)),
         simple_contacts=True,
         max_contacts=_CONTACTS,
@@ -78,14 +79,14 @@ def make(task: str, backend: str = "mjx") -> Task:
     uprights = np.array([model.body(name).id for name in ("skull", "torso", "pelvis")])
     hinges = np.nonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE)[0]
     at, dof = model.jnt_qposadr[hinges], model.jnt_dofadr[hinges]
-    rest = mujoco.MjData(model)
-    mujoco.mj_forward(model, rest)
-    stand_heights = _STAND_FRACTION * rest.xpos[trunk, 2]
+    default = mujoco.MjData(model)
+    mujoco.mj_forward(model, default)
+    stand_heights = _STAND_FRACTION * default.xpos[trunk, 2]
     weight = float(-model.opt.gravity[2] * model.body_subtreemass[trunk[0]])
     low, high = model.actuator_ctrlrange.T
 
     def begin(key: Key) -> suite.Start:
-        """Any heading, random velocity and activations (``Stand.initialize_episode``)."""
+        """Uniform heading, random velocity and activations (``Stand.initialize_episode``)."""
         key_turn, key_velocity, key_act = jax.random.split(key, 3)
         half = jax.random.uniform(key_turn, (), minval=0, maxval=2 * jnp.pi) / 2
         zero = jnp.zeros_like(half)
@@ -115,11 +116,11 @@ def make(task: str, backend: str = "mjx") -> Task:
 
 
 def _reward(goal: float, stand_heights: np.ndarray, weight: float) -> Callable:
-    """The product of all factors (``get_reward_factors`` of ``Stand`` and ``Move``).
+    """Product of all reward factors (``get_reward_factors`` of ``Stand`` and ``Move``).
 
     Args:
       goal: speed, m/s; 0 to stand.
-      stand_heights: least heights of torso and pelvis, m.
+      stand_heights: lowest rewarded heights of torso and pelvis, m.
       weight: of the whole body, N.
     """
 

@@ -22,7 +22,7 @@ _TOUCH = ("touchtop", "touchbottom")
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     hinge_velocity: Float[Array, ""]
     distance: Float[Array, ""]
@@ -47,12 +47,12 @@ def make(task: str, backend: str = "mjx") -> Task:
     model = physics.model
     tip, spinner = model.site("tip").id, model.body("spinner").id
     hinge = model.joint("hinge").dofadr[0]
-    # The hinge is at the origin of its body, whose place in the world is fixed.
+    # The hinge is at the origin of its body, which has a fixed position in the world.
     centre = model.body_pos[spinner][[0, 2]]
     reach = float(model.geom_size[model.geom("cap1").id].sum())
 
     def begin(key: Key) -> suite.Start:
-        """Random joints that touch nothing, and a target (``initialize_episode``)."""
+        """Random joints without contacts, and a target (``initialize_episode``)."""
         key_joints, key_target = jax.random.split(key)
         angle = jax.random.uniform(key_target, (), minval=-jnp.pi, maxval=jnp.pi)
         # Relative to the hinge (``Physics.target_position``).
@@ -61,7 +61,7 @@ def make(task: str, backend: str = "mjx") -> Task:
         return suite.Start(until_apart(physics.engine, key_joints, draw), episode=target)
 
     def look(view: View, target: Float[Array, "2"]) -> suite.Seen:
-        """Joints, tip, velocities, touch; turning: the target (``get_observation``)."""
+        """Joints, tip, velocities, touch; to turn, also the target (``get_observation``)."""
         place = view.data.site_xpos[tip, 0::2] - jnp.asarray(centre, view.qpos.dtype)
         touch = jnp.log1p(jnp.concatenate([view.sensors[name] for name in _TOUCH]))
         distance = jnp.linalg.norm(target - place) - _TARGET_SIZE.get(task, 0.0)

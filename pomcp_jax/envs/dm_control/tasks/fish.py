@@ -29,7 +29,7 @@ _JOINTS = (
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     upright: Float[Array, ""]
     """zz of the torso's frame."""
@@ -39,6 +39,7 @@ class Facts(NamedTuple):
 
 def make(task: str, backend: str = "mjx") -> Task:
     """``swim`` or ``upright``."""
+    # The XML disables contacts; without them MJX compiles no constraint rows for them.
     physics = suite.load("fish", backend, _CONTROL_TIMESTEP, no_contacts=True)
     model = physics.model
     at = np.array([model.joint(name).qposadr[0] for name in _JOINTS])
@@ -46,8 +47,9 @@ def make(task: str, backend: str = "mjx") -> Task:
     radii = float(model.geom_size[[mouth, model.geom("target").id], 0].sum())
 
     def begin(key: Key) -> suite.Start:
-        """Any orientation, bent joints, a target (``initialize_episode``)."""
+        """Uniform orientation, bent joints, a target (``initialize_episode``)."""
         key_turn, key_joints, key_target = jax.random.split(key, 3)
+        # A normalised Gaussian is uniform on the sphere of quaternions.
         turn = jax.random.normal(key_turn, (4,))
         bend = jax.random.uniform(key_joints, (len(at),), minval=-0.2, maxval=0.2)
         qpos = jnp.asarray(model.qpos0, bend.dtype)
@@ -57,7 +59,7 @@ def make(task: str, backend: str = "mjx") -> Task:
         return suite.Start(qpos, episode=target)
 
     def look(view: View, target: Float[Array, "3"]) -> suite.Seen:
-        """Joints, uprightness, swimming: the target, velocities (``get_observation``)."""
+        """Joints, uprightness, the target when swimming, velocities (``get_observation``)."""
         upright = view.data.xmat[torso, 2, 2]
         to_target = (target - view.data.geom_xpos[mouth]) @ view.data.geom_xmat[mouth]
         parts = [view.qpos[at], upright[None], view.qvel]

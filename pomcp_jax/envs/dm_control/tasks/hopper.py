@@ -23,7 +23,7 @@ _SPEED, _TOUCH = "torso_subtreelinvel", ("touch_toe", "touch_heel")
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     height: Float[Array, ""]
     """Of the torso above the foot."""
@@ -38,18 +38,19 @@ def make(task: str, backend: str = "mjx") -> Task:
     direction = -1 if task == "hop_backwards" else 1
 
     def begin(key: Key) -> suite.Start:
-        """Random joints, the root where the model has it (``initialize_episode``)."""
+        """Random joints, with the root at its default position (``initialize_episode``)."""
         return suite.Start(random_joints(physics.model, key))
 
     def look(view: View, episode: None) -> suite.Seen:
-        """Joints without the horizontal position, velocities, touch (``get_observation``)."""
+        """Positions except the horizontal one, velocities, touch (``get_observation``)."""
+        # dm_control's height is between the bodies' centres of mass, not between their origins.
         height = view.data.xipos[torso, 2] - view.data.xipos[foot, 2]
         touch = jnp.log1p(jnp.concatenate([view.sensors[name] for name in _TOUCH]))
         obs = jnp.concatenate([view.qpos[1:], view.qvel, touch])
         return suite.Seen(obs, Facts(height, view.sensors[_SPEED][0]))
 
     def reward(seen: Facts, ctrl: Float[Array, "4"]) -> Float[Array, ""]:
-        """Upright, and fast or still (``Hopper.get_reward``)."""
+        """Upright, and fast or with little control (``Hopper.get_reward``)."""
         standing = tolerance(seen.height, (_STAND_HEIGHT, 2))
         if task == "stand":
             small = tolerance(ctrl, margin=1, value_at_margin=0, sigmoid="quadratic")

@@ -1,4 +1,4 @@
-"""Humanoid, the simplified one and CMU's: stand, walk, run.
+"""Humanoids, the simplified one and CMU's: stand, walk, run.
 
 Source of every constant: ``dm_control/suite/humanoid.py`` and ``humanoid_CMU.py``.
 """
@@ -21,13 +21,13 @@ _MOVE_SPEED = {"stand": 0.0, "walk": 1.0, "run": 10.0}
 
 
 class Body(NamedTuple):
-    """How the two humanoids differ."""
+    """Differences between the two humanoids."""
 
     domain: str
     control_timestep: float
     trunk: str
     up: int
-    """Which axis of the trunk points up."""
+    """Index of the trunk's axis that points up."""
     limbs: tuple[str, ...]
     max_contacts: dict[int, int]
     """Contacts of each condim that MJX solves for."""
@@ -39,7 +39,7 @@ CMU = Body("humanoid_CMU", 0.02, "thorax", 1, ("lhand", "lfoot", "rhand", "rfoot
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     head: Float[Array, ""]
     """Height."""
@@ -64,13 +64,15 @@ def make(task: str, backend: str = "mjx", body: Body = SIMPLE) -> Task:
     move_speed = _MOVE_SPEED[task]
 
     def begin(key: Key) -> suite.Start:
-        """Random joints and orientation that touch nothing (``initialize_episode``)."""
+        """Random joints and orientation without contacts (``initialize_episode``)."""
         draw = lambda key: random_joints(model, key)  # noqa: E731
         return suite.Start(until_apart(physics.engine, key, draw))
 
     def look(view: View, episode: None) -> suite.Seen:
-        """Joints, head, limbs and vertical in the trunk's frame, velocities
-        (``get_observation``)."""
+        """Joints, head height, limbs and vertical in the trunk's frame, velocities.
+
+        Source: ``get_observation``.
+        """
         data, frame = view.data, view.data.xmat[trunk]
         height, velocity = data.xpos[head, 2], view.sensors[speed]
         extremities = (data.xpos[limbs] - data.xpos[trunk][None]) @ frame
@@ -78,7 +80,7 @@ def make(task: str, backend: str = "mjx", body: Body = SIMPLE) -> Task:
         return suite.Seen(jnp.concatenate(parts), Facts(height, frame[2, body.up], velocity))
 
     def reward(seen: Facts, ctrl: Float[Array, " U"]) -> Float[Array, ""]:
-        """Stand upright with little effort, and move or do not (``get_reward``)."""
+        """Stand upright with little control, and move or stand still (``get_reward``)."""
         standing = tolerance(seen.head, (_STAND_HEIGHT, math.inf), _STAND_HEIGHT / 4)
         upright = tolerance(
             seen.upright, (0.9, math.inf), margin=1.9, value_at_margin=0, sigmoid="linear"

@@ -21,7 +21,7 @@ _SPIN_SPEED = 9.0
 
 
 def _begin(key: Key) -> suite.Start:
-    """Any angle, at rest (``SwingUp.initialize_episode``)."""
+    """Uniform angle, at rest (``SwingUp.initialize_episode``)."""
     return suite.Start(jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi))
 
 

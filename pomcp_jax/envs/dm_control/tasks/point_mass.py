@@ -1,7 +1,7 @@
-"""Point mass: move to the middle, easy.
+"""Point mass: move to the centre, easy.
 
-Source of every constant: ``dm_control/suite/point_mass.py``. Its hard task redraws the
-model's tendons in every episode and is not here.
+Source of every constant: ``dm_control/suite/point_mass.py``. The hard task is missing: it
+redraws the model's tendons in every episode, and models are constants of the program here.
 """
 
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     size = float(model.geom_size[target, 0])
 
     def begin(key: Key) -> suite.Start:
-        """Anywhere (``PointMass.initialize_episode``)."""
+        """Uniform position (``PointMass.initialize_episode``)."""
         return suite.Start(random_joints(model, key))
 
     def look(view: View, episode: None) -> suite.Seen:
@@ -31,7 +31,7 @@ def make(task: str, backend: str = "mjx") -> Task:
         return suite.Seen(jnp.concatenate([view.qpos, view.qvel]), to_target)
 
     def reward(to_target: Float[Array, "3"], ctrl: Float[Array, "2"]) -> Float[Array, ""]:
-        """Near the target with little effort (``get_reward``)."""
+        """Near the target with little control (``get_reward``)."""
         near = tolerance(jnp.linalg.norm(to_target), (0, size), margin=size)
         effort = tolerance(ctrl, margin=1, value_at_margin=0, sigmoid="quadratic")
         return near * (jnp.mean(effort) + 4) / 5

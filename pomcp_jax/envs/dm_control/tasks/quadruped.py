@@ -25,11 +25,11 @@ _SPEED = {"walk": 0.5, "run": 5.0}
 _TOES = ("toe_front_left", "toe_front_right", "toe_back_right", "toe_back_left")
 _IMU = ("imu_gyro", "imu_accel")
 _RISE, _RISES = 0.01, 10_000
-"""Metres, and how often, the body is lifted until it touches nothing."""
+"""Metres by which the body is lifted until it has no contact, and the most times."""
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     upright: Float[Array, ""]
     """zz of the torso's frame."""
@@ -37,8 +37,8 @@ class Facts(NamedTuple):
     """Forward velocity in the torso's frame."""
 
 
-def _plain(floor_size: float):
-    """``make_model``: a bigger floor, no terrain, walls, ball, target and rangefinders."""
+def _plain(floor_size: float) -> models.Edit:
+    """``make_model``: a larger floor; no terrain, walls, ball, target or rangefinders."""
 
     def edit(root: ElementTree.Element) -> None:
         models.find(root, "geom", "floor").set("size", f"{floor_size} {floor_size} .5")
@@ -65,16 +65,18 @@ def make(task: str, backend: str = "mjx") -> Task:
     torso = model.body("torso").id
     hinges = np.nonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE)[0]
     at, dof = model.jnt_qposadr[hinges], model.jnt_dofadr[hinges]
+    # dm_control observes sensors in the model's order, not in the order of a list of names.
     by_id = sorted(_sensors(), key=lambda name: model.sensor(name).id)
     imu = [name for name in by_id if name in _IMU]
     loads = [name for name in by_id if name.startswith(("force_", "torque_"))]
 
     def begin(key: Key) -> suite.Start:
-        """Any orientation, as low as it touches nothing (``_find_non_contacting_height``)."""
+        """Uniform orientation, lowest height without contact (``_find_non_contacting_height``)."""
         turn = jax.random.normal(key, (4,))
-        rest = jnp.asarray(model.qpos0, turn.dtype)
-        rest = rest.at[3:7].set(turn / jnp.linalg.norm(turn)).at[:2].set(0.0)
-        at_height = lambda rises: rest.at[2].set(_RISE * rises.astype(rest.dtype))  # noqa: E731
+        pose = jnp.asarray(model.qpos0, turn.dtype)
+        pose = pose.at[3:7].set(turn / jnp.linalg.norm(turn)).at[:2].set(0.0)
+        # A multiple of an integer, not a running sum: float32 would drift from dm_control's grid.
+        at_height = lambda rises: pose.at[2].set(_RISE * rises.astype(pose.dtype))  # noqa: E731
 
         def unfinished(carry: tuple) -> Bool[Array, ""]:
             return carry[1] & (carry[0] < _RISES)
@@ -96,7 +98,7 @@ def make(task: str, backend: str = "mjx") -> Task:
         return suite.Seen(jnp.concatenate(parts), Facts(upright, velocity[0]))
 
     def reward(seen: Facts, ctrl: Float[Array, "12"]) -> Float[Array, ""]:
-        """Upright and as fast as asked (``Move.get_reward``)."""
+        """Upright and at least at the goal speed (``Move.get_reward``)."""
         upright = tolerance(
             seen.upright, (1.0, math.inf), margin=2.0, value_at_margin=0, sigmoid="linear"
         )
@@ -110,6 +112,6 @@ def make(task: str, backend: str = "mjx") -> Task:
 
 
 def _sensors() -> tuple[str, ...]:
-    """The names of all sensors that are observed."""
+    """Names of all observed sensors."""
     toes = tuple(f"{kind}_{toe}" for kind in ("force", "torque") for toe in _TOES)
     return ("velocimeter", *_IMU, *toes)

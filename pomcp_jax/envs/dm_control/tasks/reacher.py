@@ -23,7 +23,9 @@ def make(task: str, backend: str = "mjx") -> Task:
     radii = _TARGET_SIZE[task] + float(physics.model.geom_size[finger, 0])
 
     def begin(key: Key) -> suite.Start:
-        """Random joints and target, which collides with nothing (``initialize_episode``)."""
+        """Random joints and target (``initialize_episode``)."""
+        # dm_control moves the target's geom in the model. Contacts are disabled, so a position in
+        # the episode's state does the same and keeps the model constant.
         key_joints, key_angle, key_radius = jax.random.split(key, 3)
         angle = jax.random.uniform(key_angle, (), minval=0, maxval=2 * jnp.pi)
         radius = jax.random.uniform(key_radius, (), minval=0.05, maxval=0.20)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pomcp_jax.envs.dm_control import suite
+from pomcp_jax.envs.dm_control import models, suite
 from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.physics import View, random_joints
 from pomcp_jax.envs.protocol import Task
@@ -20,11 +20,11 @@ _CONTROL_TIMESTEP = 0.03
 _LINKS = {"swimmer6": 6, "swimmer15": 15}
 
 
-def _chain(links: int):
-    """``_make_model``: hang ``links - 1`` segments behind the head, a motor at each."""
+def _chain(links: int) -> models.Edit:
+    """``_make_model``: attach ``links - 1`` segments behind the head, each with a motor."""
 
     def edit(root: ElementTree.Element) -> None:
-        parent = root.find("./worldbody/body")
+        parent = models.find(root, "body", "head")
         actuator = ElementTree.SubElement(root, "actuator")
         sensor = ElementTree.SubElement(root, "sensor")
         limit = 360.0 / links
@@ -62,7 +62,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     size, height = float(model.geom_size[target, 0]), float(model.geom_pos[target, 2])
 
     def begin(key: Key) -> suite.Start:
-        """Random joints; a target close by in a fifth of all episodes."""
+        """Random joints; a target near by in a fifth of all episodes."""
         key_joints, key_close, key_target = jax.random.split(key, 3)
         reach = jnp.where(jax.random.uniform(key_close) < 0.2, 0.3, 2.0)
         place = reach * jax.random.uniform(key_target, (2,), minval=-1.0)

@@ -23,7 +23,7 @@ _SPEED = "torso_subtreelinvel"
 
 
 class Facts(NamedTuple):
-    """What rewards see."""
+    """Quantities that rewards depend on."""
 
     height: Float[Array, ""]
     upright: Float[Array, ""]
@@ -40,7 +40,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     move_speed = _MOVE_SPEED[task]
 
     def begin(key: Key) -> suite.Start:
-        """Random joints, the root where the model has it (``initialize_episode``)."""
+        """Random joints, with the root at its default position (``initialize_episode``)."""
         return suite.Start(random_joints(physics.model, key))
 
     def look(view: View, episode: None) -> suite.Seen:
@@ -52,7 +52,7 @@ def make(task: str, backend: str = "mjx") -> Task:
         return suite.Seen(jnp.concatenate([frames, height[None], view.qvel]), facts)
 
     def reward(seen: Facts, ctrl: Float[Array, "6"]) -> Float[Array, ""]:
-        """Stand, and move unless told to stand (``get_reward``)."""
+        """Stand, and move unless the task is to stand (``get_reward``)."""
         standing = tolerance(
             seen.height, bounds=(_STAND_HEIGHT, math.inf), margin=_STAND_HEIGHT / 2
         )
