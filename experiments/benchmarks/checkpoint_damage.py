@@ -47,7 +47,7 @@ def filled(state: train.TrainState, rows: int) -> train.TrainState:
 def save(
     options: Options,
     functions: Functions,
-    state: train.TrainState,
+    state: train.TrainState | checkpoint.Snapshot,
     decisions: int,
 ) -> None:
     """Save a checkpoint as a run does."""
@@ -112,7 +112,7 @@ def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
 def mutate(draw: random.Random, value: Any, depth: int = 0) -> Any:
     """``value``, plain JSON, with one random change; may change it in place."""
     # Wrong types, sizes beyond memory, paths out of the folder, dtypes that are no plain numbers.
-    junk = [
+    junk: list[Any] = [
         None, -1, 0, 2**63, 2**40, 1e308, "", "../x", "/etc/passwd", "\x00", [], {}, True,
         [2**62] * 3, "key<fry>", "object", "float64", [[]], {"a": {}}, 10**400,
     ]  # fmt: skip
