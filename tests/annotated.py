@@ -1,6 +1,6 @@
 """A tiny training, an evaluation and a plan with every annotation of the package checked.
 
-Run by tests/test_annotations.py in a process of its own: the hook works on modules that are
+Run by tests/test_annotations.py in a separate process: the hook only affects modules that are
 not imported yet.
 """
 
@@ -29,7 +29,7 @@ def run(preset, task, **changes):
     for work in (program.seeding[0], program.pretraining[0], program.training[0]):
         state, means = program.chunk(state, config, work)
     options = dict(env=env, spec=program.spec)
-    # Traced only: what is annotated is checked then.
+    # Traced only: annotations are checked during tracing.
     jax.eval_shape(lambda s: diagnostics_lib.evaluate_run(s, config, **options), state)
     keys = jax.random.split(jax.random.key(0), config.train.num_seeds)
     options |= dict(config=config.agent, episodes=2, planner=False)
@@ -37,7 +37,7 @@ def run(preset, task, **changes):
 
 
 def plan():
-    """The planner by itself, with numbers that are traced."""
+    """The planner alone, with traced numbers."""
 
     def step(params, x, action):
         x = x + 0.1 * jnp.stack([x[1], action[0]])

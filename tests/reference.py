@@ -1,6 +1,6 @@
 """Independent float64 numpy reference of the PO-MPC family's mathematics.
 
-Written from the equations, not from the JAX code: the oracle of test_golden.py.
+The oracle of test_golden.py; written from the equations, not from the JAX code.
 
 Shapes: T time, B batch, A action size, N planner samples, P planner proposals,
 E elites, H planning horizon, J planner iterations, K bins, L latent size.
@@ -212,8 +212,8 @@ def mppi(
     init_mean [H, A]: the warm start, already shifted. proposals [P, H, A].
     noise [J, N-P, H, A], gumbel [E], action_noise [A]: standard draws.
 
-    A sequence whose return is not finite is the worst and has no weight; an
-    iteration without any other changes nothing.
+    A sequence with a non-finite return ranks worst and has no weight; an iteration with
+    only such sequences changes nothing.
     """
     mean = np.where(np.isfinite(init_mean), init_mean, 0.0)
     std = np.full_like(mean, std_max)

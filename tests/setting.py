@@ -1,4 +1,4 @@
-"""A small random agent and batch with numpy forward passes: what oracles of losses share."""
+"""Random small agent and batch with numpy forward passes, shared by the oracles of losses."""
 
 import functools
 

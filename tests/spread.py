@@ -1,4 +1,4 @@
-"""What test_seed_axis.py runs in a process with 8 devices: ``python tests/spread.py FOLDER``."""
+"""Checks with 8 devices, run by test_seed_axis.py: ``python tests/spread.py FOLDER``."""
 
 import sys
 import warnings
@@ -12,17 +12,17 @@ from pomcp_jax import arrays, checkpoint, seed_axis
 from pomcp_jax.running import process, starting
 
 LOOSE = {"seed", "num_devices"}
-"""Columns that are compared as they are, or not at all."""
+"""Columns that are compared exactly, or not at all."""
 
 
 def leaves(state):
-    """All arrays as checkpoints have them."""
+    """All arrays as checkpoints store them."""
     shot = checkpoint.snapshot(state)
     return shot.agent | shot.run
 
 
 def check_restored(tiny_run, workdir, saved):
-    """Whatever the number of devices, what is read is what was saved, and where it belongs."""
+    """A checkpoint restores equal arrays with the right placement on any number of devices."""
     state = starting.begin(tiny_run.options(workdir), tiny_run.functions.program).state
     jax.tree.map(np.testing.assert_array_equal, leaves(state), saved)
     used = seed_axis.mesh_size(tiny_run.functions.program.mesh)
@@ -41,7 +41,7 @@ def main(folder):
     on = {k: Tiny(train__num_seeds=8, train__num_devices=k) for k in (1, 2, 8)}
     assert [seed_axis.mesh_size(on[k].functions.program.mesh) for k in on] == [1, 2, 8]
 
-    # Undisturbed on one device, and handed on from eight to two, to one, to eight.
+    # Uninterrupted on one device; resumed on eight, two, one and eight.
     alone, handed = folder / "alone", folder / "handed"
     on[1].sit(alone)
     for k, at in ((8, 5), (2, 2), (1, 3), (8, None)):

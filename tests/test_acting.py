@@ -1,4 +1,4 @@
-"""What acting refuses, acting under x64, and derivatives of the world model in both modes."""
+"""Acting: rejected arguments, x64, and derivatives of the world model in both modes."""
 
 import functools
 

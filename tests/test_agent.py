@@ -1,4 +1,4 @@
-"""What an agent learns on problems whose values are known, and what it refuses to learn from."""
+"""Learning on problems with known values, and rejection of non-finite updates."""
 
 import functools
 
@@ -165,7 +165,7 @@ def some_batch():
 
 
 def spoil(name):
-    """A batch and a state in which one term breaks."""
+    """A batch and a state in which one term is not finite."""
     _, _, state = match()
     batch, nan = some_batch(), jnp.float32(jnp.nan)
     rows, params = batch.rows, state.params

@@ -1,4 +1,4 @@
-"""Annotations say what is there: shapes, dtypes and types of everything that is traced."""
+"""Annotations match shapes, dtypes and types of everything that is traced."""
 
 import os
 import subprocess

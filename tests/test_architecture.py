@@ -1,4 +1,4 @@
-"""Who may import whom, how long a file may be, and which names are public."""
+"""Import directions, length of functions, and public names."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ PACKAGE = ROOT / "pomcp_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LONGEST = 60
-"""Lines of a function."""
+"""Most lines of a function."""
 
 LEARNING = {
     "agent", "train", "envs", "evaluate", "checkpoint", "acting", "diagnostics",
@@ -104,7 +104,7 @@ def test_reports_know_results_and_no_jax():
 
 
 def modules():
-    """All our modules with the ones that each imports when it is loaded."""
+    """Our modules, each with those that it imports on import."""
     files = [*FILES, *(ROOT / "experiments").rglob("*.py")]
     names = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -160,7 +160,7 @@ def test_methods_are_values_not_branches():
 
 @pytest.mark.parametrize("folder", ["pomcp_jax", "experiments"])
 def test_functions_are_short(folder):
-    """Files are cut by subject; what is limited is the length of a function."""
+    """Files are divided by subject; only functions have a length limit."""
     lengths = {
         f"{path.name} {node.name}": node.end_lineno - node.lineno + 1
         for path in (ROOT / folder).rglob("*.py")
@@ -171,7 +171,7 @@ def test_functions_are_short(folder):
 
 
 def runs_code_from_data(tree):
-    """Lines of a syntax tree that could run what a file says."""
+    """Lines of a syntax tree that could execute the contents of a file."""
     modules = set("pickle _pickle cloudpickle dill shelve marshal joblib jsonpickle".split())
     names = {"eval", "exec", "__import__", "execfile"}
     for node in ast.walk(tree):

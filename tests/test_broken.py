@@ -1,4 +1,4 @@
-"""Seeds that break in the middle of a run: it stops, leaves them or resets them, as it was told."""
+"""Diverged seeds: the run stops, drops the seed, or resets it."""
 
 import functools
 
@@ -16,13 +16,13 @@ from pomcp_jax.running.health import Diverged
 from pomcp_jax.running.metrics import Fault
 
 SICK = 1
-"""The seed that is struck."""
+"""The seed that diverges."""
 OWN = {"resets", "broken", "refused_updates"}
-"""Columns that say what happened to a seed."""
+"""Columns that record what happened to a seed."""
 
 
 class Struck(Tiny):
-    """A tiny run in which parameters turn to NaN at given iterations, as from a memory fault."""
+    """A tiny run whose parameters become NaN at given iterations, as from a memory fault."""
 
     def __init__(self, on_broken_seed, strikes=(15,), seeds=(SICK,), **changes):
         changes = {"max_bad_updates": 3, "on_broken_seed": on_broken_seed} | changes
@@ -39,7 +39,7 @@ class Struck(Tiny):
                 state = state._replace(agent=state.agent._replace(params=params))
             return self.chunks(state, config, work)
 
-        # What these runs differ in is the host's business: one program serves all.
+        # These runs differ in settings of the host only: one program serves all.
         self.functions = whole._replace(
             program=whole.program._replace(init=lambda *_: whole.program.init(config), chunk=chunk),
             evaluate_planner=lambda state, _: whole.evaluate_planner(state, config),
@@ -61,7 +61,7 @@ def healthy(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["leave", "reset"])
 def struck(request, tmp_path_factory):
-    """A whole run whose second seed broke, and what was said."""
+    """A whole run whose second seed diverged, and its messages."""
     workdir = tmp_path_factory.mktemp(request.param) / "run"
     tiny_run, interruption, said = Struck(request.param), Interruption(), []
     interruption.progress.say = said.append
@@ -98,7 +98,7 @@ def test_what_happened_is_said_and_written(struck, healthy):
     assert len(warned) == 1 and "others continue" in warned[0]
     mine = rows(workdir / "metrics.csv", SICK)
     column = {"leave": "broken", "reset": "resets"}[how]
-    # Seeding, pre-training, and the chunk that ends at 30 are untouched, up to 40 is the blow.
+    # Seeding, pre-training and the chunk up to 30 are unchanged; the fault is in that up to 40.
     marks = [row[column] for row in mine]
     assert marks == ["0"] * 4 + ["1"] * 3
     assert (
@@ -147,7 +147,7 @@ def test_by_default_the_run_stops_with_the_last_finite_parameters(tmp_path, heal
     run = tiny_run.sit(tmp_path / "run")
     assert run.stopped.code == 3 and run.done == 40
     assert "training broke: seed 1, 5 updates in a row were not finite" in str(run.stopped)
-    # The same command line with another decision goes on.
+    # The same command line with another policy for diverged seeds resumes.
     told = Struck("reset").sit(tmp_path / "run")
     assert told.stopped is None and told.done == 60 and told.books.resets.tolist() == [0, 1]
 
@@ -173,7 +173,7 @@ def judge(faults, left=(), resets=(0, 0, 0), **changes):
 def test_verdicts():
     assert judge([1], on_broken="stop").stop == "training broke: seed 8, why"
     assert judge([1]).reset == (1,) and judge([1]).left == {}
-    # What was left stays, with its own date; what was reset too often is left.
+    # A dropped seed stays dropped, with its own date; a seed reset too often is dropped.
     mixed = judge([0, 1, 2], left=[0], resets=[0, 2, 1])
     assert mixed.left == {0: Diverged(5, "model"), 1: Diverged(9, "policy")}
     assert mixed.reset == (2,) and mixed.stop == "" and len(mixed.lines) == 2

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back bit for bit; what is damaged or hostile is refused."""
+"""Checkpoints: restored bit for bit; rejected if damaged or malicious."""
 
 import gc
 import hashlib
@@ -188,7 +188,7 @@ def test_saving_again_replaces(trained, tmp_path):
 
 
 def test_a_killed_replacement_is_undone(copy):
-    """Killed between the two renames: the old one comes back; the halves vanish."""
+    """Killed between the two renames: the old checkpoint is restored, partial ones are removed."""
     (copy / "120").rename(copy / ".120.replaced")
     shutil.copytree(copy / ".120.replaced", copy / ".120.partial")
     shutil.copytree(copy / ".120.replaced", copy / ".60.deleted")
@@ -235,7 +235,7 @@ def test_a_copy_under_another_name(copy):
 
 
 def rewrite(place, change):
-    """Change a manifest as a liar would: its digest is right."""
+    """Change a manifest and correct its digest, as an attacker would."""
     path = place / digests.NAME
     record = json.loads(path.read_bytes())
     change(record["manifest"])
@@ -279,7 +279,7 @@ def test_every_damaged_file_is_noticed(whole, tmp_path, how):
 
 
 def test_every_flipped_bit_is_noticed(whole, tmp_path):
-    """Bits drawn over all bytes of all files, the manifest's among them."""
+    """Random bits of all files, including the manifest."""
     folder, _, shapes = whole
     place = shutil.copytree(folder, tmp_path / "copy")
     names = all_files(place / "40")
@@ -297,7 +297,7 @@ def test_every_flipped_bit_is_noticed(whole, tmp_path):
 
 
 def test_files_that_change_places_are_noticed(copy):
-    """Of the same size: what they hold is whole, and in the wrong file."""
+    """Files of equal size: each is intact, but under the wrong name."""
     (copy / "120").rename(copy / "80")
     rewrite(copy / "80", lambda m: m.update(decisions=80))
     checkpoint.restore(copy)
@@ -371,7 +371,7 @@ def test_deep_nesting_is_refused(copy):
 
 
 def mutate(draw, value, depth=0):
-    """One random change somewhere in plain JSON."""
+    """Plain JSON with one random change."""
     junk = [None, -1, 2**63, 1e308, "", "../x", "\x00", [], {}, True, [2**62] * 3, "key<fry>"]
     if isinstance(value, dict) and value and (draw.random() < 0.9 or depth == 0):
         name = draw.choice(list(value))
@@ -406,11 +406,11 @@ def test_mutated_manifests_load_unchanged_or_are_refused(trained, copy, tmp_path
     assert all_files(tmp_path) == before
 
 
-# orbax writes in threads and event loops of its own; what fails there reaches the caller too.
+# orbax writes in its own threads and event loops; errors there must reach the caller.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_fills_up_leaves_the_earlier_step(trained, copy):
-    """A limit on the size of files cuts the writing short, as a full disk would."""
+    """A limit on file sizes interrupts the writing, as a full disk would."""
     spec, state = trained
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
@@ -419,11 +419,11 @@ def test_a_disk_that_fills_up_leaves_the_earlier_step(trained, copy):
             checkpoint.save(copy, 200, state, CONFIG, spec)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        gc.collect()  # what orbax left half-done is reported here, not in the next test
+        gc.collect()  # errors of orbax's threads are reported here, not in the next test
     text = str(error.value)
     assert "/200: not saved (File too large)" in text and "\n" not in text
     assert checkpoint.steps(copy) == [120]
-    checkpoint.recover(copy)  # orbax' threads may have written on after the error
+    checkpoint.recover(copy)  # orbax's threads may still write after the error
     assert os.listdir(copy) == ["120"]
     assert_same(checkpoint.restore(copy).state, state)
 

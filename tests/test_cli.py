@@ -1,4 +1,4 @@
-"""The command line as its users meet it: in a subprocess, from the repository's root."""
+"""The command line as users run it: in a subprocess, from the repository's root."""
 
 import csv
 import json
@@ -87,7 +87,7 @@ def test_evaluations_have_every_episode(run):
         assert float(row[column]) == pytest.approx(sum(episodes) / 3)
     evaluated = [row for row in rows(run[0] / "metrics.csv") if row["eval/return"]]
     assert len(evaluated) == 4
-    # Diagnostics stand beside evaluations, and nowhere else.
+    # Rows with an evaluation have diagnostics, other rows do not.
     for row in rows(run[0] / "metrics.csv"):
         known = [bool(value) for name, value in row.items() if name.startswith("diag/")]
         assert len(known) == 25 and (all(known) if row["eval/return"] else not any(known))
@@ -166,7 +166,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_writes_nothing(case, tmp_path, capsys, monkeypatch):
-    """In this process, for speed; test_bad_input_in_a_subprocess does it all the way."""
+    """In this process, for speed; test_bad_input_in_a_subprocess covers the whole path."""
     from experiments import run as run_module
 
     monkeypatch.chdir(ROOT)

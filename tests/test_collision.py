@@ -42,7 +42,7 @@ def test_contacts_are_those_of_c(name, seed, upright):
     data = mujoco.MjData(model)
     generator = np.random.default_rng(seed)
     data.qpos[:] = 0.5 * generator.normal(size=model.nq)
-    if upright:  # a nearly vertical capsule: its axis still gives the tangents
+    if upright:  # a nearly vertical capsule: its axis still defines the tangents
         data.qpos[-4:] = [1, 0.1 * generator.normal(), 0, 0]
     mujoco.mj_forward(model, data)
     with jax.enable_x64(True):

@@ -1,4 +1,4 @@
-"""What compiled functions read of the configuration, and that nothing else compiles them anew."""
+"""Compiled functions receive the fields that they read; no other field compiles them again."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from pomcp_jax.running import functions as functions_lib
 
 @jax.tree_util.register_static
 class Spy:
-    """Stands for a group of settings, static as they are; notes which are read."""
+    """A group of settings that records which of them are read."""
 
     def __init__(self, name, group, seen):
         self.__dict__ |= {"_name": name, "_group": group, "_seen": seen}
@@ -28,7 +28,7 @@ class Spy:
 
 
 def watched(config):
-    """``config`` and the set of the names that are read of it."""
+    """``config`` and the set of its names that are read."""
     seen = set()
     groups = {name: Spy(name, getattr(config, name), seen) for name in ("env", "train")}
     return dataclasses.replace(config, **groups), seen
@@ -36,7 +36,7 @@ def watched(config):
 
 @pytest.mark.parametrize("preset", ["po_mpc", "bmpc"])
 def test_the_settings_that_are_kept_are_those_that_are_read(preset):
-    """A setting that a traced function reads and that is not named would be lost silently."""
+    """A setting that a traced function reads but does not declare would be lost silently."""
     config = tiny.run(preset, env__task="probe/lqr")
     prog = program(config)
     state, seeds = jax.eval_shape(prog.init, config), train.own_seeds(config)
@@ -70,7 +70,7 @@ UNREAD = {
 }  # fmt: skip
 
 
-def test_other_settings_do_not_compile_a_chunk_anew():
+def test_other_settings_do_not_compile_a_chunk_again():
     config, prog, *_ = base()
     other = config_lib.replace(config, UNREAD)
     state, _ = prog.chunk(prog.init(other), other, prog.seeding[0])
@@ -80,7 +80,7 @@ def test_other_settings_do_not_compile_a_chunk_anew():
     assert (data(state.keys) == data(jax.vmap(jax.random.key)(jax.numpy.array([7])))).all()
 
 
-def test_other_settings_do_not_compile_an_evaluation_anew():
+def test_other_settings_do_not_compile_an_evaluation_again():
     config = tiny.run()
     functions, traces = functions_lib.build(config), []
 

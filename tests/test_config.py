@@ -1,4 +1,4 @@
-"""Configurations: every mistake is one line that names the field and what would be right."""
+"""Configurations: every mistake is a one-line error that names the field and a remedy."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def test_every_preset_and_size_is_valid(preset, size):
 
 
 def test_floats_are_leaves_and_the_rest_is_structure():
-    """So numbers never recompile, and sizes always do."""
+    """Traced numbers never recompile; sizes always do."""
     leaves = jax.tree.leaves(AgentConfig())
     static = {"agent.world_model.dropout"}
     floats = [

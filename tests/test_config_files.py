@@ -1,4 +1,4 @@
-"""Configuration files and overrides: whatever is wrong with one is a line that names it."""
+"""Configuration files and overrides: every mistake is a one-line error that names it."""
 
 import os
 from pathlib import Path
@@ -253,7 +253,7 @@ def test_help_may_stand_anywhere():
             settings.parse(["run", *flags])
 
 
-def test_nobody_without_a_home_keeps_compiled_programs(monkeypatch):
+def test_without_a_home_compiled_programs_are_not_kept(monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     assert settings.parse(["run", DEBUG]).cache_dir is None

@@ -1,4 +1,4 @@
-"""Settings that contradict each other: refused by name, with a setting that works."""
+"""Contradictory settings: rejected by name, with settings that work."""
 
 import pytest
 
@@ -203,7 +203,7 @@ def test_every_rule_has_its_row_above():
 
 
 def allowed(config):
-    """Whether every value by itself is one that its field may have; rules see no others."""
+    """Whether every single value is valid for its field; rules are applied to such values only."""
     try:
         config_lib.check(config, "agent")
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Diagnostics: values that are right, Gaussians whose KL is known, gradients whose noise is."""
+"""Diagnostics of known value errors, known KL divergences and known gradient noise."""
 
 import json
 
@@ -35,7 +35,7 @@ DISCOUNT = 1 - 1 / (np.e**2 - 1)
 
 
 def reference_bias(reward, ends, terminated, value, discount):
-    """Slowly, one episode after the other, in float64."""
+    """Plain reference in float64, one episode after the other."""
     error, weight = 0.0, 0.0
     for e, end in enumerate(ends):
         for t in range(end):
@@ -83,7 +83,7 @@ def test_no_bias_without_episodes():
 
 
 def fixed_head(params, logits):
-    """A head that gives the same logits whatever it sees."""
+    """A head with constant logits."""
     out = jax.tree.map(jnp.zeros_like, params["out"])
     return params | {"out": out | {"bias": jnp.broadcast_to(logits, out["bias"].shape)}}
 
@@ -121,7 +121,7 @@ def judge(task, preset, values, reward):
 
 
 def test_right_values_of_an_endless_task_have_no_error_and_wrong_ones_their_bias():
-    """probe/truncated: reward 1 for ever, cut after five steps."""
+    """probe/truncated: reward 1 in every step, cut after five steps."""
     right, high = np.e**2 - 1, np.e**3 - 1
     metrics, episodes, plain = judge("probe/truncated", "bmpc", [right, high], reward=1.0)
     np.testing.assert_allclose(metrics["diag/value_critic"], [right, high], rtol=1e-5)
@@ -273,7 +273,7 @@ def test_terms_sum_to_the_gradient_of_the_loss():
 
 
 def learned(spec, config, prior):
-    """Metrics with a learned prior that says ``prior(params)`` everywhere."""
+    """Metrics with a learned prior whose output is ``prior(params)`` everywhere."""
     state = agent_lib.init(jax.random.key(0), config, spec)
     model = config.world_model
     bias = jnp.zeros((2 * spec.action_size,)).at[: spec.action_size].set(jnp.arctanh(0.4))
@@ -298,7 +298,7 @@ def learned(spec, config, prior):
 def test_a_learned_prior_that_equals_its_records_has_the_same_signal_and_noise():
     config = tiny.agent("po_mpc", policy__entropy_coef=0.0)
     metrics, batches = learned(acting.build(config, 2, 3), config, prior=0.4)
-    # Scales differ; the ratio of the KL's gradient does not know them.
+    # Scales differ; the ratio of the KL's gradient does not depend on them.
     np.testing.assert_allclose(metrics["diag/snr_kl"], metrics["diag/snr_kl_stored"], rtol=2e-3)
     assert np.isfinite(metrics["diag/snr"]) and metrics["diag/snr_kl"] > 0
     assert metrics["diag/gradient_value"] == 0 and np.isnan(metrics["diag/cosine_value"])
@@ -340,7 +340,7 @@ def test_every_metric_of_a_run_and_what_means_nothing_is_nan(preset, seeds):
     assert set(metrics) == set(diagnostics.NAMES)
     assert all(value.shape == (seeds,) for value in metrics.values())
     np.testing.assert_array_equal(metrics["diag/record_age"], 12)
-    # Reward 1 for ever, of which a fresh critic sees nothing.
+    # Reward 1 in every step, of which a fresh critic predicts nothing.
     np.testing.assert_allclose(metrics["diag/value_error_critic"], -100, rtol=1e-3)
     unknown = {name for name, value in metrics.items() if not np.isfinite(value).any()}
     expected = {"diag/cosine_value"}  # fresh heads have no slope

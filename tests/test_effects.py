@@ -1,4 +1,4 @@
-"""Settings without effect: a warning each, and none for what is as it was."""
+"""Settings without effect: one warning each, and none for defaults."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Variables of the environment and what a machine lacks: one line, or nothing at all."""
+"""Environment variables and missing parts of a machine: a one-line error, or no effect."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ BODY = "experiments/configs/debug.py:cartpole-swingup"
 
 
 def run(tmp_path, code=None, **variables):
-    """A program in a process of its own: the command line without training, or ``code``."""
+    """A program in a new process: the command line without training, or ``code``."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     program = ["-c", code] if code else ["-m", "experiments.run", f"--config={BODY}"]
     flags = [] if code else ["--print_config", f"--workdir={tmp_path}/run"]
@@ -126,5 +126,5 @@ def test_a_cache_that_cannot_be_is_a_warning(tmp_path, cache):
         assert jax.config.jax_compilation_cache_dir is None
     assert xla.use_cache(str(tmp_path / "new" / "folder")) == ""
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "new" / "folder")
-    assert list(tmp_path.iterdir()) == [file]  # nothing is made before it is needed
+    assert list(tmp_path.iterdir()) == [file]  # folders are created only when needed
     assert xla.use_cache(None) == "" and jax.config.jax_compilation_cache_dir is None

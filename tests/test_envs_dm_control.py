@@ -31,7 +31,7 @@ EXACT = {
     "reacher-easy": (),
     "walker-run": ("walker-walk", "walker-stand"),
 }
-"""A task of each domain, and those whose rewards can be read off the same states."""
+"""A task of each domain, with those whose rewards are computed from the same states."""
 
 
 @pytest.mark.parametrize("name", EXACT)

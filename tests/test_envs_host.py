@@ -1,4 +1,4 @@
-"""MuJoCo's C code behind the functional protocol, and what the two engines share."""
+"""MuJoCo's C code behind the functional protocol, compared with MJX."""
 
 import os
 
@@ -74,7 +74,7 @@ CART = """<mujoco><worldbody><body><joint name="cart" type="slide" axis="1 0 0"/
 
 
 def test_threads_of_the_host_change_no_bit(monkeypatch):
-    """Much work is shared between threads, little is done by one: the same numbers."""
+    """Much work is divided between threads, little is not; the numbers are the same."""
     model = mujoco.MjModel.from_xml_string(CART)
     engine = host_engine.make(model, ())
     qpos = jax.random.normal(jax.random.key(0), (9, 2))

@@ -1,4 +1,4 @@
-"""Linear systems: right, under any number of vmaps, and never split between threads."""
+"""Linear solves: correct under nested vmaps, and never split between threads."""
 
 import re
 
@@ -38,7 +38,7 @@ def costs(program: jax.stages.Lowered) -> list[tuple[int, int]]:
 
 def test_solving_beside_numpy_more_systems_than_one_call_takes():
     assert linear.rows_at_once(40, 2) == 9
-    matrices = positive((3, 7), 40)  # 21 rows: two whole parts and a rest
+    matrices = positive((3, 7), 40)  # 21 rows: two whole parts and a remainder
     right = np.random.default_rng(1).normal(size=(3, 7, 40, 2))
     solve = jax.jit(jax.vmap(jax.vmap(linear.solve_positive)))
     solved = solve(jnp.asarray(matrices, jnp.float32), jnp.asarray(right, jnp.float32))

@@ -58,7 +58,7 @@ def test_episodes_are_make_envs(task):
     first = steps.obs[steps.is_first]
     assert len(first) == 3 * BATCH and len(np.unique(first.round(5), axis=0)) == len(first)
 
-    # The same episode in Playground's own hands; make_env resets with the key's second half.
+    # The same episode in Playground itself; make_env resets with the key's second half.
     env = registry.load("PendulumSwingup", config_overrides={"impl": "jax"})
     keys = jax.random.split(jax.random.key(0), BATCH)
     with playground._loose():

@@ -1,4 +1,4 @@
-"""NaN and Inf, put anywhere into a run: never into parameters or replay, never into other seeds."""
+"""NaN and Inf anywhere in a run never reach parameters, replay or other seeds."""
 
 import functools
 
@@ -15,13 +15,13 @@ from pomcp_jax import arrays
 
 VALUES = (float("nan"), float("inf"), -float("inf"))
 SICK = 1
-"""The seed that is struck; seed 0 must not notice."""
+"""The seed with the fault; seed 0 must not change."""
 quick = settings(max_examples=20, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 
 @functools.cache
 def healthy():
-    """Two seeds in the middle of training, one chunk's work, and where it leads undisturbed."""
+    """Two seeds in the middle of training, a chunk's work, and its result without a fault."""
     config = tiny.run(train__num_seeds=2, env__task="probe/lqr")
     prog = program(config)
     state = prog.init(config)
@@ -32,12 +32,12 @@ def healthy():
 
 
 def copied(tree):
-    """Chunks use their state up."""
+    """A copy of the state, since a chunk donates its argument."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def strike(state, name, value, where):
-    """``state`` with ``value`` at one place of the sick seed's part of a leaf."""
+    """``state`` with ``value`` at one entry of a leaf, in the faulty seed's part."""
 
     def change(path, leaf):
         if jax.tree_util.keystr(path) != name:
@@ -118,7 +118,7 @@ def test_what_replay_holds_never_reaches_parameters(strike_at):
     check_the_others(state)
     assert is_finite(state.agent)
     spoilt = sum(np.sum(~np.isfinite(x)) for x in jax.tree.leaves(state.replay.rows))
-    assert spoilt <= 1  # what was put there; re-planning may have replaced it
+    assert spoilt <= 1  # the injected value; re-planning may have replaced it
 
 
 def test_updates_of_a_spoilt_seed_are_refused_and_counted():

@@ -1,4 +1,4 @@
-"""Declarations of fields: range, choices and documentation of each, and what is refused."""
+"""Declarations of fields: range, choices and documentation of each, and rejected values."""
 
 import math
 

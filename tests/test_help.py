@@ -1,4 +1,4 @@
-"""Help: short and quick, sections and fields on demand, and a page that follows the code."""
+"""Help: short and quick, sections and fields on request, and a page generated from the code."""
 
 import re
 import subprocess

@@ -93,7 +93,7 @@ class Case:
         self.at = self.head(self.base)
 
     def gradient(self, **policy):
-        """The implementation's, with other numbers in the group ``policy``, as one vector."""
+        """Gradient of the implementation with other numbers in the group ``policy``."""
         config = config_lib.replace(self.config, {f"policy.{k}": v for k, v in policy.items()})
         one, args = self.setting, (self.setting.policy, self.setting.params, self.setting.prior)
 

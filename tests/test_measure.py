@@ -1,4 +1,4 @@
-"""Numbers of the record: counters without limits, broken episodes, targets beyond the bins."""
+"""Metrics: counters without overflow, broken episodes, targets beyond the bins."""
 
 import functools
 
@@ -149,7 +149,7 @@ def test_bins_are_narrow_where_rewards_are_known_to_be_bounded(config):
         assert bins(argument) == (101, -10.0, 10.0)
 
 
-# What is allowed and hardly meant
+# Allowed settings that are hardly intended
 
 
 def test_a_task_that_terminates_without_a_model_of_it_is_a_warning():
@@ -162,7 +162,7 @@ def test_a_task_that_terminates_without_a_model_of_it_is_a_warning():
     known = tiny.run(env__task="probe/constant", agent_changes={"world_model__termination": True})
     train.build(known, env)
     train.build(tiny.run(), envs.make("probe/truncated"))
-    functions_lib.build(config)  # says it when it runs
+    functions_lib.build(config)  # warns when it runs
 
 
 @pytest.mark.parametrize("repeat", [1, 4])

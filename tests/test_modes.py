@@ -1,4 +1,4 @@
-"""Training and evaluation in JAX's other modes: a hunt for NaN, and double precision."""
+"""Training and evaluation in JAX's other modes: NaN debugging and double precision."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def play(config, functions, until=None):
 
 
 def columns(config, functions, state, metrics):
-    """What goes into the files."""
+    """Values that are written to the files."""
     stats, faults = jax.device_get((state.stats, state.agent.faults))
     values = metrics | metrics_lib.chunk_values(config, stats, faults, int(state.updates), 1.0, 1)
     episodes, diagnosis = jax.device_get(functions.evaluate_planner(state, config))
@@ -33,7 +33,7 @@ def columns(config, functions, state, metrics):
 
 @pytest.mark.parametrize("preset", ["po_mpc", "bmpc"])
 def test_a_hunt_for_nan_finds_none_and_changes_nothing(preset):
-    """bmpc has no learned prior: half of its diagnostics mean nothing, and are empty."""
+    """bmpc has no learned prior: half of its diagnostics are undefined, and empty."""
     config = tiny.run(preset, **CHANGES)
     functions = functions_lib.build(config)
     with jax.debug_nans(True):
@@ -50,7 +50,7 @@ def test_a_hunt_for_nan_finds_none_and_changes_nothing(preset):
 
 def test_the_hunt_does_find_a_nan_of_the_users_own():
     config = tiny.run(**CHANGES)
-    with jax.debug_nans(True):  # nothing is donated then
+    with jax.debug_nans(True):  # in this mode nothing is donated
         functions = functions_lib.build(config)
     state, _ = play(config, functions, until=0)
     broken = jax.tree.map(lambda x: x * jnp.nan, state.agent.params.policy)

@@ -1,4 +1,4 @@
-"""The planner on problems whose answers are known, and what it promises about its outputs."""
+"""The planner on problems with known answers, and properties of its outputs."""
 
 import functools
 import subprocess
@@ -538,7 +538,7 @@ def test_plan_refuses_sizes_that_cannot_work(field):
 
 
 def test_planner_comes_without_the_rest():
-    """Importing it loads its own rooms of the package and none of the heavy libraries."""
+    """Importing it loads only the modules it needs and no heavy library."""
     code = (
         "import sys, pomcp_jax.mppi\n"
         "heavy = {'flax', 'optax', 'brax', 'mujoco', 'dm_control', 'orbax'} & set(sys.modules)\n"

@@ -1,4 +1,4 @@
-"""What the planner makes of models, roots and numbers as users write them, mistakes included."""
+"""The planner with models, roots and numbers as users write them, including mistakes."""
 
 import functools
 import re
@@ -110,7 +110,7 @@ def test_traced_numbers_that_are_not_finite_are_survived(field, number):
 
 
 def ends(params, x, a):
-    """Reward 1 and an end at step ``params['at']``; behind it everything is broken."""
+    """Reward 1 and an end at step ``params['at']``; afterwards everything is NaN."""
     over = x["time"] > params["at"]
     reward = jnp.where(over, params["reward"], 1.0 - jnp.square(a[0]))
     discount = jnp.where(over, params["discount"], jnp.where(x["time"] == params["at"], 0.0, 1.0))

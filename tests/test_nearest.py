@@ -1,4 +1,4 @@
-"""Guesses at what was meant: near ones only."""
+"""Suggestions for misspelt names: close ones only."""
 
 import pytest
 

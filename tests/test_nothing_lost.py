@@ -1,4 +1,4 @@
-"""A run is never wiped: what is damaged, missing, edited or unreadable, and what happens then."""
+"""No run is ever lost: damaged, missing, edited and unreadable files."""
 
 import errno
 import json
@@ -65,7 +65,7 @@ def begin(tiny_run, workdir, **changes):
 
 
 def refused(tiny_run, workdir, words, kind=ConfigError, **changes):
-    """``begin`` refuses, twice, in one line, and touches nothing."""
+    """``begin`` fails twice with a one-line error and changes nothing."""
     before = contents(workdir)
     for _ in range(2):
         with pytest.raises(kind, match=words) as error:
@@ -107,7 +107,7 @@ def test_all_checkpoints_damaged_is_refused_again_and_again(how, tiny_run, copy)
 def test_folders_that_were_checkpoints_count(name, tiny_run, copy):
     for path in (copy / "checkpoints").iterdir():
         path.rename(path.with_name(name.format(path.name)))
-    if "(" in name:  # a name nobody knows: run.json or the tables speak
+    if "(" in name:  # an unknown name: run.json or the tables show that there is a run
         (copy / "run.json").write_text('{"last_checkpoint": 40}')
         refused(tiny_run, copy, "is empty, but this run had saved at 40 decisions")
     else:
@@ -365,7 +365,7 @@ def test_a_table_that_vanishes_in_mid_run(how, tmp_path):
 
 @pytest.fixture
 def resumed(tiny_run, copy):
-    """A run that was begun and does nothing."""
+    """A run that has started and does nothing."""
     start = begin(tiny_run, copy)
     run = run_lib.Run(tiny_run.options(copy), tiny_run.functions, start, Interruption())
     yield run
@@ -422,7 +422,7 @@ def finish(tiny_run, workdir, start=None, interruption=None):
 def test_an_unexpected_exception_saves_and_is_one_line(
     where, tiny_run, whole, copy, monkeypatch, capsys
 ):
-    """``judge`` comes after the state was donated; the others find it whole."""
+    """``judge`` is called after the state was donated; the others still have it."""
 
     def fails(*args, **kwargs):
         raise TypeError("a mistake\nof two lines")

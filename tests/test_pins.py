@@ -1,4 +1,4 @@
-"""Pins that should go when their reason goes; these tests say when that day may have come."""
+"""Version pins: these tests report when the reason for a pin may be gone."""
 
 import importlib.metadata
 

@@ -1,4 +1,4 @@
-"""What the learned prior converges to, and the identities behind it (docs/method.md)."""
+"""Limits of the learned prior, and the identities behind them (docs/method.md)."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The README's python blocks run as they stand, and its commands name things that exist."""
+"""The README's python blocks run unchanged, and its commands name things that exist."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ TRAINER, PLANNER, CONTROLLER, OWN_TASK = BLOCKS
 
 @pytest.fixture(autouse=True)
 def as_users_have_it():
-    """Without this suite's strict modes, and without the suite leaving them off."""
+    """Turn this suite's strict modes off, and on again after the test."""
     before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     jax.config.update("jax_numpy_rank_promotion", "allow")

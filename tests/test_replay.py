@@ -15,7 +15,7 @@ from pomcp_jax.types import Gaussian
 
 CAPACITY, ENVS, OBS, ACTIONS, LENGTH, BATCH = 8, 3, 2, 1, 4, 64
 FRESH = -1.0
-"""Planner value of rows that nobody has written back to."""
+"""Planner value of rows without a write-back."""
 
 insert = jax.jit(replay.insert)
 write_back = jax.jit(replay.write_back)
@@ -228,7 +228,7 @@ def rewritten(draw):
 
 @hypothesis.given(rewritten())
 def test_write_back_changes_the_named_rows_that_are_still_held(case):
-    """The oracle writes to its list, in which nothing is ever overwritten."""
+    """The oracle writes to its list, in which no row is ever overwritten."""
     ring, rows, index = case
     expected = stack(rows)
     prior, value, made = jax.tree.map(np.asarray, records(index))

@@ -1,4 +1,4 @@
-"""Suites: what they resolve to, and how cells are run, kept, skipped and repeated."""
+"""Suites: their configurations, and how cells are run, kept, skipped and repeated."""
 
 import json
 import os
@@ -39,7 +39,7 @@ time.sleep(60)
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Signals as they were."""
+    """Restore the signal handlers."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -53,7 +53,7 @@ def plans_of(tmp_path, **kwargs):
 
 
 def pretend(plan, code=0):
-    """The plan with a training that takes no time."""
+    """The plan with a command that pretends to train."""
     arguments = [str(plan.workdir), str(code), workdirs.config_text(plan.config)]
     return plan._replace(command=[sys.executable, "-c", TRAINING, *arguments])
 
@@ -133,7 +133,7 @@ def test_a_finished_cell_is_kept_without_checkpoints_and_skipped(tmp_path):
     assert cell.finished and cell.task == "probe/lqr" and cell.method == "tdmpc2"
 
 
-def test_broken_cells_are_repeated_and_the_others_go_on(tmp_path):
+def test_broken_cells_are_repeated_and_the_others_continue(tmp_path):
     plans = plans_of(tmp_path)
     _, ended = go([pretend(plan, code=3 if i == 1 else 0) for i, plan in enumerate(plans)])
     assert [plan.name for plan in ended["broke"]] == [plans[1].name]
@@ -148,7 +148,7 @@ def test_broken_cells_are_repeated_and_the_others_go_on(tmp_path):
     assert len(ended["finished"]) == 2 and reproduce.split(plans) == (plans, [])
 
 
-def test_a_cell_under_way_goes_on_and_others_start_anew(tmp_path):
+def test_an_interrupted_cell_resumes_and_others_start_over(tmp_path):
     plan, other, broken, unreadable = (pretend(plan) for plan in plans_of(tmp_path))
     for one, config in ((plan, plan.config), (other, plan.config), (broken, broken.config)):
         one.workdir.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Result sets made by hand: what is read from them, printed and drawn."""
+"""Result sets written by hand: reading, tables and figures."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Runs that are interrupted, by a signal or by death, and end with the bits of one that is not."""
+"""Interrupted and killed runs end bit for bit like uninterrupted ones."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ from pomcp_jax.running.options import Options
 from pomcp_jax.running.progress import Progress
 
 CLOCKS = {"seconds", "decisions_per_second", "frames_per_second"}
-"""Columns that say how long something took."""
+"""Columns with wall-clock times."""
 
 
 class Killed(BaseException):
@@ -62,7 +62,7 @@ class Tiny:
         return Options(self.config, Path(workdir))._replace(**changes)
 
     def sit(self, workdir, interruption=None, **changes):
-        """One process: start or go on, until the end or the interruption; returns the run."""
+        """Start or resume in one process, until the end or the interruption; returns the run."""
         interruption = interruption or Interruption()
         options = self.options(workdir, **changes)
         workdirs.check_workdir(options.workdir, options.config, options.resume)
@@ -87,7 +87,7 @@ class Tiny:
             run.save()
             assert run.collect_save() == ""
         except Killed:
-            run.collect_save()  # a real death ends the saving thread too, here or before
+            run.collect_save()  # a real kill ends the saving thread too, now or earlier
         finally:
             run.close()
         return run
@@ -95,7 +95,7 @@ class Tiny:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_commit():
-    """Nobody's commit during the tests makes a difference."""
+    """Fix the commit, so that commits during the tests make no difference."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "commit", lambda: "0123456789ab")
         yield
@@ -122,7 +122,7 @@ def table(path):
 
 
 def assert_same_end(workdir, wanted):
-    """Every leaf of the last checkpoint, what the host knew, and every row of the tables."""
+    """All leaves of the last checkpoint, the bookkeeping, and all rows of the tables."""
     step = checkpoint.steps(wanted / "checkpoints")[-1]
     ours, theirs = (checkpoint.read(w / "checkpoints", step) for w in (workdir, wanted))
     arrays = tiny.saved(workdir, step)
@@ -149,7 +149,7 @@ def test_the_uninterrupted_run_is_what_it_should_be(whole):
 def test_interrupted_anywhere_it_ends_with_the_same_bits(
     seed, tiny_run, whole, tmp_path, monkeypatch
 ):
-    """Three interruptions at random events, deaths among them; in a relative folder."""
+    """Three interruptions at random events, including kills, in a relative folder."""
     draw = np.random.default_rng(seed)
     monkeypatch.chdir(tmp_path)
     workdir = Path("runs", "a")
@@ -176,7 +176,7 @@ def test_a_longer_run_goes_on_from_a_finished_one(whole, tmp_path):
 
 
 def test_damaged_checkpoints_are_passed_over_by_name(tiny_run, whole, tmp_path):
-    """Training goes on from the last good one, to the same end."""
+    """Training resumes from the last valid checkpoint, with the same result."""
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     newest = checkpoint.steps(workdir / "checkpoints")[-1]
     file = next((workdir / "checkpoints" / str(newest) / "run").rglob("d/*"))
@@ -226,7 +226,7 @@ def test_a_save_that_fails_is_told_and_training_goes_on(tiny_run, whole, tmp_pat
 
 
 def test_fresh_environments_on_request_only(tiny_run, whole, tmp_path, monkeypatch):
-    """As after an upgrade of MuJoCo: refused with the way out, then fresh episodes."""
+    """After an upgrade of MuJoCo: an error that names the remedy, then fresh episodes."""
     workdir = tmp_path / "run"
     tiny_run.sit(workdir, Interruption(at=whole[1] // 2))
     now = checkpoint.versions() | {"mujoco": "99.0"}

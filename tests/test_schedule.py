@@ -1,4 +1,4 @@
-"""When updates are due: evenly, exactly, whatever the ratio, the chunks and the interruptions."""
+"""The schedule of updates is even and exact for any ratio, chunks and interruptions."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from pomcp_jax.train import Ratio, Work
 
 
 def with_ratio(value, num_envs=1, **changes):
-    """A configuration; the ratio is put in as it is, numpy numbers too."""
+    """A configuration with the ratio unconverted, also if it is a numpy number."""
     config = tiny.run(env__num_envs=num_envs, **changes)
     config_train = dataclasses.replace(config.train, updates_per_decision=value)
     return dataclasses.replace(config, train=config_train)
@@ -62,7 +62,7 @@ ratios = st.one_of(
 
 @given(ratios, st.integers(1, 40), st.integers(1, 1000), st.integers(0, 400))
 def test_updates_are_even_and_exact(per_decision, num_envs, chunk, iterations):
-    """After t + 1 iterations floor((t + 1) u) are done, wherever chunks end or begin anew."""
+    """After t + 1 iterations floor((t + 1) u) are done, wherever chunks end."""
     seeding = 2 * num_envs * 4
     config = with_ratio(
         per_decision, num_envs, train__capacity=10_000, train__seed_decisions=seeding,

@@ -55,7 +55,7 @@ def test_one_device_has_the_plain_program():
 
 
 def test_a_run_is_handed_on_between_eight_two_and_one_devices(tmp_path):
-    """In a process of its own, for devices that a CPU pretends to have."""
+    """In a new process, with a CPU that simulates several devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "tests/spread.py", str(tmp_path)], cwd=ROOT, capture_output=True,

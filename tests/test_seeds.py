@@ -1,4 +1,4 @@
-"""Another number of seeds when a run goes on: dropped or added, on request only."""
+"""Resuming with another number of seeds: dropped or added, on request only."""
 
 import functools
 import shutil
@@ -33,7 +33,7 @@ def one_commit_and_one_compilation():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Undisturbed runs of one and of three seeds."""
+    """Uninterrupted runs of one and of three seeds."""
     folder = tmp_path_factory.mktemp("whole")
     runs = {k: tiny_run(k).sit(folder / str(k)) for k in (1, 3)}
     return folder, runs
@@ -83,7 +83,7 @@ def test_without_the_flag_it_is_refused_by_its_name(halfway, tmp_path):
     for k in (1, 3):
         with pytest.raises(ConfigError, match=rf"num_seeds = 2, this one has {k}; --resume=change"):
             tiny_run(k).sit(workdir)
-        # As after a death behind the decision: the checkpoint itself says it.
+        # As after a kill right after the change: the checkpoint itself records it.
         with pytest.raises(ConfigError, match=rf"has 2 seeds, train.num_seeds is {k}; --resume=ch"):
             tiny = tiny_run(k)
             starting.begin(tiny.options(workdir), tiny.functions.program)
@@ -101,7 +101,7 @@ def test_fewer_seeds_are_the_first_ones(halfway, whole, tmp_path):
     assert run.done == 60 and len(run.returns) == 1
     same_rows(workdir / "metrics.csv", whole[0] / "1" / "metrics.csv", {0})
     assert len([r for r in table(workdir / "metrics.csv") if r["seed"] == "1"]) == 5
-    # From now on it is a run of one seed: it is complete, and says so without the flag.
+    # Now it is a complete run of one seed, without the flag too.
     assert tiny_run(1).sit(workdir).state is None
 
 

@@ -1,4 +1,4 @@
-"""Settings beyond the paper: what each one does, on problems whose answers are known."""
+"""Settings beyond the paper, on problems with known answers."""
 
 import functools
 
@@ -36,7 +36,7 @@ def constrained():
     other in circles around the solution.
     """
     case = Setting(DUAL)
-    case.params.value["out"]["kernel_0"] *= 8.0  # worth leaving the prior for
+    case.params.value["out"]["kernel_0"] *= 8.0  # worth deviating from the prior
     latents, adam = jnp.asarray(case.roll_out(), jnp.float32), optax.adam(1e-2)
     start = jax.tree.map(jnp.asarray, case.policy)
     half = 1500
@@ -193,7 +193,7 @@ def test_gate_drops_the_records_that_are_worth_less_than_the_prior(critic):
     near(aux.fitted, fitted.sum() / mask.sum(), 1e-6)
     assert 0.1 < aux.fitted < 0.9
 
-    # What was dropped has no influence at all.
+    # Dropped records have no influence at all.
     kept = jnp.asarray(np.append(better, better[:1], 0))
     moved = jnp.where(kept[..., None], rows.prior.mean, 0.9)
     other = rows._replace(prior=rows.prior._replace(mean=moved))
@@ -201,7 +201,7 @@ def test_gate_drops_the_records_that_are_worth_less_than_the_prior(critic):
     assert again == total
     jax.tree.map(np.testing.assert_array_equal, gradient, same)
 
-    # And with nothing to fit there is no step, and nothing is broken.
+    # With nothing to fit there is no step, and all numbers stay finite.
     none = rows._replace(prior_value=jnp.full_like(rows.prior_value, -1e6))
     (total, aux), gradient = run(case.batch._replace(rows=none))
     assert total == 0.0 and aux.fitted == 0.0 and aux.scale == np.float32(1.3)

@@ -1,4 +1,4 @@
-"""Who proposes plans, what they are worth, and which windows are planned anew."""
+"""Proposers of plans, values of plans, and the choice of windows to plan again."""
 
 import functools
 import re
@@ -20,7 +20,7 @@ PLANNER = {"mppi.num_samples": 12, "mppi.num_proposals": 3, "mppi.num_elites": 4
 
 
 def actors(case):
-    """All that acting needs, and the static part."""
+    """State for acting, and the static part."""
     params = AgentParams(case.params, case.policy, case.prior)
     return jax.tree.map(jnp.asarray, params), AgentSpec(case.nets, OBS, A)
 
@@ -129,7 +129,7 @@ def test_a_plan_uses_as_many_heads_as_asked_for(tail, expected):
 
 
 def program(function, config):
-    """What ``function`` computes for a configuration, without addresses of objects."""
+    """Program of ``function`` for a configuration, without addresses of objects."""
     return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(function)(config)))
 
 

@@ -1,4 +1,4 @@
-"""Short trainings with the settings beyond the paper, as many of them at once as go together."""
+"""Short trainings with compatible combinations of the settings beyond the paper."""
 
 import functools
 
@@ -129,10 +129,10 @@ def replanned(name, rows):
 WINDOW = [[0, 6, 1], [0, 7, 1], [0, 8, 1]]
 
 
-def test_the_oldest_records_are_planned_anew():
+def test_the_oldest_records_are_planned_again():
     def rows(held):
         made = np.zeros_like(held.made)
-        made[0, 5, :] = -1_000_000  # no transition starts there: its age means nothing
+        made[0, 5, :] = -1_000_000  # no transition starts there: its age is undefined
         made[0, 6:9, 1] = -100
         made[0, 0:3, 0] = -90
         return {"made": made}
@@ -140,7 +140,7 @@ def test_the_oldest_records_are_planned_anew():
     assert replanned("mixture", rows) == WINDOW
 
 
-def test_the_records_farthest_from_the_policy_are_planned_anew():
+def test_the_records_farthest_from_the_policy_are_planned_again():
     def rows(held):
         prior = jax.tree.map(np.copy, held.prior)
         prior.mean[0, 6:9, 1], prior.std[0, 6:9, 1] = 0.9, 0.05

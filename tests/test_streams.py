@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or of another encoding; signals; the list of abuse."""
+"""Standard streams that are closed, full or of another encoding; signals; hostile inputs."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Sweeps: rows with settings of their own in one program, and the command that trains a grid."""
+"""Sweeps: rows with different settings in one program, and the command that trains a grid."""
 
 import csv
 import dataclasses
@@ -51,7 +51,7 @@ def play(prog, config, works, seeds=None):
 
 
 def rows(state, index):
-    """What one row has learned, stored and counted, keys included."""
+    """Parameters, replay and counters of a row, including keys."""
     held = (state.agent, state.replay.rows, state.plan, state.stats, state.timestep)
     lead = len(state.keys)
     cut = lambda x: x.reshape(lead, -1, *x.shape[1:])[index]  # noqa: E731
@@ -60,7 +60,7 @@ def rows(state, index):
 
 @functools.cache
 def base():
-    """Two cells x two seeds, trained to the end; several tests look at it."""
+    """Two cells x two seeds, trained to the end, for several tests."""
     first, second = CELLS
     config = joined(first, first, second, second)
     prog = program(config)
@@ -310,7 +310,7 @@ def test_cells_can_be_drawn_like_runs(swept, tmp_path):
 
 
 def test_ctrl_c_ends_a_sweep_cleanly(swept, tmp_path):
-    """In the folder of an earlier sweep, which moves aside on request; then it resumes."""
+    """In the folder of an earlier sweep, which is moved aside on request; then it resumes."""
     workdir = tmp_path / "sweep"
     cell = workdir / "optimizer.learning_rate=0.001"
     old = workdir / "mppi.temperature=2"
@@ -389,7 +389,7 @@ def test_a_sweep_from_python_resumes_bit_for_bit(tmp_path):
 
 
 def test_rows_of_a_sweep_are_reset_when_asked(tmp_path):
-    """A learning rate that breaks its cell every time: reset once, then left."""
+    """A learning rate at which a cell always diverges: reset once, then dropped."""
     config = config_lib.replace(
         SWEEP, {"train.on_broken_seed": "reset", "train.max_seed_resets": 1}
     )

@@ -1,4 +1,4 @@
-"""What a task's author may get wrong: one line with the task and the field, before compiling."""
+"""Mistakes in tasks: a one-line error with task and field, before compiling."""
 
 import jax
 import jax.numpy as jnp
@@ -252,7 +252,7 @@ def test_whether_a_task_can_terminate_is_known(ended, known):
 
 
 def test_a_broken_first_observation_is_no_transition():
-    """The state heals by itself in the next step, so that nothing but the first would show it."""
+    """The state recovers in the next step, so that only the first observation shows it."""
     env = make_env(task(observe=lambda s: jnp.where(s["n"] == 0, jnp.nan, s["x"]), episode_steps=3))
     keys = jax.random.split(jax.random.key(0), 2)
     state, first = env.reset(keys)

@@ -1,4 +1,4 @@
-"""The training loop: what does not matter must not change anything, and vice versa."""
+"""The training loop: independence of chunks and batches of seeds, replay, counters, presets."""
 
 import functools
 
@@ -39,7 +39,7 @@ def assert_same(a, b, exact=True):
 
 @functools.cache
 def base():
-    """One compiled run that several tests look at."""
+    """One compiled run for several tests."""
     config = tiny.run()
     prog = program(config)
     state, metrics = play(prog, config, prog.seeding + prog.pretraining + prog.training)
@@ -164,7 +164,7 @@ def test_numbers_do_not_recompile():
 
 @functools.cache
 def preset_program(preset):
-    """The program of a preset; the task of po_mpc_direct breaks now and then."""
+    """Program of a preset; the task of po_mpc_direct is sometimes non-finite."""
     config = tiny.run(
         preset,
         agent_changes={"replan__interval": 2 if preset in ("bmpc", "qbmpc") else 0},

@@ -1,4 +1,4 @@
-"""``Trainer``: a run from Python, without a command line around it."""
+"""``Trainer``: a run from Python, without a command line."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def make(workdir, config=CONFIG, **options):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run from its start to its end, with the rows that it told."""
+    """A whole run and the rows that it reported."""
     workdir, rows = tmp_path_factory.mktemp("runs") / "whole", []
     return make(workdir, on_row=[rows.append]).run(), rows
 
@@ -61,7 +61,7 @@ def test_a_complete_run_has_nothing_to_do(whole):
 
 
 def test_a_thread_stops_and_resumes_bit_for_bit(whole, tmp_path):
-    """Asked to end from another thread; a second trainer of the same process goes on."""
+    """Stopped from another thread; a second trainer in the same process resumes."""
     outcomes, control = [], quiet()
 
     def stop(row):

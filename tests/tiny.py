@@ -1,4 +1,4 @@
-"""Tiny configurations that the tests of agents, training and checkpoints share."""
+"""Tiny configurations shared by the tests of agents, training and checkpoints."""
 
 from pomcp_jax import arrays, presets
 from pomcp_jax import config as config_lib

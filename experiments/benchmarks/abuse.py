@@ -134,7 +134,8 @@ class Abuse:
     """Tries inputs; prepares whole runs once, when the first input needs them."""
 
     def __init__(self, folder: Path):
-        self._folder, self._prepared = folder, {}
+        self._folder = folder
+        self._prepared: dict[str, Path] = {}
 
     def prepared(self, kind: str) -> Path:
         """Folder of a debug run that is ``finished`` or ``interrupted``."""

@@ -148,7 +148,7 @@ FIELDS_OF_MANIFESTS = {
     "host.seconds": ("x", None), "host.returns": ([], "x", [[1]]), "host.evaluated": ([], {"x": 1}),
     "host.invalid": (None, ["x"]), "host.pending": (3, [], ["a", 1, 2, 3, 4]),
     "host.left": ([[1]], 3),
-    "host.written": ([], {}, [1, 2, 3, 4]), "host.commit": (3,), "host.resets": ("x", [1] * 99),
+    "host.tables": ([], {}, [1, 2, 3, 4]), "host.commit": (3,), "host.resets": ("x", [1] * 99),
     "files": ({}, [], None, {"agent/../../x": {}}, {"other/x": {}}, {"agent/x": None}),
 }  # fmt: skip
 TOOLS = (

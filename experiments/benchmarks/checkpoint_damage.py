@@ -16,16 +16,22 @@ from pomcp_jax import checkpoint, digests, train
 from pomcp_jax.checkpoint import CheckpointError, DamagedError
 from pomcp_jax.running import bookkeeping, process, starting, tables
 from pomcp_jax.running.functions import Functions, build
+from pomcp_jax.running.options import Options
 
 CONFIG = "--config=experiments/configs/debug.py"
 
 
+def parsed(*arguments: str) -> Options:
+    """Options of a run with these arguments of experiments.run."""
+    given = settings.parse(["experiments.run", *arguments])
+    return Options(given.config, given.workdir)
+
+
 def small_state(
     folder: Path,
-) -> tuple[settings.Settings, Functions, train.TrainState]:
+) -> tuple[Options, Functions, train.TrainState]:
     """State of a debug run with a partly filled ring; writes two checkpoints to ``folder``."""
-    arguments = ["faults", CONFIG, "--config.train.num_seeds=2", f"--workdir={folder}"]
-    options = settings.parse(arguments)
+    options = parsed(CONFIG, "--config.train.num_seeds=2", f"--workdir={folder}")
     functions = build(options.config)
     state = filled(jax.jit(functions.program.init)(options.config), 100)
     for decisions in (100, 200):
@@ -39,21 +45,19 @@ def filled(state: train.TrainState, rows: int) -> train.TrainState:
 
 
 def save(
-    options: settings.Settings,
+    options: Options,
     functions: Functions,
-    state: train.TrainState,
+    state: train.TrainState | checkpoint.Snapshot,
     decisions: int,
 ) -> None:
     """Save a checkpoint as a run does."""
     sizes = dict.fromkeys(tables.TABLES, 0)
-    host = bookkeeping.Host(
-        finished=False, updates=0, seconds=0.0, last_evaluation=0, last_checkpoint=0,
-        evaluated_at=-1, evaluated={}, returns=[None, None], invalid=[0, 0], pending=None,
-        written=tables.Written(list(tables.FIRST), [], sizes, 0), commit=process.commit(),
-    )  # fmt: skip
+    books = bookkeeping.fresh(options.config.train.num_seeds, process.commit())
+    books = books._replace(tables=(tables.Written(list(tables.FIRST), [], sizes, 0),))
     spec = functions.program.spec
     folder = options.workdir / "checkpoints"
-    checkpoint.save(folder, decisions, state, options.config, spec, host=host._asdict())
+    host = bookkeeping.to_json(books)
+    checkpoint.save(folder, decisions, state, options.config, spec, host=host)
 
 
 def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def flips(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
 def mutate(draw: random.Random, value: Any, depth: int = 0) -> Any:
     """``value``, plain JSON, with one random change; may change it in place."""
     # Wrong types, sizes beyond memory, paths out of the folder, dtypes that are no plain numbers.
-    junk = [
+    junk: list[Any] = [
         None, -1, 0, 2**63, 2**40, 1e308, "", "../x", "/etc/passwd", "\x00", [], {}, True,
         [2**62] * 3, "key<fry>", "object", "float64", [[]], {"a": {}}, 10**400,
     ]  # fmt: skip
@@ -178,9 +182,8 @@ def saves(count: int, folder: Path) -> dict[str, Any]:
     ``stall`` is how long training stands still: the copy to the host. ``write`` happens in a
     thread meanwhile; a run on a CPU shares its cores with it.
     """
-    options = settings.parse(
-        ["faults", "--config=experiments/configs/quickstart.py", f"--workdir={folder / 'saves'}"]
-    )
+    quickstart = "--config=experiments/configs/quickstart.py"
+    options = parsed(quickstart, f"--workdir={folder / 'saves'}")
     functions = build(options.config)
     state = jax.jit(functions.program.init)(options.config)
     state = jax.block_until_ready(filled(state, options.config.train.capacity))

@@ -168,8 +168,8 @@ def main() -> None:
     names = args.tasks or list(ONE_EACH)
     if args.table:
         order = {name: i for i, name in enumerate(ONE_EACH)}
-        found = [json.loads(path.read_text()) for path in args.out.glob("*.json")]
-        print(table(sorted(found, key=lambda x: (x["backend"], order.get(x["task"], 99)))))
+        results = [json.loads(path.read_text()) for path in args.out.glob("*.json")]
+        print(table(sorted(results, key=lambda x: (x["backend"], order.get(x["task"], 99)))))
         return
     if len(names) > 1:  # a process each: peak memory is that of a process, and never falls
         options = ["--backend", args.backend, "--out", str(args.out)]
@@ -181,10 +181,10 @@ def main() -> None:
     for name in names:
         envs.check_name(name)
         path = args.out / f"{name.replace('/', '_')}.{args.backend}.json"
-        found = keep_faster(measure(name, args.backend, args.batches), path)
+        result = keep_faster(measure(name, args.backend, args.batches), path)
         args.out.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, found)
-        print(table([found]), flush=True)
+        files.write_json(path, result)
+        print(table([result]), flush=True)
 
 
 if __name__ == "__main__":
