@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help quickstart test lint bench clean
+.PHONY: help quickstart test lint docs bench clean
 
 help:
 	@echo "make quickstart  install into $(VENV) and train the quick start (about ten minutes, two cores)"
 	@echo "make test        install into $(VENV) and run the tests"
-	@echo "make lint        ruff, as CI runs it"
+	@echo "make lint        ruff and mypy, as CI runs them"
+	@echo "make docs        write docs/configuration_fields.md from the code"
 	@echo "make bench       time plans, updates and start-up on this machine"
 	@echo "make clean       remove $(VENV) and caches; runs/ stays"
 
@@ -27,6 +28,11 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-run
+	$(BIN)/python -m experiments.run --help=markdown >docs/configuration_fields.md.new
+	mv docs/configuration_fields.md.new docs/configuration_fields.md
 
 bench: $(VENV)/.installed-run
 	$(BIN)/python -m experiments.benchmarks.speed efficiency
