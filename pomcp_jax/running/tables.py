@@ -1,4 +1,4 @@
-"""The tables of a run: metrics.csv, metrics.jsonl, evaluations.csv. Plain files, no wandb."""
+"""Tables of a run: metrics.csv, metrics.jsonl and evaluations.csv."""
 
 import csv
 import hashlib
@@ -22,32 +22,32 @@ FIRST = (
     "eval/return",
     "decisions_per_second",
 )
-"""Columns of every row of metrics.csv, in this order; the rest follows by name."""
+"""First columns of metrics.csv, in this order; the others follow by name."""
 TABLES = ("metrics.jsonl", "metrics.csv", "evaluations.csv")
 
 
 class Written(NamedTuple):
-    """How far the tables have come; plain JSON."""
+    """What has been written to a run's tables, as JSON values."""
 
     columns: list[str]
     """Of metrics.csv and metrics.jsonl."""
     evaluation_columns: list[str]
     """Of evaluations.csv; empty before the first evaluation."""
     sizes: dict[str, int]
-    """Bytes of every file."""
+    """Bytes of each file."""
     decisions: int
-    """The largest of any row."""
+    """Largest number of decisions of any row."""
     digests: Mapping[str, str] = {}
-    """SHA-256 of these bytes; empty where an earlier version wrote them."""
+    """SHA-256 of these bytes; empty if an earlier version wrote them."""
 
     def header(self, name: str) -> bytes:
-        """First line of a table, ``b""`` where there is none."""
+        """First line of a table, ``b""`` if it has none."""
         columns = {"metrics.csv": self.columns, "evaluations.csv": self.evaluation_columns}
         return _csv_line(columns[name]) if columns.get(name) else b""
 
 
 def _plain(value: Any) -> Any:
-    """A JSON number; what is not finite becomes null."""
+    """JSON value of a cell; non-finite numbers become null, since JSON has no NaN."""
     if isinstance(value, int | str) or value is None:
         return value
     value = float(value)
@@ -61,14 +61,15 @@ def _csv_line(values: list[Any]) -> bytes:
 
 
 class Table:
-    """One file that grows, with a digest of all of it."""
+    """An append-only file with a digest of its whole contents."""
 
     def __init__(self, path: Path):
         self.path = path
         self._open()
 
     def _open(self) -> None:
-        # Unbuffered: what failed to be written must not follow when the file is closed.
+        # Unbuffered: a buffer would write the bytes of a failed row when the file is closed, after
+        # the run has reported that row as not written.
         self._file = self.path.open("ab", buffering=0)
         with self.path.open("rb") as file:
             self.digest = hashlib.file_digest(file, "sha256")
@@ -84,16 +85,19 @@ class Table:
         Raises:
           OSError: nothing or only a part of it was written.
         """
-        rest = memoryview(line)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        unwritten = memoryview(line)
+        # An unbuffered write may be partial, on a nearly full disk for example.
+        while unwritten:
+            unwritten = unwritten[self._file.write(unwritten) :]
         self.digest.update(line)
 
     def reopen(self, header: bytes) -> bool:
-        """Go on with the file that has the name now; whether that is another one."""
+        """Continue with the file that has the name now, if it is another; returns whether it is."""
+        # Editors and sync tools replace files instead of changing them; later rows would be
+        # appended to a file that has no name any more.
         try:
-            now, held = os.stat(self.path), os.fstat(self._file.fileno())
-            if (now.st_dev, now.st_ino) == (held.st_dev, held.st_ino):
+            named, opened = os.stat(self.path), os.fstat(self._file.fileno())
+            if (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino):
                 return False
         except FileNotFoundError:
             pass
@@ -107,7 +111,7 @@ class Table:
         return True
 
     def sync(self) -> None:
-        """Force what was written to the disk."""
+        """Force written rows onto the disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -116,9 +120,9 @@ class Table:
 
 
 class Record:
-    """The tables of one run; ``row`` passes every row to the operating system.
+    """Tables of one run; ``row`` passes each row to the operating system before returning.
 
-    ``say`` gets a line for the user where somebody else changed the files meanwhile.
+    ``say`` prints a line for the user if another program changed the files.
     """
 
     def __init__(
@@ -129,9 +133,9 @@ class Record:
         written: Written | None = None,
         say: Callable[[str], None] = lambda text: None,
     ):
-        """With ``written`` goes on where that was; later rows are cut off."""
-        rest = sorted(set(columns) - set(FIRST))
-        self._columns = [*FIRST, *rest] if written is None else written.columns
+        """Create the tables, or continue those that ``written`` describes without later rows."""
+        others = sorted(set(columns) - set(FIRST))
+        self._columns = [*FIRST, *others] if written is None else written.columns
         self._evaluation_columns = [] if written is None else written.evaluation_columns
         self._decisions = -1 if written is None else written.decisions
         self._say = say
@@ -140,12 +144,13 @@ class Record:
             if written is None:
                 (workdir / name).write_bytes(b"")
             else:
-                _go_on(workdir / name, written)
+                _cut_to(workdir / name, written)
             self._tables[name] = Table(workdir / name)
         self._events = None
         if tensorboard:
-            again = {} if written is None else {"purge_step": written.decisions + 1}
-            self._open_events(workdir / "tensorboard", again)
+            # Event files cannot be cut; purge_step makes TensorBoard hide the later events.
+            resumed = {} if written is None else {"purge_step": written.decisions + 1}
+            self._open_events(workdir / "tensorboard", resumed)
         if self._tables["metrics.csv"].size == 0:
             self._tables["metrics.csv"].write(_csv_line(self._columns))
         if self._tables["evaluations.csv"].size == 0:
@@ -158,7 +163,7 @@ class Record:
         table.write(line)
 
     def row(self, values: dict[str, Any]) -> None:
-        """Write one chunk of one seed."""
+        """Write the row of one chunk of one seed."""
         values = {name: _plain(values.get(name)) for name in self._columns}
         self._append("metrics.jsonl", (json.dumps(values) + "\n").encode())
         self._append("metrics.csv", _csv_line(list(values.values())))
@@ -166,7 +171,7 @@ class Record:
         self._add_events(values)
 
     def evaluation(self, values: dict[str, Any]) -> None:
-        """Write one evaluation of one seed, every episode's return included."""
+        """Write the row of one evaluation of one seed, with the return of every episode."""
         if not self._evaluation_columns:
             self._append("evaluations.csv", _csv_line(list(values)))
             self._evaluation_columns = list(values)
@@ -177,14 +182,14 @@ class Record:
         return Written(self._columns, self._evaluation_columns, {}, self._decisions)
 
     def written(self) -> Written:
-        """How far the files have come."""
+        """What has been written to the files."""
         return self._written_here()._replace(
             sizes={name: table.size for name, table in self._tables.items()},
             digests={name: table.digest.hexdigest() for name, table in self._tables.items()},
         )
 
     def sync(self) -> None:
-        """Force what was written to the disk."""
+        """Force written rows onto the disk."""
         for table in self._tables.values():
             table.sync()
 
@@ -218,30 +223,31 @@ class Record:
         self._guarded(add)
 
     def _guarded(self, function: Callable[[], None]) -> None:
-        """TensorBoard's events are a copy: without them the run goes on."""
+        """Call ``function``; an error ends TensorBoard's events, which are a copy, not the run."""
         try:
             function()
-        except Exception as error:  # whatever the library raises
+        except Exception as error:  # the library documents none of its exceptions
             self._events = None
             text = " ".join(str(error).split())[:200] or type(error).__name__
             self._say(f"warning: no more TensorBoard events: {text}")
 
 
 def _intact(path: Path, written: Written) -> bool:
-    """Whether a table begins with the bytes that ``written`` knows."""
+    """Whether a table begins with the bytes that ``written`` describes."""
     size, digest = written.sizes[path.name], written.digests.get(path.name)
     if not path.exists():
         return size == 0
-    found, left = hashlib.sha256(), size
+    actual, left = hashlib.sha256(), size
+    # Blocks of 1 MiB: tables of long runs need not fit into memory.
     with path.open("rb") as file:
         while left and (block := file.read(min(left, 1 << 20))):
-            found.update(block)
+            actual.update(block)
             left -= len(block)
-    return not left and digest in (None, found.hexdigest())
+    return not left and digest in (None, actual.hexdigest())
 
 
 def changed(workdir: Path, written: Written) -> list[str]:
-    """Lines for the user on tables that are not as ``written`` says; reads only."""
+    """Lines for the user about tables that differ from ``written``; reads only."""
     notes = []
     for name in TABLES:
         path = workdir / name
@@ -250,7 +256,7 @@ def changed(workdir: Path, written: Written) -> list[str]:
         size = path.stat().st_size if path.exists() else 0
         short = size < written.sizes[name]
         text = f"{name}: lines are missing" if short else f"{name}: was edited"
-        copy = f"; a copy of what is there is {_copy_of(path).name}" if size else ""
+        copy = f"; a copy is kept as {_copy_of(path).name}" if size else ""
         notes.append(f"warning: {text}{copy}; later ones are appended")
     return notes
 
@@ -262,8 +268,10 @@ def _copy_of(path: Path) -> Path:
     return copy
 
 
-def _go_on(path: Path, written: Written) -> None:
-    """Cut off the rows behind those of ``written``; of an edited table a copy stays."""
+def _cut_to(path: Path, written: Written) -> None:
+    """Remove rows after those of ``written``; of an edited table a copy is kept."""
+    # An intact table is cut by its size, exactly. An edited one has lost its offsets: its rows are
+    # selected by their decisions instead.
     if _intact(path, written):
         if path.exists():
             os.truncate(path, written.sizes[path.name])
@@ -274,7 +282,7 @@ def _go_on(path: Path, written: Written) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     header = written.header(path.name)
     if header and (not lines or lines[0].strip() != header.strip()):
-        lines = []  # rows below another header could not be read: the table begins again
+        lines = []  # new rows under another header could not be read
     kept = [line for line in lines if not _is_later(line, path.name, written)]
     if kept and not kept[-1].endswith(b"\n"):
         kept[-1] += b"\n"
@@ -282,7 +290,7 @@ def _go_on(path: Path, written: Written) -> None:
 
 
 def _is_later(line: bytes, name: str, written: Written) -> bool:
-    """Whether a line is a row of more decisions than ``written`` knows, or a broken last one."""
+    """Whether a line has more decisions than ``written``, or is an incomplete last line."""
     try:
         if name == "metrics.jsonl":
             return json.loads(line)["decisions"] > written.decisions
