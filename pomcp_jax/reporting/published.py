@@ -35,6 +35,7 @@ class Published(NamedTuple):
           None outside of the curve, and before its first evaluation during training, where the
           curve is unknown. A curve extends by :data:`SLACK` at both ends.
         """
+        # The evaluation at 0 frames is of an untrained agent: no point to interpolate from.
         trained = self.frames > 0
         known = self.frames[trained]
         if not len(known) or not known[0] / (1 + SLACK) <= frames <= known[-1] * (1 + SLACK):
@@ -73,6 +74,7 @@ def band(
 ) -> tuple[float, float] | None:
     """Lowest mean - 2 std and highest mean + 2 std over a method's curves from all sources."""
     pairs = [c.at(frames) for c in of_task(curves, task) if c.method == method]
+    # Curves that do not cover these frames say nothing about them.
     values = [pair for pair in pairs if pair is not None]
     if not values:
         return None

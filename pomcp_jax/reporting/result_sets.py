@@ -108,6 +108,7 @@ def grid(many: list[Runs]) -> np.ndarray:
     spans = [(c.decisions * runs.repeat) for runs in many for c in runs.curves]
     low, high = max(span[0] for span in spans), min(span[-1] for span in spans)
     longest = max(spans, key=len)
+    # Both ends are added below, so that the grid covers the whole common range.
     inside = longest[(longest > low) & (longest < high)]
     if low > high:
         raise ConfigError(f"{many[0].method}: some runs end before others begin")

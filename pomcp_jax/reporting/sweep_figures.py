@@ -52,6 +52,7 @@ def draw(
     """
     figure = canvas.figure(11.0, 4.2)
     left, right = figure.subplots(1, 2)
+    # Imported here, after canvas.figure: it raises the documented error without matplotlib.
     import matplotlib
 
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, len(cells)))

@@ -318,6 +318,7 @@ def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:
     old = [workdir / name for name in names if os.path.lexists(workdir / name)]
     if not old:
         return None
+    # A new number each time: nothing that was moved aside is ever overwritten.
     number = 1
     while (workdir / f"previous-{number}").exists():
         number += 1
