@@ -106,8 +106,8 @@ def _state(task: Any, field: str, function: Any, *args: Any) -> PyTree:
                 )
         return out
 
-    found = jax.eval_shape(run, *args)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)
+    shapes = jax.eval_shape(run, *args)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
 
 
 def _carried(task: Any, fresh: PyTree) -> PyTree:

@@ -164,14 +164,14 @@ def draw(
         members = [runs for runs in all_runs if runs.task == task]
         _task(ax, members, published.of_task(beside, task), color, bands)
     # Tasks differ in difficulty: a method without runs of the hard ones would look better.
-    whole = result_sets.complete(many)
-    _aggregate(axes[len(tasks)], whole, color)
+    complete = result_sets.complete(many)
+    _aggregate(axes[len(tasks)], complete, color)
     axes[len(tasks)].set_xlim(left=0)
     for ax in axes[: len(tasks) + 1]:
         ax.set_xlabel("environment frames", fontsize=FONT)
         ax.xaxis.set_major_formatter(lambda value, _: compact(value))
         ax.grid(alpha=0.3)
-    _intervals(axes[len(tasks) + 1], whole, color)
+    _intervals(axes[len(tasks) + 1], complete, color)
     for ax in axes:
         ax.tick_params(labelsize=FONT)
     for ax in axes[panels:]:

@@ -136,7 +136,7 @@ class Run:
             self.finish_chunk()
             interval = train_config.checkpoint_decisions
             due = interval and self.done - self.books.last_checkpoint >= interval
-            # While a save is under way the next one is left to a later chunk, so that a slow disk
+            # While a save is in progress the next one is left to a later chunk, so that a slow disk
             # never blocks training.
             if due and not self.checkpoints.busy:
                 self.note(last_checkpoint=self.done)

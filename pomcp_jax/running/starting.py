@@ -151,7 +151,7 @@ def _newest(options: Options, program: Program, folder: Path) -> Start | None:
         why = str(damaged[0][1]) if damaged else f"it holds {shown:.200}"
         more = f"; and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise ConfigError(
-            f"{folder}: no checkpoint of this run is whole; --resume=never moves everything aside"
+            f"{folder}: no checkpoint of this run is intact; --resume=never moves everything aside"
             f" and starts over ({why}{more})"
         )
     return None

@@ -88,9 +88,9 @@ def summary_row(result: CellResult) -> dict[str, Any]:
     }
 
 
-def write_summary(found: Sequence[CellResult], path: Path) -> None:
+def write_summary(cell_results: Sequence[CellResult], path: Path) -> None:
     """Replace summary.csv."""
-    rows = [summary_row(result) for result in found]
+    rows = [summary_row(result) for result in cell_results]
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -98,10 +98,10 @@ def write_summary(found: Sequence[CellResult], path: Path) -> None:
     files.write_text(path, out.getvalue())
 
 
-def table(found: Sequence[CellResult]) -> str:
+def table(cell_results: Sequence[CellResult]) -> str:
     """Summary as an aligned text table."""
     lines = [("cell", "evaluation", "95 % interval", "bare policy", "training", "diverged")]
-    for result in found:
+    for result in cell_results:
         row = summary_row(result)
         shown = {k: number(v, 1) if v != "" else "-" for k, v in row.items() if "/" in k}
         between = f"{shown['eval/low']} to {shown['eval/high']}" if row["eval/low"] != "" else "-"

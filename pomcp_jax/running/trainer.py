@@ -336,7 +336,7 @@ def wind_up(run: Run, text: str, code: int) -> str:
     newest = run.checkpoints.committed
     if newest is None:
         return "; nothing is saved"
-    lost = "" if run.state is not None else "; the chunk under way is lost"
+    lost = "" if run.state is not None else "; the current chunk is lost"
     return f"{lost}; saved at {newest:,} decisions"
 
 

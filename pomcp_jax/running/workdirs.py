@@ -79,7 +79,7 @@ def read_json(path: Path) -> Any:
       OSError: it cannot be read or is not a file.
       ValueError: it is too large or not JSON.
     """
-    # Opening a pipe would block until somebody writes to it.
+    # Opening a pipe would block until another process writes to it.
     if not path.is_file():
         number = errno.EISDIR if path.is_dir() else errno.ENOENT
         raise OSError(number, os.strerror(number))
@@ -221,12 +221,12 @@ def _check_place(workdir: Path, name: str) -> None:
     """
     if "\0" in str(workdir):
         raise ConfigError(f"{name}: holds a zero byte")
-    whole = os.fsencode(os.path.abspath(workdir))
+    absolute = os.fsencode(os.path.abspath(workdir))
     try:
-        whole.decode("utf-8")
+        absolute.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{name}: is not UTF-8; checkpoints need a path that is") from None
-    if len(whole) + LONGEST_NAME > os.pathconf("/", "PC_PATH_MAX"):
+    if len(absolute) + LONGEST_NAME > os.pathconf("/", "PC_PATH_MAX"):
         raise ConfigError(f"{name}: is too long for the names of checkpoints in it")
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{name}: is a file; must be a folder")
@@ -308,7 +308,7 @@ def lock(workdir: Path) -> int:
         raise ConfigError(
             f"--workdir = {str(workdir)!r}: another process is writing to it; wait or end it"
         ) from None
-    except OSError:  # some network file systems have no locks; refusing to run would help nobody
+    except OSError:  # some network file systems have no locks; refusing to run would not help
         pass
     return place
 

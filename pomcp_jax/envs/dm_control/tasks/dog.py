@@ -91,12 +91,12 @@ def make(task: str, backend: str = "mjx") -> Task:
         key_turn, key_velocity, key_act = jax.random.split(key, 3)
         half = jax.random.uniform(key_turn, (), minval=0, maxval=2 * jnp.pi) / 2
         zero = jnp.zeros_like(half)
-        turn = jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
+        quaternion = jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
         share = jax.random.uniform(key_act, (model.nu,))
         velocity = 2 * jax.random.normal(key_velocity, (3,))
         # Velocities 0, 1 and 5 of the free joint: horizontal translation and rotation about z.
         return suite.Start(
-            qpos=jnp.asarray(model.qpos0, share.dtype).at[3:7].set(turn),
+            qpos=jnp.asarray(model.qpos0, share.dtype).at[3:7].set(quaternion),
             qvel=jnp.zeros((model.nv,), share.dtype).at[np.array([0, 1, 5])].set(velocity),
             act=jnp.asarray(low, share.dtype) + share * jnp.asarray(high - low, share.dtype),
         )
