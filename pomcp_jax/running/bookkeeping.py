@@ -23,7 +23,7 @@ class Pending(NamedTuple):
 
 
 class Books(NamedTuple):
-    """State of a run besides its training state; saved in checkpoints without conversion.
+    """State of a run besides its training state, as one value, so that saving forgets nothing.
 
     Arrays have one entry per seed, S.
     """
