@@ -65,7 +65,7 @@ def make_fns(
     """Pure functions that select an agent's actions.
 
     Args:
-      config: of the agent.
+      config: configuration of the agent.
       spec: static part of the agent.
       actor: ``planner`` (MPPI), ``policy`` (the bare network) or ``prior`` (the learned prior).
       select: elite that the planner executes: ``argmax`` the best one, ``sample`` as in training.
@@ -126,8 +126,8 @@ class Controller:
         """Prepare a controller; compiles nothing unless there is a time budget.
 
         Args:
-          params: of one seed.
-          config: of the run.
+          params: parameters of one seed.
+          config: configuration of the run.
           spec: static part of the agent.
           key: seed of the controller's random numbers.
           bounds: lowest and highest action ``[A]`` of the environment; ``[-1, 1]`` by default.

@@ -27,7 +27,7 @@ class Runs(NamedTuple):
     cells: list[Cell]
     seeds: list[int]
     curves: list[Curve]
-    """Of each seed, over decisions."""
+    """Curve of each seed, over decisions."""
 
     @property
     def repeat(self) -> int:

@@ -87,8 +87,8 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
     """Copy the results of a finished run to ``folder`` and replace what was there.
 
     Args:
-      workdir: of :mod:`experiments.run`.
-      folder: of the cell.
+      workdir: workdir of :mod:`experiments.run`.
+      folder: folder of the cell.
       facts: added to its run.json, for example the method.
     """
     # Complete under another name first: a process killed at any point leaves either the old or the

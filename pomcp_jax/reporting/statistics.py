@@ -82,8 +82,8 @@ def stratified(
     Args:
       scores: of each task [R, T]; R, the number of runs, may differ between tasks.
       resamples: number of bootstrap samples.
-      confidence: of the interval.
-      seed: of the resampling.
+      confidence: confidence level of the interval, in (0, 1).
+      seed: seed of the resampling.
 
     Returns:
       Arrays [T].

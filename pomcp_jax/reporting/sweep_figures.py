@@ -43,7 +43,7 @@ def draw(
     Args:
       cells: in the order of the grid.
       grid: swept fields and their values.
-      title: of the left panel.
+      title: title of the left panel.
       out: file to replace.
       text: formats a swept value.
 

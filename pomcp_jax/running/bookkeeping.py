@@ -17,7 +17,7 @@ class Pending(NamedTuple):
     values: Results
     seconds: float
     decisions: int
-    """Of this chunk, per seed."""
+    """Decisions of this chunk, per seed."""
     stop: str = ""
     """Reason for the run to end after this chunk; empty if it continues."""
 

@@ -30,7 +30,7 @@ class CellResult(NamedTuple):
     policy: np.ndarray
     training: np.ndarray
     diverged: dict[int, Diverged]
-    """By seed number."""
+    """Diverged seeds by seed number."""
 
     @property
     def healthy(self) -> np.ndarray:
@@ -156,9 +156,9 @@ def write_records(
     """Write every cell's run.json, and summary.csv.
 
     Args:
-      options: of the sweep.
-      cells: of the sweep.
-      books: at the end of the sweep.
+      options: options of the sweep.
+      cells: cells of the sweep.
+      books: books at the end of the sweep.
       about: record of the whole sweep; ``status`` and ``exit_code`` of its end.
     """
     all_results = results(cells, books)

@@ -30,9 +30,9 @@ class Written(NamedTuple):
     """What has been written to a run's tables, as JSON values."""
 
     columns: list[str]
-    """Of metrics.csv and metrics.jsonl."""
+    """Columns of metrics.csv and metrics.jsonl."""
     evaluation_columns: list[str]
-    """Of evaluations.csv; empty before the first evaluation."""
+    """Columns of evaluations.csv; empty before the first evaluation."""
     sizes: dict[str, int]
     """Bytes of each file."""
     decisions: int

@@ -89,7 +89,7 @@ class Trainer:
         """Check the arguments and prepare a run; compiles and writes nothing.
 
         Args:
-          config: of the run.
+          config: configuration of the run.
           workdir: folder for its tables, pictures and checkpoints.
           env: custom environments; by default those that ``config.env`` names.
           resume: what to do with an earlier run in the workdir, one of ``options.RESUME``.
@@ -97,7 +97,7 @@ class Trainer:
           control: progress output and requests to stop; by default progress goes to stderr.
           on_row: functions called with every row of metrics.csv, after it is written; in a
             sweep the row includes the cell's name and values.
-          grid: of a sweep, ``{"policy.kl_coef": (0.1, 1.0)}``: floats of ``config.agent`` and
+          grid: for a sweep, ``{"policy.kl_coef": (0.1, 1.0)}``: floats of ``config.agent`` and
             their values. Diverged seeds are dropped, or reset if the configuration says so.
           command: how the run was started, for run.json.
           began: start of this sitting by ``time.monotonic``; the call of :meth:`run` by default.

@@ -115,10 +115,10 @@ def check_workdir(
 
     Args:
       workdir: need not exist.
-      config: of the run that will use it; for a sweep, what its cells share.
+      config: configuration of the run that will use it; for a sweep, what its cells share.
       resume: ``change_seeds`` allows another number of seeds, ``never`` any other run, which
         will be moved aside.
-      grid: of a sweep.
+      grid: swept fields and values; empty or None for a run.
 
     Raises:
       ConfigError: one line for the user.

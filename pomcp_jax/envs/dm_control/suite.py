@@ -56,7 +56,7 @@ class State(NamedTuple):
     motion: Motion
     ctrl: Float[Array, " U"]
     seen: Seen
-    """Of ``motion``; computed once per step, and shared by the observation and the reward."""
+    """Measurements of ``motion``, computed once for the observation and the reward."""
     episode: PyTree
 
     @property

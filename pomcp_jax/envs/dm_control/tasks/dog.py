@@ -37,7 +37,7 @@ class Facts(NamedTuple):
     """Quantities that rewards depend on."""
 
     heights: Float[Array, "2"]
-    """Of torso and pelvis."""
+    """Heights of torso and pelvis."""
     upright: Float[Array, "3"]
     """zz of skull, torso and pelvis."""
     touch: Float[Array, ""]

@@ -26,7 +26,7 @@ class Facts(NamedTuple):
 
     hinge_velocity: Float[Array, ""]
     distance: Float[Array, ""]
-    """From the tip to the target's surface; negative inside."""
+    """Distance from the tip to the target's surface; negative inside."""
 
 
 def _spin_easily(model: Any) -> None:

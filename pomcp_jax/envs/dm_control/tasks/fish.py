@@ -34,7 +34,7 @@ class Facts(NamedTuple):
     upright: Float[Array, ""]
     """zz of the torso's frame."""
     to_target: Float[Array, "3"]
-    """From the mouth, in its frame."""
+    """Vector from the mouth to the target, in the frame of the mouth."""
 
 
 def make(task: str, backend: str = "mjx") -> Task:

@@ -47,7 +47,7 @@ class Facts(NamedTuple):
     """Height."""
     upright: Float[Array, ""]
     velocity: Float[Array, "3"]
-    """Of the centre of mass."""
+    """Velocity of the centre of mass."""
 
 
 def make(task: str, backend: str = "mjx", body: Body = SIMPLE) -> Task:
