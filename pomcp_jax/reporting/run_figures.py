@@ -31,6 +31,7 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
         color = f"C{i}"
         training = gather(members, "metrics.csv", "train/return")
         evaluated = gather(members, "evaluations.csv", "eval/return")
+        # With one seed the thin lines would only repeat the mean.
         if len(training) > 1:
             for curve in training.values():
                 axes.plot(*curve, color=color, alpha=0.3, linewidth=1)

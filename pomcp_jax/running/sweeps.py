@@ -145,6 +145,7 @@ def draw(options: Options, cells: Sequence[Cell], books: Books) -> None:
         )
         for result in results(cells, books)
     ]
+    # Cells name their values without ``agent.``, and the picture looks them up by field.
     values = {short(field): listed for field, listed in options.grid.items()}
     title = options.config.env.task
     sweep_figures.draw(swept, values, title, workdir / PICTURE, text)
