@@ -65,7 +65,7 @@ def make_fns(
     """Pure functions that select an agent's actions.
 
     Args:
-      config: of the agent.
+      config: configuration of the agent.
       spec: static part of the agent.
       actor: ``planner`` (MPPI), ``policy`` (the bare network) or ``prior`` (the learned prior).
       select: elite that the planner executes: ``argmax`` the best one, ``sample`` as in training.
@@ -83,6 +83,7 @@ def make_fns(
             f"actor = 'prior': this agent learned none (policy.prior = {config.policy.prior!r});"
             " must be 'planner' or 'policy'"
         )
+    # Training samples an elite to explore; a robot should execute the best one.
     config = dataclasses.replace(config, mppi=dataclasses.replace(config.mppi, select=select))
 
     def init(key: Key, num: int) -> ControllerState:
@@ -125,8 +126,8 @@ class Controller:
         """Prepare a controller; compiles nothing unless there is a time budget.
 
         Args:
-          params: of one seed.
-          config: of the run.
+          params: parameters of one seed.
+          config: configuration of the run.
           spec: static part of the agent.
           key: seed of the controller's random numbers.
           bounds: lowest and highest action ``[A]`` of the environment; ``[-1, 1]`` by default.
@@ -151,6 +152,7 @@ class Controller:
     def _use(self, iterations: int) -> None:
         planner = dataclasses.replace(self._config.mppi, iterations=iterations)
         config = dataclasses.replace(self._config, mppi=planner)
+        # The number of iterations is static, so each number is a compilation of its own.
         self._fns = make_fns(config, self._spec, **self._options)
         self._act = jax.jit(self._fns.act)
         self.iterations = iterations
@@ -174,6 +176,7 @@ class Controller:
 
     def latencies(self, count: int = 100) -> list[float]:
         """Seconds of each of ``count`` decisions for one observation; resets afterwards."""
+        # The first call compiles, which is not a latency.
         self.warm_up()
         obs, out = np.zeros(self.observation_size, np.float32), []
         for _ in range(count):

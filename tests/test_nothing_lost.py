@@ -100,7 +100,7 @@ def loop_of_links(manifest):
 def test_all_checkpoints_damaged_is_refused_again_and_again(how, tiny_run, copy):
     for manifest in copy.glob("checkpoints/*/manifest.json"):
         how(manifest)
-    refused(tiny_run, copy, "no checkpoint of this run is whole; --resume=never")
+    refused(tiny_run, copy, "no checkpoint of this run is intact; --resume=never")
 
 
 @pytest.mark.parametrize("name", ["{}.damaged", "{}.damaged2", ".{}.deleted", "{} (copy)"])
@@ -111,7 +111,7 @@ def test_folders_that_were_checkpoints_count(name, tiny_run, copy):
         (copy / "run.json").write_text('{"last_checkpoint": 40}')
         refused(tiny_run, copy, "is empty, but this run had saved at 40 decisions")
     else:
-        refused(tiny_run, copy, "no checkpoint of this run is whole")
+        refused(tiny_run, copy, "no checkpoint of this run is intact")
 
 
 def test_checkpoints_that_were_deleted_are_missed(tiny_run, copy):
@@ -434,7 +434,7 @@ def test_an_unexpected_exception_saves_and_is_one_line(
     assert code == about["exit_code"] == 1 and len(lines) == 1 and "Traceback" not in captured.err
     assert about["status"] == "failed: TypeError: a mistake of two lines"
     assert f"(traceback: {copy}/crash.txt)" in lines[0]
-    assert ("the chunk under way is lost" in lines[0]) == (where == "judge")
+    assert ("the current chunk is lost" in lines[0]) == (where == "judge")
     assert "Traceback" in (copy / "crash.txt").read_text()
     newest = checkpoint.steps(copy / "checkpoints")[-1]
     assert newest == about["last_checkpoint"] and f"saved at {newest} decisions" in lines[0]

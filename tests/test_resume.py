@@ -196,7 +196,7 @@ def test_nothing_is_overwritten_when_no_checkpoint_is_whole(tiny_run, whole, tmp
     for manifest in workdir.glob("checkpoints/*/manifest.json"):
         manifest.write_text("{")
     metrics = (workdir / "metrics.csv").read_bytes()
-    words = "no checkpoint of this run is whole; --resume=never.*manifest.json: does not match its"
+    words = "no checkpoint of this run is intact; --resume=never.*manifest.json: does not match its"
     with pytest.raises(ConfigError, match=words):
         tiny_run.sit(workdir)
     assert (workdir / "metrics.csv").read_bytes() == metrics

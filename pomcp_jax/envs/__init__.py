@@ -148,7 +148,7 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     """
     check_name(name)
     check_backend(name, backend)
-    family, slash, rest = name.partition("/")
+    family, slash, own_name = name.partition("/")
     if not slash:
         # First, because some domains' modules import mujoco at the top, where a broken GL library
         # would raise.
@@ -161,7 +161,7 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     if family == "playground":
         options = {"impl": {"mjx": "jax"}.get(backend, backend), **options}
     module = importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}")
-    return full_precision(module.make(rest, **options), trusted=True)
+    return full_precision(module.make(own_name, **options), trusted=True)
 
 
 def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any) -> Env:

@@ -106,8 +106,8 @@ def _state(task: Any, field: str, function: Any, *args: Any) -> PyTree:
                 )
         return out
 
-    found = jax.eval_shape(run, *args)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)
+    shapes = jax.eval_shape(run, *args)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
 
 
 def _carried(task: Any, fresh: PyTree) -> PyTree:
@@ -216,7 +216,7 @@ def _terminates(task: Any, state: PyTree) -> bool:
 
 
 def terminates_unseen(terminated: Any) -> bool:
-    """As :func:`_terminates` without a state's shapes: any access to the state counts."""
+    """Like :func:`_terminates`, without a state: any access to the state counts as True."""
     try:
         return bool(terminated(object()))
     except Exception:  # no attribute, no index, no arithmetic: a function may fail in any way

@@ -54,6 +54,7 @@ class State(NamedTuple):
     steps: Int[Array, ""]
 
 
+# Explicit dtypes throughout: probes must not change with jax_enable_x64.
 def _reset(key: Key) -> State:
     sign = jnp.where(jax.random.bernoulli(key), jnp.float32(1), jnp.float32(-1))
     return State(sign=sign, action=jnp.float32(0), steps=jnp.int32(0))
@@ -150,6 +151,7 @@ def lqr_solution(discount: float) -> tuple[np.ndarray, np.ndarray]:
     """
     a, b, q = (np.asarray(m, np.float64) for m in (LQR_A, LQR_B, LQR_Q))
     p = np.zeros((2, 2))
+    # Fixed-point iteration of the Riccati equation, far beyond convergence to float64.
     for _ in range(2000):
         w = q + discount * p
         k = (b.T @ w @ a) / (LQR_R + b.T @ w @ b)
@@ -159,6 +161,7 @@ def lqr_solution(discount: float) -> tuple[np.ndarray, np.ndarray]:
 
 def make(name: str) -> Task:
     """Probe of that name (without ``probe/``)."""
+    # Probes that terminate do so well before their time limit: nothing else ends their episodes.
     once, twice = partial(_after, 1), partial(_after, 2)
     builders = {
         "constant": _probe(_blank, _one, once, 10),

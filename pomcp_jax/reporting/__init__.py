@@ -1,1 +1,1 @@
-"""What runs left behind, read and drawn: curves, result sets, statistics, figures; no JAX."""
+"""Reading and drawing the results of runs: curves, result sets, statistics, figures; no JAX."""

@@ -1,11 +1,11 @@
-"""Figures without a screen; matplotlib's global state and the user's backend stay as they are."""
+"""Figures without a display, leaving matplotlib's global state and the user's backend unchanged."""
 
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 FORMATS = ("png", "pdf", "svg")
-"""By the suffix of a picture's name; the last two are vector graphics."""
+"""Supported suffixes of a picture's name; the last two are vector graphics."""
 
 
 def available() -> bool:
@@ -14,21 +14,22 @@ def available() -> bool:
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty ``matplotlib.figure.Figure`` of that many inches.
+    """Empty ``matplotlib.figure.Figure``; width and height are in inches.
 
     Raises:
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
     """
+    # Not pyplot: it would choose a backend for the whole process and keep every figure alive.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def check_format(out: Path) -> str:
-    """The format of a picture called ``out``.
+    """Format of a picture by the suffix of its name.
 
     Raises:
-      ValueError: for a suffix that is none of :data:`FORMATS`.
+      ValueError: for a suffix that is not in :data:`FORMATS`.
     """
     kind = out.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
@@ -38,14 +39,15 @@ def check_format(out: Path) -> str:
 
 
 def save(drawn: Any, out: Path) -> None:
-    """Write a picture in one step, in the format of its suffix.
+    """Write a picture atomically, in the format of its suffix.
 
     Raises:
       ValueError: as :func:`check_format`.
-      OSError: the file cannot be written; an earlier one stays.
+      OSError: the file cannot be written; an earlier one is kept.
     """
     kind = check_format(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since a rename is atomic within one file system only.
     partial = out.with_name(f".{out.name}.partial")
     try:
         drawn.savefig(partial, dpi=120, format=kind)

@@ -1,4 +1,4 @@
-"""Learning curves of single runs, from the tables that a run writes."""
+"""Learning curves of single runs, read from their tables."""
 
 import csv
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Curve(NamedTuple):
-    """One quantity of one seed over decisions; NaNs are left out."""
+    """One quantity of one seed over decisions, without missing values."""
 
     decisions: np.ndarray
     values: np.ndarray
@@ -22,6 +22,7 @@ def read_curves(path: Path, column: str) -> dict[int, Curve]:
         return {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
+            # Empty where there was no evaluation, and for seeds that were dropped.
             if row.get(column):
                 pair = (float(row["decisions"]), float(row[column]))
                 points.setdefault(int(row["seed"]), []).append(pair)
@@ -29,7 +30,7 @@ def read_curves(path: Path, column: str) -> dict[int, Curve]:
 
 
 def gather(runs: Sequence[Path], file: str, column: str) -> dict[tuple[int, int], Curve]:
-    """The curves of all seeds of several runs, by run and seed."""
+    """Curves of all seeds of several runs, by index of the run and seed."""
     return {
         (i, seed): curve
         for i, run in enumerate(runs)
@@ -38,7 +39,8 @@ def gather(runs: Sequence[Path], file: str, column: str) -> dict[tuple[int, int]
 
 
 def mean_curve(curves: dict[Any, Curve]) -> Curve:
-    """Mean over seeds, on the decisions that the shortest seed has reached too."""
+    """Mean over seeds, on the range of decisions that all curves cover."""
+    # Beyond the common range the mean would jump wherever a seed begins or ends.
     longest = max(curves.values(), key=lambda curve: len(curve.decisions))
     low = max(curve.decisions[0] for curve in curves.values())
     high = min(curve.decisions[-1] for curve in curves.values())

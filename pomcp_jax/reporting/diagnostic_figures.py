@@ -1,4 +1,4 @@
-"""The diagnostics of runs (``diag/...``, docs/method.md) as one picture of small panels."""
+"""Picture of a run's diagnostics (``diag/...``, docs/method.md), one panel per question."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ class Line(NamedTuple):
     """One line of a panel."""
 
     column: str
-    """Of metrics.csv, without ``diag/``."""
+    """Column of metrics.csv, without ``diag/``."""
     label: str
     share_of: tuple[str, ...] = ()
-    """Divide by the sum of these columns."""
+    """Columns whose sum to divide by; empty to draw the column itself."""
 
 
 class Panel(NamedTuple):
@@ -25,7 +25,7 @@ class Panel(NamedTuple):
     title: str
     lines: tuple[Line, ...]
     scale: str = "linear"
-    """Of the vertical axis, as matplotlib names it."""
+    """Scale of the vertical axis, by matplotlib's name."""
 
 
 _GRADIENTS = ("gradient_value", "gradient_kl", "gradient_entropy")
@@ -83,14 +83,15 @@ STYLES = ("-", "--", ":")
 
 
 def curves(run: Path, line: Line) -> dict[int, Curve]:
-    """``{seed: curve}`` of a line, from the run's metrics.csv; empty where it means nothing."""
-    found = read_curves(run / "metrics.csv", f"diag/{line.column}")
+    """``{seed: curve}`` of a line from the run's metrics.csv; empty if it is not defined."""
+    by_seed = read_curves(run / "metrics.csv", f"diag/{line.column}")
     if not line.share_of:
-        return found
+        return by_seed
     parts = [read_curves(run / "metrics.csv", f"diag/{name}") for name in line.share_of]
     out = {}
-    for seed, curve in found.items():
+    for seed, curve in by_seed.items():
         total = np.sum([part[seed].values for part in parts], axis=0)
+        # The share of a vanishing sum is undefined.
         known = total > 0
         if known.any():
             out[seed] = Curve(curve.decisions[known], curve.values[known] / total[known])
@@ -98,10 +99,10 @@ def curves(run: Path, line: Line) -> dict[int, Curve]:
 
 
 def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
-    """Write one picture: a panel for every question, colours for runs, dashes for lines.
+    """Write one picture with a panel per question; colours distinguish runs, dashes lines.
 
-    Runs with the same label count as seeds of one. The bold line is the mean over
-    seeds, the thin ones are seeds. What stands alone has a colour for every line.
+    Runs with the same label count as seeds of one run. Bold lines are means over seeds, thin
+    lines are seeds. If there is only one group, colours distinguish lines.
 
     Raises:
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
@@ -117,12 +118,12 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
     for axes, panel in zip(grid.flat, PANELS, strict=True):
         for i, members in enumerate(groups.values()):
             for j, line in enumerate(panel.lines):
-                found = {
+                by_seed = {
                     (run, seed): curve
                     for run in members
                     for seed, curve in curves(run, line).items()
                 }
-                drawn |= _line(axes, found, f"C{j if alone else i}", STYLES[j])
+                drawn |= _line(axes, by_seed, f"C{j if alone else i}", STYLES[j])
         _finish(axes, panel, alone=alone)
     if not drawn:
         shown = ", ".join(str(run) for run in runs)
@@ -135,14 +136,14 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
     canvas.save(figure, out)
 
 
-def _line(axes: Any, found: dict[Any, Curve], color: str, style: str) -> bool:
-    """One quantity of one group; whether there was any."""
-    if not found:
+def _line(axes: Any, by_seed: dict[Any, Curve], color: str, style: str) -> bool:
+    """Draw one quantity of one group; returns whether there was any."""
+    if not by_seed:
         return False
-    if len(found) > 1:
-        for curve in found.values():
+    if len(by_seed) > 1:
+        for curve in by_seed.values():
             axes.plot(*curve, style, color=color, alpha=0.25, linewidth=0.8)
-    mean = mean_curve(found)
+    mean = mean_curve(by_seed)
     axes.plot(*mean, style, color=color, linewidth=1.6, marker="o", markersize=2.5)
     return True
 
@@ -156,6 +157,7 @@ def _finish(axes: Any, panel: Panel, *, alone: bool) -> None:
     axes.set_yscale(panel.scale)
     if panel.scale != "log":
         axes.axhline(0.0, color="black", linewidth=0.6)
+    # Empty lines for the legend: with several groups the dashes mean the same in every colour.
     for j, line in enumerate(panel.lines):
         color = f"C{j}" if alone else "black"
         axes.plot([], [], STYLES[j], color=color, label=line.label)

@@ -1,4 +1,4 @@
-"""Pictures of a result set: a panel for every task and the aggregate over tasks."""
+"""Picture of a result set: a panel for each task, and the aggregate over tasks."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from pomcp_jax.reporting.published import Published
 from pomcp_jax.reporting.result_sets import Runs
 
 WIDTH, HEIGHT, COLUMNS = 3.6, 2.9, 3
-"""Size of a panel in inches, and panels a row."""
+"""Width and height of a panel in inches, and panels per row."""
 FONT = 8
 STYLES = ("--", ":")
-"""Of a published method's curves: by its own authors, run again by others."""
+"""Styles of published curves: from the method's authors, and from others who ran it."""
 
 
 def compact(value: float) -> str:
@@ -27,19 +27,20 @@ def compact(value: float) -> str:
 
 
 LIGHT = ("#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7")
-"""The light ones of matplotlib's tab20."""
+"""Light colours of matplotlib's tab20, for methods beyond the ten default colours."""
 COLORS = (*(f"C{i}" for i in range(10)), *LIGHT)
 
 
 def colors(names: list[str], curves_drawn: list[Published]) -> dict[str, str]:
-    """A colour for every method, equal for ours and the published one; ours come first."""
+    """Colour of each method, the same for our runs and published ones; our methods come first."""
     order = list(dict.fromkeys([*names, *sorted(curve.method for curve in curves_drawn)]))
     return {name: COLORS[i % len(COLORS)] for i, name in enumerate(order)}
 
 
 def _published(axes: Any, curve: Published, color: str, band: bool) -> None:
-    """A published curve; what lies before its first evaluation in training is faint."""
+    """Draw a published curve; the part before its first evaluation during training is faint."""
     style = STYLES[curve.source != curve.method]
+    # That part joins the untrained agent to the first evaluation; nothing was measured between.
     first = int(np.sum(curve.frames <= 0))
     name = f"{curve.label} (published)"
     frames, mean = curve.frames, curve.mean
@@ -48,11 +49,11 @@ def _published(axes: Any, curve: Published, color: str, band: bool) -> None:
     axes.plot(frames, mean, f".{style}", color=color, linewidth=1, markersize=4, label=name)
     if not band:
         return
-    # A return of dm_control lies in this range, whatever the std.
+    # Returns of dm_control are bounded; the normal approximation's band need not be.
     low, high = (np.clip(mean + sign * 2 * std, 0, statistics.MAX_RETURN) for sign in (-1, 1))
     if len(frames) > 1:
         axes.fill_between(frames, low, high, color=color, alpha=0.08, linewidth=0)
-    else:  # a band of no width would not be seen
+    else:  # a band over a single point would be invisible
         axes.vlines(frames, low, high, color=color, linewidth=5, alpha=0.2)
 
 
@@ -63,9 +64,9 @@ def _task(
     color: dict[str, str],
     bands: Sequence[str],
 ) -> None:
-    """Our methods on one task, and the published curves of it, over frames."""
+    """Draw our methods on one task, and its published curves, over frames."""
     end = max(runs.frames for runs in many)
-    # The first published evaluation belongs into the picture even if ours end before it.
+    # Show the first published evaluation even if our runs end before it.
     end = max([end, *(float(other.until(1).frames[-1]) for other in others)])
     for other in others:
         _published(axes, other.until(end), color[other.method], other.source in bands)
@@ -89,7 +90,7 @@ def _task(
 
 
 def _aggregate(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) -> None:
-    """IQM over tasks and seeds, over frames."""
+    """Draw the IQM over tasks and seeds, over frames."""
     for method, members in many.items():
         frames, interval = result_sets.aggregate(members)
         axes.fill_between(
@@ -103,7 +104,7 @@ def _aggregate(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) ->
 
 
 def _intervals(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) -> None:
-    """The IQM of last returns as one interval a method, the best on top."""
+    """Draw the IQM of final returns as one interval per method, the best on top."""
     rows = sorted(
         ((result_sets.final_aggregate(members), method) for method, members in many.items()),
         key=lambda row: float(row[0].value[0]),
@@ -131,16 +132,16 @@ def draw(
 ) -> None:
     """Write one picture of all finished cells below ``results``.
 
-    Lines are means over seeds, bands reach from the lowest to the highest seed; aggregates are
-    interquartile means with 95 % stratified-bootstrap intervals, of methods with runs of all
+    Lines are means over seeds, and bands extend from the lowest to the highest seed. Aggregates
+    are interquartile means with 95 % stratified-bootstrap intervals, for methods with runs of all
     tasks. Published curves are thin.
 
     Args:
-      results: folder as :mod:`experiments.reproduce` leaves it.
+      results: folder written by :mod:`experiments.reproduce`.
       out: the picture; its suffix is its format.
       returns: a key of :data:`pomcp_jax.reporting.result_sets.SOURCES`.
-      beside: published curves.
-      bands: sources of published curves whose ±2 std is drawn too.
+      beside: published curves to draw as well.
+      bands: sources of published curves whose ±2 std is also drawn.
 
     Raises:
       ConfigError: one line about the results.
@@ -162,14 +163,15 @@ def draw(
     for task, ax in zip(tasks, axes, strict=False):
         members = [runs for runs in all_runs if runs.task == task]
         _task(ax, members, published.of_task(beside, task), color, bands)
-    whole = result_sets.complete(many)
-    _aggregate(axes[len(tasks)], whole, color)
+    # Tasks differ in difficulty: a method without runs of the hard ones would look better.
+    complete = result_sets.complete(many)
+    _aggregate(axes[len(tasks)], complete, color)
     axes[len(tasks)].set_xlim(left=0)
     for ax in axes[: len(tasks) + 1]:
         ax.set_xlabel("environment frames", fontsize=FONT)
         ax.xaxis.set_major_formatter(lambda value, _: compact(value))
         ax.grid(alpha=0.3)
-    _intervals(axes[len(tasks) + 1], whole, color)
+    _intervals(axes[len(tasks) + 1], complete, color)
     for ax in axes:
         ax.tick_params(labelsize=FONT)
     for ax in axes[panels:]:
@@ -180,8 +182,8 @@ def draw(
 
 
 def _title(runs: Sequence[Runs], returns: str, bands: Sequence[str], published: bool) -> str:
-    """What is drawn, in one line."""
-    seeds = sorted({len(one.seeds) for one in runs})
+    """Title that explains what is drawn, in one line."""
+    seeds = sorted({len(r.seeds) for r in runs})
     count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     thin = "; dashed, dotted: published" if published else ""
     thin += f" (±2 std: {', '.join(bands)})" if published and bands else ""
@@ -192,7 +194,7 @@ def _title(runs: Sequence[Runs], returns: str, bands: Sequence[str], published: 
 
 
 def _legend(figure: Any, axes: Sequence[Any]) -> None:
-    """One legend for all panels, published curves last."""
+    """Draw one legend for all panels, published curves last."""
     handles: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

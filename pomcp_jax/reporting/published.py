@@ -7,14 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 SLACK = 0.05
-"""Relative difference in frames that counts as none: episodes end where they end."""
+"""Relative difference in frames that is ignored: evaluations happen at ends of episodes, so the
+frames of two curves rarely agree exactly."""
 
 
 class Published(NamedTuple):
     """One curve; arrays have the shape [T]."""
 
     source: str
-    """Name of the file, without its ending: whose repository."""
+    """Name of the file without its suffix: the repository that published the curve."""
     method: str
     task: str
     frames: np.ndarray
@@ -24,15 +25,17 @@ class Published(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The method, and whose run it is if that is not the method's authors."""
+        """The method, preceded by who ran it if not the method's authors."""
         return self.method if self.source == self.method else f"{self.source}'s {self.method}"
 
     def at(self, frames: float) -> tuple[float, float] | None:
-        """Mean and std at ``frames``, linear between points.
+        """Mean and std at ``frames``, interpolated linearly between points.
 
-        None outside of the curve, and before its first evaluation after the start: what lies
-        between is unknown. A curve reaches :data:`SLACK` further at either end.
+        Returns:
+          None outside of the curve, and before its first evaluation during training, where the
+          curve is unknown. A curve extends by :data:`SLACK` at both ends.
         """
+        # The evaluation at 0 frames is of an untrained agent: no point to interpolate from.
         trained = self.frames > 0
         known = self.frames[trained]
         if not len(known) or not known[0] / (1 + SLACK) <= frames <= known[-1] * (1 + SLACK):
@@ -41,7 +44,7 @@ class Published(NamedTuple):
         return float(mean), float(std)
 
     def until(self, frames: float) -> "Published":
-        """The points up to the first one that is not before ``frames``."""
+        """The points up to and including the first one at or after ``frames``."""
         count = int(np.sum(self.frames < frames)) + 1
         return self._replace(
             frames=self.frames[:count], mean=self.mean[:count], std=self.std[:count]
@@ -49,7 +52,7 @@ class Published(NamedTuple):
 
 
 def load(folder: Path) -> list[Published]:
-    """All curves of a folder, by source, task and method: one file a source."""
+    """All curves of a folder with one file per source, ordered by source, method and task."""
     points: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
     for path in sorted(folder.glob("*.csv")):
         with path.open(newline="") as file:
@@ -61,17 +64,18 @@ def load(folder: Path) -> list[Published]:
 
 
 def of_task(curves: list[Published], task: str) -> list[Published]:
-    """The curves of one task; a method's own authors come first."""
-    found = [curve for curve in curves if curve.task == task]
-    return sorted(found, key=lambda curve: (curve.method, curve.source != curve.method))
+    """Curves of one task by method; those of the method's authors come first."""
+    own = [curve for curve in curves if curve.task == task]
+    return sorted(own, key=lambda curve: (curve.method, curve.source != curve.method))
 
 
 def band(
     curves: list[Published], task: str, method: str, frames: float
 ) -> tuple[float, float] | None:
-    """Lowest mean - 2 std and highest mean + 2 std of a method's curves, whoever ran it."""
-    found = [c.at(frames) for c in of_task(curves, task) if c.method == method]
-    values = [pair for pair in found if pair is not None]
+    """Lowest mean - 2 std and highest mean + 2 std over a method's curves from all sources."""
+    pairs = [c.at(frames) for c in of_task(curves, task) if c.method == method]
+    # Curves that do not cover these frames say nothing about them.
+    values = [pair for pair in pairs if pair is not None]
     if not values:
         return None
     return min(m - 2 * s for m, s in values), max(m + 2 * s for m, s in values)

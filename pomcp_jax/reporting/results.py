@@ -1,8 +1,9 @@
-"""Result folders: one cell (a task, a method, all its seeds) a folder, read and written here.
+"""Reading and writing of result folders; each holds one cell: a task, a method, all its seeds.
 
-A cell holds ``config.json``, ``run.json``, ``evaluations.csv`` and a thinned ``metrics.csv``, as
-:mod:`experiments.run` writes them; ``run.json`` names the method. :mod:`experiments.reproduce`
-lays cells out as ``RESULTS/TASK/METHOD``; any folder below RESULTS that has the files counts.
+A cell contains ``config.json``, ``run.json``, ``evaluations.csv`` and a thinned ``metrics.csv``,
+as :mod:`experiments.run` writes them; ``run.json`` names the method.
+:mod:`experiments.reproduce` arranges cells as ``RESULTS/TASK/METHOD``, but any folder below
+RESULTS with these files is read.
 """
 
 import csv
@@ -19,9 +20,9 @@ from pomcp_jax import files
 from pomcp_jax.config import Config, ConfigError
 
 METRICS_ROWS = 50
-"""Rows that a seed keeps of metrics.csv."""
+"""Rows of metrics.csv to keep per seed."""
 DIGITS = 6
-"""Significant digits that numbers of a thinned metrics.csv keep."""
+"""Significant digits of numbers in a thinned metrics.csv."""
 
 
 class Cell(NamedTuple):
@@ -31,7 +32,7 @@ class Cell(NamedTuple):
     task: str
     method: str
     action_repeat: int
-    """Frames of a decision."""
+    """Frames per decision."""
     about: dict[str, Any]
     """Contents of run.json."""
 
@@ -46,14 +47,14 @@ def _finished(about: dict[str, Any]) -> bool:
 
 
 def folder_name(task: str) -> str:
-    """A task's name as that of a folder."""
+    """Folder name of a task."""
     return task.replace("/", "_")
 
 
 def thin(source: Path, out: Path, rows: int = METRICS_ROWS) -> None:
-    """Copy a table of metrics with at most ``rows`` rows of every seed, evenly, the last included.
+    """Copy a metrics table with at most ``rows`` evenly spaced rows per seed, including the last.
 
-    Numbers are rounded to :data:`DIGITS` significant digits, whole ones excepted.
+    Numbers are rounded to :data:`DIGITS` significant digits, except integers.
     """
     with source.open(newline="") as file:
         reader = csv.DictReader(file)
@@ -66,7 +67,7 @@ def thin(source: Path, out: Path, rows: int = METRICS_ROWS) -> None:
     for indices in of_seed.values():
         count = min(rows, len(indices))
         chosen = np.linspace(0, len(indices) - 1, count).round().astype(int)
-        # One row alone would be the first one.
+        # linspace of one point returns the first index; the last row is the one to keep.
         kept |= {indices[i] for i in chosen} if count > 1 else {indices[-1]}
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
@@ -83,13 +84,15 @@ def _short(text: str) -> str:
 
 
 def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
-    """Copy what a finished run leaves to ``folder``, in one step; what was there goes.
+    """Copy the results of a finished run to ``folder`` and replace what was there.
 
     Args:
-      workdir: of :mod:`experiments.run`.
-      folder: of the cell.
-      facts: added to its run.json, which then says what the cell is.
+      workdir: workdir of :mod:`experiments.run`.
+      folder: folder of the cell.
+      facts: added to its run.json, for example the method.
     """
+    # Complete under another name first: a process killed at any point leaves either the old or the
+    # new results, never a mixture, and dot names are not read as cells.
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -109,24 +112,25 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
 
 
 def finished(folder: Path, config: Config) -> bool:
-    """Whether ``folder`` holds the finished cell of ``config``; False for a broken or missing one.
+    """Whether ``folder`` holds the finished cell of ``config``; False if unreadable or missing.
 
     Raises:
       ConfigError: if it is finished but of another configuration. Fields that only one of the two
-        has do not count: settings may have been added since.
+        configurations has are ignored, since settings may have been added in the meantime.
     """
     try:
         about = json.loads((folder / "run.json").read_text())
-        held = config_lib.flatten(json.loads((folder / "config.json").read_text()))
+        stored = config_lib.flatten(json.loads((folder / "config.json").read_text()))
         if not (_finished(about) and (folder / "evaluations.csv").stat().st_size):
             return False
     except (OSError, ValueError, AttributeError):
         return False
+    # Through JSON as well: tuples become lists, so that equal values compare equal.
     wanted = config_lib.flatten(json.loads(json.dumps(config_lib.to_dict(config))))
-    for name in sorted(held.keys() & wanted.keys()):
-        if held[name] != wanted[name]:
+    for name in sorted(stored.keys() & wanted.keys()):
+        if stored[name] != wanted[name]:
             raise ConfigError(
-                f"{folder}: holds results with {name} = {held[name]!r}, this suite has"
+                f"{folder}: holds results with {name} = {stored[name]!r}, this suite has"
                 f" {wanted[name]!r}; remove that folder or choose another --out"
             )
     return True
@@ -135,26 +139,27 @@ def finished(folder: Path, config: Config) -> bool:
 def read(results: Path) -> list[Cell]:
     """All cells below ``results``, sorted by task, method and folder.
 
-    A cell whose run.json names no method is of the method called as ``results``: its cells are
-    seeds of one training.
+    If run.json names no method, the name of ``results`` is used: its cells are then seeds of one
+    training.
 
     Raises:
-      ConfigError: if there is none, or one is unreadable.
+      ConfigError: if there is no cell, or one is unreadable.
     """
     if not results.is_dir():
-        raise ConfigError(f"{results}: no such folder; must be one of results")
-    found = []
+        raise ConfigError(f"{results}: no such folder; must be a folder of results")
+    cells = []
     for path in sorted(results.rglob("run.json")):
         folder = path.parent
+        # Partial copies, and cells that experiments.reproduce moved aside.
         if any(part.startswith((".", "previous-")) for part in folder.relative_to(results).parts):
             continue
         try:
             about = json.loads(path.read_text())
             env = json.loads((folder / "config.json").read_text())["env"]
             method = about.get("method") or results.resolve().name
-            found.append(Cell(folder, env["task"], method, env["action_repeat"], about))
+            cells.append(Cell(folder, env["task"], method, env["action_repeat"], about))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(f"{folder}: its run.json or config.json is unreadable") from None
-    if not found:
+    if not cells:
         raise ConfigError(f"{results}: holds no cell (a folder with config.json and run.json)")
-    return sorted(found, key=lambda cell: (cell.task, cell.method, str(cell.folder)))
+    return sorted(cells, key=lambda cell: (cell.task, cell.method, str(cell.folder)))

@@ -1,4 +1,4 @@
-"""The picture of single runs: training returns as lines, evaluations as dots, over decisions."""
+"""Picture of single runs: training returns as lines, evaluations as dots, over decisions."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from pomcp_jax.reporting.curves import gather, mean_curve
 def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
     """Write one picture of ``runs``.
 
-    Runs with the same label count as seeds of one method: thin lines, and their mean.
+    Runs with the same label count as seeds of one method: thin lines for seeds, a bold mean.
 
     Raises:
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
-      ValueError: for a suffix that is no format.
+      ValueError: for an unsupported suffix.
     """
     canvas.check_format(out)
     figure = canvas.figure(6.4, 4.0)
@@ -31,6 +31,7 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
         color = f"C{i}"
         training = gather(members, "metrics.csv", "train/return")
         evaluated = gather(members, "evaluations.csv", "eval/return")
+        # With one seed the thin lines would only repeat the mean.
         if len(training) > 1:
             for curve in training.values():
                 axes.plot(*curve, color=color, alpha=0.3, linewidth=1)
@@ -46,6 +47,7 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
     axes.set_title(", ".join(dict.fromkeys(titles)))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
+    # Runs with different action repeats have no common axis of frames.
     if len(repeats) == 1 and (repeat := repeats.pop()) > 1:
         top = axes.secondary_xaxis("top", functions=(lambda x: x * repeat, lambda x: x / repeat))
         top.set_xlabel("environment frames per seed")

@@ -1,8 +1,8 @@
 """Means with Student's t intervals; interquartile means with stratified-bootstrap intervals.
 
-The latter as defined by Agarwal et al. 2021 (arXiv 2108.13264) and in google-research/rliable: the
-mean of the middle half of all runs of all tasks; intervals are percentiles of that number over
-resamples in which every task keeps its number of runs.
+Interquartile means follow Agarwal et al. 2021 (arXiv 2108.13264) and google-research/rliable: the
+mean of the middle half of all runs of all tasks; intervals are percentiles of that mean over
+resamples that keep each task's number of runs.
 """
 
 import math
@@ -13,13 +13,14 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 2_000
+"""Number of bootstrap resamples."""
 CONFIDENCE = 0.95
 MAX_RETURN = 1000.0
-"""Of an episode of dm_control: what returns are divided by."""
+"""Largest return of an episode of dm_control; divides returns to normalise them."""
 
 
 class Interval(NamedTuple):
-    """A number with its interval; arrays of equal shape."""
+    """An estimate with its interval; arrays of equal shape."""
 
     value: np.ndarray
     low: np.ndarray
@@ -27,7 +28,7 @@ class Interval(NamedTuple):
 
 
 def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
-    """Half width, in standard errors, of the two-sided t interval.
+    """Half-width of the two-sided t interval, in standard errors.
 
     Args:
       df: degrees of freedom, >= 1; may be infinite.
@@ -46,9 +47,9 @@ def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
 def mean_and_half(
     values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Mean of the finite ``values`` and half the width of its t interval; NaN where unknown.
+    """Mean of the finite ``values`` and half-width of its t interval.
 
-    Below two values there is no interval, below one no mean.
+    The half-width is NaN with fewer than two values, the mean with none.
     """
     array = np.asarray(values, np.float64)
     array = array[np.isfinite(array)]
@@ -60,13 +61,13 @@ def mean_and_half(
 
 
 def bounds(values: np.ndarray) -> tuple[float, float]:
-    """The t interval of the mean of ``values``; NaN below two of them."""
+    """The t interval of the mean of ``values``; NaN with fewer than two of them."""
     mean, half = mean_and_half(values)
     return mean - half, mean + half
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
-    """Mean of what is left of ``scores`` [..., N] without floor(N / 4) at either end."""
+    """Mean of ``scores`` [..., N] without the lowest and the highest floor(N / 4)."""
     return stats.trim_mean(scores, 0.25, axis=-1)
 
 
@@ -76,13 +77,13 @@ def stratified(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Interval:
-    """IQM over the runs of all tasks at every time, with its bootstrap interval.
+    """IQM over the runs of all tasks at each time, with its bootstrap interval.
 
     Args:
-      scores: of every task [R, T]; R, the number of runs, may differ between tasks.
+      scores: of each task [R, T]; R, the number of runs, may differ between tasks.
       resamples: number of bootstrap samples.
-      confidence: of the interval.
-      seed: of the resampling; a run is drawn with its whole curve.
+      confidence: confidence level of the interval, in (0, 1).
+      seed: seed of the resampling.
 
     Returns:
       Arrays [T].
@@ -95,13 +96,15 @@ def stratified(
     if not all(np.isfinite(task).all() for task in scores):
         raise ValueError("scores: must be finite")
     random = np.random.default_rng(seed)
+    # Whole curves are drawn, once for all times: independent draws would ignore that the values of
+    # a run are correlated, and make the edges of the interval jagged.
     drawn = [random.integers(len(task), size=(resamples, len(task))) for task in scores]
     tails = 50 * (1 - confidence), 50 * (1 + confidence)
     value, low, high = [], [], []
     for t in range(scores[0].shape[1]):
         value.append(iqm(np.concatenate([task[:, t] for task in scores])))
-        again = [task[index, t] for task, index in zip(scores, drawn, strict=True)]
-        ends = np.percentile(iqm(np.concatenate(again, axis=1)), tails)
+        resampled = [task[index, t] for task, index in zip(scores, drawn, strict=True)]
+        ends = np.percentile(iqm(np.concatenate(resampled, axis=1)), tails)
         low.append(ends[0])
         high.append(ends[1])
     return Interval(np.array(value), np.array(low), np.array(high))

@@ -1,4 +1,4 @@
-"""The picture of a sweep: learning curves of all cells, final return against the swept value."""
+"""Picture of a sweep: learning curves of all cells, and final returns over the swept value."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from pomcp_jax.reporting import canvas, statistics
 from pomcp_jax.reporting.curves import mean_curve, read_curves
 
 LEGEND = 12
-"""Most cells that a legend names."""
+"""Largest number of cells with a legend."""
 
 
 class SweptCell(NamedTuple):
@@ -18,13 +18,13 @@ class SweptCell(NamedTuple):
 
     name: str
     folder: Path
-    """Of its tables."""
+    """Folder of its tables."""
     values: Mapping[str, float]
-    """By field."""
+    """Swept values by field."""
     returns: np.ndarray
-    """Latest evaluation of every seed that did not diverge."""
+    """Return of the latest evaluation of each seed that did not diverge."""
     diverged: frozenset[int]
-    """Seed numbers that did."""
+    """Seed numbers that diverged."""
 
 
 def draw(
@@ -36,21 +36,23 @@ def draw(
 ) -> None:
     """Write the picture ``out``.
 
-    Curves are means over the seeds that did not diverge; with several swept fields the right
-    panel has the one with most values across, and a line for every combination of the others.
+    Curves are means over the seeds that did not diverge. With several swept fields the horizontal
+    axis of the right panel is the one with the most values, and there is a line for each
+    combination of the others.
 
     Args:
       cells: in the order of the grid.
       grid: swept fields and their values.
-      title: of the left panel.
+      title: title of the left panel.
       out: file to replace.
-      text: of a swept value.
+      text: formats a swept value.
 
     Raises:
       ImportError: without matplotlib (``pip install pomcp_jax[run]``).
     """
     figure = canvas.figure(11.0, 4.2)
     left, right = figure.subplots(1, 2)
+    # Imported here, after canvas.figure: it raises the documented error without matplotlib.
     import matplotlib
 
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, len(cells)))
@@ -83,7 +85,7 @@ def _draw_curves(panel: Any, cell: SweptCell, color: Any) -> None:
 def _draw_final(
     panel: Any, cells: Sequence[SweptCell], across: str, text: Callable[[float], str]
 ) -> None:
-    """Mean evaluation with its interval, every seed as a small dot."""
+    """Draw mean evaluations with their intervals, and each seed as a small dot."""
     lines: dict[str, list[SweptCell]] = {}
     for cell in cells:
         others = {field: value for field, value in cell.values.items() if field != across}
@@ -115,8 +117,9 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _scale(panel: Any, values: np.ndarray, text: Callable[[float], str]) -> None:
-    """A tick for every swept value; logarithmic where they span more than a decade."""
+    """Set a tick at each swept value, and a logarithmic scale if they span a factor of 20."""
     positive = values[values > 0]
+    # symlog instead of log because zero is a usual value of a coefficient.
     if len(positive) > 1 and np.all(values >= 0) and np.max(positive) / np.min(positive) >= 20:
         panel.set_xscale("symlog", linthresh=float(np.min(positive)), linscale=0.5)
     panel.set_xticks(values, [text(value) for value in values])

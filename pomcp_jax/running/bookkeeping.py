@@ -17,13 +17,13 @@ class Pending(NamedTuple):
     values: Results
     seconds: float
     decisions: int
-    """Of this chunk, per seed."""
+    """Decisions of this chunk, per seed."""
     stop: str = ""
     """Reason for the run to end after this chunk; empty if it continues."""
 
 
 class Books(NamedTuple):
-    """State of a run besides its training state; saved in checkpoints without conversion.
+    """State of a run besides its training state, as one value, so that saving forgets nothing.
 
     Arrays have one entry per seed, S.
     """

@@ -69,6 +69,7 @@ def judge(
             continue
         left[i] = Diverged(decisions, fault.term)
         lines.append(f"{text}; it is dropped, others continue")
+    # Without this the run would train NaNs until its last decision.
     stop = "training broke: no seed is left" if len(left) == len(resets) else ""
     return Verdict(stop, left, tuple(reset), tuple(lines))
 

@@ -64,11 +64,11 @@ def faults(
     """Seeds whose updates keep failing, or whose environments diverged in this chunk.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       agents: faults of the agents after the chunk, on the host.
       stats: counters after the chunk, on the host.
       invalid: ``[S]``, ``stats.invalid`` before the chunk.
-      decisions: of one seed in the chunk.
+      decisions: decisions of one seed in the chunk.
       phase: for the message.
     """
     out, most = {}, config.train.max_bad_updates

@@ -47,6 +47,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a permanent line."""
+        # Erase the live line first, or the end of a longer one would remain behind this text.
         self._stream.write(("\r\x1b[2K" if self._open else "") + text + "\n")
         self._stream.flush()
         self._open = False

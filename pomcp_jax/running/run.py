@@ -136,7 +136,7 @@ class Run:
             self.finish_chunk()
             interval = train_config.checkpoint_decisions
             due = interval and self.done - self.books.last_checkpoint >= interval
-            # While a save is under way the next one is left to a later chunk, so that a slow disk
+            # While a save is in progress the next one is left to a later chunk, so that a slow disk
             # never blocks training.
             if due and not self.checkpoints.busy:
                 self.note(last_checkpoint=self.done)
@@ -224,7 +224,7 @@ class Run:
             self.progress.say(f"warning: {text}")
 
     def judge(self, faults: dict[int, Fault], state: TrainState) -> tuple[TrainState, str]:
-        """Drop or reset diverged seeds; also returns why the run stops, or an empty text."""
+        """Drop or reset diverged seeds; returns the new state and the reason to stop, if any."""
         train_config, labels = self.config.train, cells_lib.labels(self.cells)
         verdict = health.judge(
             faults,
@@ -268,7 +268,7 @@ class Run:
             for i, seed in cell.row_seeds():
                 row = {name: value[i].item() for name, value in values.items()}
                 row |= {"seconds": self.seconds(), "seed": seed}
-                # The disk first: a callback must not see a row that a resumed run writes again.
+                # The disk first: callbacks must not see a row that could not be written.
                 self._on_disk(table.row, row)
                 for callback in self.on_row:
                     callback(row | ({"cell": cell.name} | cell.values if cell.name else {}))

@@ -30,8 +30,8 @@ class Checkpoints:
         """Prepare to save.
 
         Args:
-          workdir: of the run.
-          config: of the run.
+          workdir: folder of the run.
+          config: configuration of the run.
           spec: static part of the agent.
           say: prints a line for the user.
           committed: decisions of the newest existing checkpoint.
@@ -57,8 +57,8 @@ class Checkpoints:
         """Begin a checkpoint unless this state is saved; returns once it is copied to the host.
 
         Args:
-          state: of the run; may be donated afterwards.
-          books: of the run.
+          state: state of the run; may be donated afterwards.
+          books: books of the run.
           score: mean evaluation return of exactly this state, if it was evaluated.
           sync: forces the rows that ``books`` refers to onto the disk.
         """

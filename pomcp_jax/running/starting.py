@@ -1,7 +1,7 @@
-"""Where a run starts: afresh, or at the newest checkpoint that is whole. Nothing is guessed.
+"""Where a run starts: at the beginning, or at the newest undamaged checkpoint.
 
-``--resume=auto`` resumes exactly where the checkpoint was made; ``never`` moves the earlier
-run aside; ``reset_envs`` resumes with fresh episodes, for environments that changed meanwhile;
+``--resume=auto`` resumes exactly where the checkpoint was made; ``never`` moves the earlier run
+aside; ``reset_envs`` resumes with fresh episodes, for environments whose state format has changed;
 ``change_seeds`` allows another number of seeds (:mod:`pomcp_jax.running.add_seeds`).
 """
 
@@ -35,44 +35,44 @@ class Start(NamedTuple):
     """Where a run starts."""
 
     state: TrainState | None
-    """None: afresh, or there is nothing left to do."""
+    """None at the beginning of a run, and if nothing is left to do."""
     books: Books | None
-    """None: afresh."""
+    """None at the beginning of a run."""
     decisions: int
     notes: tuple[str, ...]
     """Lines for the user."""
     missing_seeds: int = 0
-    """Seeds that ``state`` and ``books`` lack: they are yet to be trained so far."""
+    """Number of seeds that ``state`` and ``books`` lack and that must catch up."""
 
 
-def _books(found: Manifest) -> Books:
-    """What a manifest says of the run, every type and length checked.
+def _books(manifest: Manifest) -> Books:
+    """Books of the run from a manifest, with every type and length checked.
 
     Raises:
-      CheckpointError: it is not what :class:`Books` is.
+      CheckpointError: the fields are not those of :class:`Books`.
     """
     try:
-        return bookkeeping.from_json(found.host, found.sizes[2])
+        return bookkeeping.from_json(manifest.host, manifest.sizes[2])
     except (KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"checkpoint {found.decisions}: was not made by this command line (host: {text});"
+            f"checkpoint {manifest.decisions}: was not made by this command line (host: {text});"
             " --resume=never moves it aside and starts over"
         ) from None
 
 
 SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What a machine lacks for the moment: exit code 4."""
+"""Errors of a machine that lacks something at the moment: exit code 4."""
 
 
 def begin(options: Options, program: Program) -> Start:
-    """Find the start and prepare the workdir, which this process must have locked.
+    """Decide where the run starts and prepare the workdir, which this process must have locked.
 
-    Nothing is written, renamed or deleted before it is clear where the run starts.
+    Nothing is written, renamed or deleted before that is decided.
 
     Raises:
-      ConfigError: one line for the user; nothing was lost.
-      Stop: the machine lacks something (files, memory, space); nothing was lost.
+      ConfigError: one line for the user; no data are lost.
+      Stop: the machine lacks something (files, memory, space); no data are lost.
     """
     folder = options.workdir / "checkpoints"
     try:
@@ -81,8 +81,11 @@ def begin(options: Options, program: Program) -> Start:
             notes = [f"the earlier run moved to {moved}/"] if moved else []
             start = Start(None, None, 0, tuple(notes))
         else:
+            # Before looking: a process killed while it replaced a checkpoint leaves the old one
+            # under another name.
             checkpoint.undo_replacement(folder)
-            start = _newest(options, program, folder) or _afresh(options, folder)
+            start = _newest(options, program, folder) or _from_scratch(options, folder)
+        # After deciding: this deletes partial checkpoints.
         checkpoint.recover(folder)
         _write_configs(options)
         return start
@@ -98,20 +101,21 @@ def begin(options: Options, program: Program) -> Start:
 
 
 def _everything(options: Options) -> list[str]:
-    """Names of what an earlier run or sweep left, and of what this one writes."""
+    """Names of what an earlier run or sweep may have left, and of what this run writes."""
     cells = cells_lib.cells(options.config, options.grid)
-    names = [*workdirs.held(options.workdir), *(cell.name for cell in cells if cell.name)]
+    names = [*workdirs.contents(options.workdir), *(cell.name for cell in cells if cell.name)]
     return list(dict.fromkeys(names))
 
 
 def _write_configs(options: Options) -> None:
-    """Write config.json; of a sweep also each cell's, and the names of the cells."""
+    """Write config.json; for a sweep also each cell's, and the record with the cells' names."""
     files.write_text(options.workdir / "config.json", workdirs.config_text(options.config))
     if not options.grid:
         return
     cells = cells_lib.cells(options.config, options.grid)
     about = {"grid": options.grid, "cells": [cell.name for cell in cells]}
     record = options.workdir / options.record
+    # An existing record has the status of earlier sittings, which must not be lost.
     if not record.exists():
         files.write_json(record, about)
     for cell in cells:
@@ -121,9 +125,13 @@ def _write_configs(options: Options) -> None:
 
 
 def _newest(options: Options, program: Program, folder: Path) -> Start | None:
-    """The newest checkpoint that is whole, None where there is no checkpoint at all.
+    """Start at the newest undamaged checkpoint; None if there are no checkpoints at all.
 
-    Newer ones that are damaged are moved aside when a whole one was found, and only then.
+    Newer, damaged ones are moved aside, but only once an undamaged one was read: otherwise they
+    may be all that is left of the run.
+
+    Raises:
+      ConfigError: there are checkpoints, but all are damaged.
     """
     damaged: list[tuple[int, DamagedError]] = []
     for decisions in reversed(checkpoint.steps(folder)):
@@ -134,24 +142,26 @@ def _newest(options: Options, program: Program, folder: Path) -> Start | None:
             damaged.append((decisions, error))
             continue
         kept = [(checkpoint.set_aside(folder, step).name, error) for step, error in damaged]
-        told = [f"warning: {error}; kept as {name}" for name, error in kept]
-        return start._replace(notes=(*told, *start.notes))
-    if held := checkpoint.entries(folder):
-        shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
+        warned = [f"warning: {error}; kept as {name}" for name, error in kept]
+        return start._replace(notes=(*warned, *start.notes))
+    # Damaged checkpoints only, perhaps set aside by an earlier start: starting over would hide
+    # that a run was lost.
+    if entries := checkpoint.entries(folder):
+        shown = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "")
         why = str(damaged[0][1]) if damaged else f"it holds {shown:.200}"
         more = f"; and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise ConfigError(
-            f"{folder}: no checkpoint of this run is whole; --resume=never moves everything aside"
+            f"{folder}: no checkpoint of this run is intact; --resume=never moves everything aside"
             f" and starts over ({why}{more})"
         )
     return None
 
 
-def _afresh(options: Options, folder: Path) -> Start:
-    """Start a run where no checkpoint is; its tables, if there are any, move aside.
+def _from_scratch(options: Options, folder: Path) -> Start:
+    """Start a run without checkpoints; tables of an earlier start are moved aside.
 
     Raises:
-      ConfigError: the run had saved, or nobody knows.
+      ConfigError: the run had saved a checkpoint, or that cannot be determined.
     """
     workdir, over = options.workdir, "--resume=never moves everything aside and starts over"
     places = [cell.name for cell in cells_lib.cells(options.config, options.grid)]
@@ -176,6 +186,7 @@ def _afresh(options: Options, folder: Path) -> Start:
             f" checkpoints back, or {over}"
         )
     pictures = ["learning_curve.png", "tensorboard"]
+    # Rows without a checkpoint cannot be continued: no state matches them.
     names = _everything(options) if options.grid else [*rows, *pictures]
     moved = workdirs.set_aside(workdir, names) if rows else None
     note = f"an earlier start saved no checkpoint; its tables moved to {moved}/"
@@ -187,24 +198,25 @@ def _size(path: Path) -> int:
 
 
 def _load(
-    options: Options, program: Program, folder: Path, found: Manifest, notes: list[str]
+    options: Options, program: Program, folder: Path, manifest: Manifest, notes: list[str]
 ) -> Start:
-    """Resume at the checkpoint ``found``; appends to ``notes`` what the user should know."""
-    books, config = _books(found), options.config
+    """Resume at the checkpoint of ``manifest``; appends lines for the user to ``notes``."""
+    books, config = _books(manifest), options.config
     cells = cells_lib.cells(config, options.grid)
-    place = folder / str(found.decisions)
-    before, wanted = found.sizes[2], sum(len(cell.seeds) for cell in cells)
-    _check_fits(options, found, books, place)
-    if books.finished and found.decisions >= config.train.total_decisions and before == wanted:
-        digests.verify(place, found.files, ("agent", "run"))
-        return Start(None, books, found.decisions, tuple(notes))
+    place = folder / str(manifest.decisions)
+    before, wanted = manifest.sizes[2], sum(len(cell.seeds) for cell in cells)
+    _check_fits(options, manifest, books, place)
+    # A finished run needs no arrays, but it only counts as finished if they are undamaged.
+    if books.finished and manifest.decisions >= config.train.total_decisions and before == wanted:
+        digests.verify(place, manifest.files, ("agent", "run"))
+        return Start(None, books, manifest.decisions, tuple(notes))
     if options.grid:
         stored = cells_lib.joined(cells)
     else:
         stored = config_lib.replace(config, {"train.num_seeds": before})
-    changed = _changed_versions(found, place, options.resume)
-    state = _restored(options, program, folder, found, stored)
-    notes.append(f"resuming at {found.decisions:,} decisions from {place}/")
+    changed = _changed_versions(manifest, place, options.resume)
+    state = _restored(options, program, folder, manifest, stored)
+    notes.append(f"resuming at {manifest.decisions:,} decisions from {place}/")
     if changed:
         notes.append(
             f"warning: versions changed ({', '.join(changed)}): the run resumes, but not bit for"
@@ -214,28 +226,29 @@ def _load(
     if books.commit != now:
         notes.append(f"warning: the source changed ({books.commit} -> {now})")
     if options.resume == "reset_envs":
-        notes.append("environments were reset: every episode under way starts again")
+        notes.append("environments were reset: every current episode starts again")
     if wanted < before:
         state = state_edits.keep_seeds(state, wanted)
         books = bookkeeping.keep_seeds(books, wanted)
         first, last = config.train.seed + wanted, config.train.seed + before - 1
-        notes.append(f"dropped seeds {first} to {last}: their rows stay, training them ends")
-    if wanted <= before:  # with seeds to come, the whole batch is placed once they have caught up
+        notes.append(f"dropped seeds {first} to {last}: their rows stay, their training ends")
+    # With missing seeds, the whole batch is placed on the devices once they have caught up.
+    if wanted <= before:
         state = seed_axis.place(state, program.mesh, train.SPECS)
     for cell, written in zip(cells, books.tables, strict=True):
         notes += tables.changed(cell.folder(options.workdir), written)
-    return Start(state, books, found.decisions, tuple(notes), max(0, wanted - before))
+    return Start(state, books, manifest.decisions, tuple(notes), max(0, wanted - before))
 
 
-def _check_fits(options: Options, found: Manifest, books: Books, place: Path) -> None:
-    """Refuse a checkpoint of another run than ``options`` ask for.
+def _check_fits(options: Options, manifest: Manifest, books: Books, place: Path) -> None:
+    """Refuse a checkpoint of a different run.
 
     Raises:
       CheckpointError: names what differs.
     """
     config = options.config
     cells = cells_lib.cells(config, options.grid)
-    before, wanted = found.sizes[2], sum(len(cell.seeds) for cell in cells)
+    before, wanted = manifest.sizes[2], sum(len(cell.seeds) for cell in cells)
     if books.grid != options.grid or len(books.tables) != len(cells):
         raise CheckpointError(
             f"{place}: has the grid {books.grid!r:.200}, must have {options.grid!r:.200};"
@@ -247,52 +260,56 @@ def _check_fits(options: Options, found: Manifest, books: Books, place: Path) ->
             " the last ones or adds some"
         )
     try:
-        made = config_lib.from_dict(Config, found.config)
+        made = config_lib.from_dict(Config, manifest.config)
     except ConfigError as error:
         raise CheckpointError(f"{place}: is of another version ({error})") from None
     if differ := workdirs.differences(made, config, options.resume):
         raise CheckpointError(f"{place}: was made with {differ}; choose another folder")
     total = config.train.total_decisions
-    # An old run may have ended a little beyond its own total; only a new total can be too small.
-    if total != made.train.total_decisions and total < found.decisions:
+    # A run of an earlier version may have ended a little beyond its own total, so only a new total
+    # can be too small.
+    if total != made.train.total_decisions and total < manifest.decisions:
         raise CheckpointError(
-            f"train.total_decisions = {total}: this run has done {found.decisions};"
-            f" must be >= {found.decisions}"
+            f"train.total_decisions = {total}: this run has done {manifest.decisions};"
+            f" must be >= {manifest.decisions}"
         )
 
 
-def _changed_versions(found: Manifest, place: Path, resume: str) -> list[str]:
-    """Packages whose version is not that of the checkpoint, as ``name old -> new``.
+def _changed_versions(manifest: Manifest, place: Path, resume: str) -> list[str]:
+    """Packages whose version differs from the checkpoint's, as ``name old -> new``.
 
     Raises:
-      CheckpointError: one of them decides what the environments' states mean.
+      CheckpointError: one of them defines the format of the environments' states.
     """
     changed = [
-        f"{name} {found.versions.get(name)} -> {now}"
+        f"{name} {manifest.versions.get(name)} -> {now}"
         for name, now in checkpoint.versions().items()
-        if found.versions.get(name) != now
+        if manifest.versions.get(name) != now
     ]
+    # Their states are pytrees of the package's own classes: another version may give the same
+    # leaves another meaning, which no check of shapes would notice.
     states = any(text.split()[0] in ENVIRONMENT_PACKAGES for text in changed)
     if states and resume != "reset_envs":
         raise CheckpointError(
-            f"{place}: its environments belong to other versions ({', '.join(changed)});"
+            f"{place}: its environments are of other versions ({', '.join(changed)});"
             " --resume=reset_envs resumes with fresh episodes, or install those versions"
         )
     return changed
 
 
 def _restored(
-    options: Options, program: Program, folder: Path, found: Manifest, stored: Config
+    options: Options, program: Program, folder: Path, manifest: Manifest, stored: Config
 ) -> TrainState:
-    """The state of the checkpoint, with fresh environments where they are asked for.
+    """State of the checkpoint, with fresh environments under ``--resume=reset_envs``.
 
     Raises:
-      CheckpointError: its arrays are of other shapes or types; with the option that helps.
+      CheckpointError: its arrays have other shapes or dtypes; names the option that helps.
     """
+    # Shapes come from the configuration, never from the checkpoint, which may be damaged.
     shapes = jax.eval_shape(lambda: train.init(stored, program.env, program.spec))
     reset = options.resume == "reset_envs"
     try:
-        state = checkpoint.restore_run(folder, found, shapes, environments=not reset)
+        state = checkpoint.restore_run(folder, manifest, shapes, environments=not reset)
     except MismatchError as error:
         if all(name.startswith(checkpoint.ENVIRONMENTS) for name in error.leaves):
             hint = "--resume=reset_envs resumes with fresh episodes"

@@ -1,4 +1,4 @@
-"""What a sweep found: summary.csv, a table, a picture and records, an entry for every cell."""
+"""Results of a sweep by cell: summary.csv, a printed table, a picture and records."""
 
 import csv
 import io
@@ -22,24 +22,24 @@ SUMMARY, PICTURE = "summary.csv", "sweep.png"
 
 
 class CellResult(NamedTuple):
-    """What is known of a cell; arrays have one entry per seed."""
+    """Results of a cell; arrays have one entry per seed."""
 
     cell: Cell
     planner: np.ndarray
-    """Mean return of each seed's latest evaluation, NaN where there is none."""
+    """Mean return of each seed's latest evaluation, NaN if there is none."""
     policy: np.ndarray
     training: np.ndarray
     diverged: dict[int, Diverged]
-    """By seed number."""
+    """Diverged seeds by seed number."""
 
     @property
     def healthy(self) -> np.ndarray:
-        """``[seeds]``: the seed did not diverge."""
+        """Mask ``[seeds]`` of the seeds that did not diverge."""
         return np.array([seed not in self.diverged for seed in self.cell.seeds])
 
 
 def results(cells: Sequence[Cell], books: Books) -> list[CellResult]:
-    """What is known of every cell."""
+    """Results of every cell so far."""
     unknown = np.full(len(books.returns), np.nan)
     planner = books.evaluated.get("eval/return", unknown)
     policy = books.evaluated.get("eval/policy_return", unknown)
@@ -56,39 +56,41 @@ def results(cells: Sequence[Cell], books: Books) -> list[CellResult]:
 
 
 def best(cells: Sequence[Cell], books: Books) -> list[str]:
-    """The cell that evaluates best so far, for the progress line; nothing before an evaluation."""
-    means = [metrics.mean(found.planner[found.healthy]) for found in results(cells, books)]
+    """Best cell by evaluation so far, for the progress line; empty before the first evaluation."""
+    means = [metrics.mean(result.planner[result.healthy]) for result in results(cells, books)]
+    # nanargmax raises if all values are NaN.
     if not np.isfinite(means).any():
         return []
     first = int(np.nanargmax(means))
     return [f"best {cells[first].name}: {number(means[first], 1)}"]
 
 
-def summary_row(found: CellResult) -> dict[str, Any]:
-    """One line of summary.csv; means are over the seeds that did not diverge."""
-    healthy = found.healthy
-    low, high = statistics.bounds(found.planner[healthy])
+def summary_row(result: CellResult) -> dict[str, Any]:
+    """Row of summary.csv; means are over the seeds that did not diverge."""
+    # Dropping diverged seeds favours unstable settings, so their number is a column of its own.
+    healthy = result.healthy
+    low, high = statistics.bounds(result.planner[healthy])
     numbers = {
-        "eval/return": metrics.mean(found.planner[healthy]),
+        "eval/return": metrics.mean(result.planner[healthy]),
         "eval/low": low,
         "eval/high": high,
-        "eval/policy_return": metrics.mean(found.policy[healthy]),
-        "train/return": metrics.mean(found.training[healthy]),
+        "eval/policy_return": metrics.mean(result.policy[healthy]),
+        "train/return": metrics.mean(result.training[healthy]),
     }
-    named = {f"seed {seed}": what for seed, what in found.diverged.items()}
+    named = {f"seed {seed}": what for seed, what in result.diverged.items()}
     return {
-        "cell": found.cell.name,
-        **found.cell.values,
-        "seeds": len(found.cell.seeds),
+        "cell": result.cell.name,
+        **result.cell.values,
+        "seeds": len(result.cell.seeds),
         **{name: value if np.isfinite(value) else "" for name, value in numbers.items()},
-        "diverged_seeds": len(found.diverged),
+        "diverged_seeds": len(result.diverged),
         "diverged": health.describe(named),
     }
 
 
-def write_summary(found: Sequence[CellResult], path: Path) -> None:
+def write_summary(cell_results: Sequence[CellResult], path: Path) -> None:
     """Replace summary.csv."""
-    rows = [summary_row(one) for one in found]
+    rows = [summary_row(result) for result in cell_results]
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -96,11 +98,11 @@ def write_summary(found: Sequence[CellResult], path: Path) -> None:
     files.write_text(path, out.getvalue())
 
 
-def table(found: Sequence[CellResult]) -> str:
-    """The summary, aligned for reading."""
+def table(cell_results: Sequence[CellResult]) -> str:
+    """Summary as an aligned text table."""
     lines = [("cell", "evaluation", "95 % interval", "bare policy", "training", "diverged")]
-    for one in found:
-        row = summary_row(one)
+    for result in cell_results:
+        row = summary_row(result)
         shown = {k: number(v, 1) if v != "" else "-" for k, v in row.items() if "/" in k}
         between = f"{shown['eval/low']} to {shown['eval/high']}" if row["eval/low"] != "" else "-"
         lines.append(
@@ -110,7 +112,7 @@ def table(found: Sequence[CellResult]) -> str:
                 between,
                 shown["eval/policy_return"],
                 shown["train/return"],
-                f"{row['diverged_seeds']} of {row['seeds']}" if one.diverged else "-",
+                f"{row['diverged_seeds']} of {row['seeds']}" if result.diverged else "-",
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -135,14 +137,15 @@ def draw(options: Options, cells: Sequence[Cell], books: Books) -> None:
         return
     swept = [
         SweptCell(
-            found.cell.name,
-            found.cell.folder(workdir),
-            found.cell.values,
-            found.planner[found.healthy],
-            frozenset(found.diverged),
+            result.cell.name,
+            result.cell.folder(workdir),
+            result.cell.values,
+            result.planner[result.healthy],
+            frozenset(result.diverged),
         )
-        for found in results(cells, books)
+        for result in results(cells, books)
     ]
+    # Cells name their values without ``agent.``, and the picture looks them up by field.
     values = {short(field): listed for field, listed in options.grid.items()}
     title = options.config.env.task
     sweep_figures.draw(swept, values, title, workdir / PICTURE, text)
@@ -151,20 +154,21 @@ def draw(options: Options, cells: Sequence[Cell], books: Books) -> None:
 def write_records(
     options: Options, cells: Sequence[Cell], books: Books, about: dict[str, Any]
 ) -> None:
-    """Write what a sweep's own record does not say: every cell's run.json, and summary.csv.
+    """Write every cell's run.json, and summary.csv.
 
     Args:
-      options: of the sweep.
-      cells: of the sweep.
-      books: as they are at its end.
+      options: options of the sweep.
+      cells: cells of the sweep.
+      books: books at the end of the sweep.
       about: record of the whole sweep; ``status`` and ``exit_code`` of its end.
     """
-    found = results(cells, books)
-    for one in found:
-        lost = {str(seed): what._asdict() for seed, what in one.diverged.items()}
-        named = {f"seed {seed}": what for seed, what in one.diverged.items()}
+    all_results = results(cells, books)
+    for result in all_results:
+        lost = {str(seed): what._asdict() for seed, what in result.diverged.items()}
+        named = {f"seed {seed}": what for seed, what in result.diverged.items()}
         status = f"diverged: {health.describe(named)}" if lost else about["status"]
-        code = 3 if len(lost) == len(one.cell.seeds) else about["exit_code"]
+        # A cell without healthy seeds has the code of a run that broke, whatever the sweep's is.
+        code = 3 if len(lost) == len(result.cell.seeds) else about["exit_code"]
         own = {"status": status, "exit_code": code, "diverged": lost}
-        files.write_json(one.cell.folder(options.workdir) / "run.json", about | own)
-    write_summary(found, options.workdir / SUMMARY)
+        files.write_json(result.cell.folder(options.workdir) / "run.json", about | own)
+    write_summary(all_results, options.workdir / SUMMARY)

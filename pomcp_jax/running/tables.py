@@ -1,4 +1,4 @@
-"""Tables of a run: metrics.csv, metrics.jsonl, evaluations.csv."""
+"""Tables of a run: metrics.csv, metrics.jsonl and evaluations.csv."""
 
 import csv
 import hashlib
@@ -22,32 +22,32 @@ FIRST = (
     "eval/return",
     "decisions_per_second",
 )
-"""Columns of every row of metrics.csv, in this order; the rest follows by name."""
+"""First columns of metrics.csv, in this order; the others follow by name."""
 TABLES = ("metrics.jsonl", "metrics.csv", "evaluations.csv")
 
 
 class Written(NamedTuple):
-    """Progress of the tables, saved with each checkpoint; plain JSON."""
+    """What has been written to a run's tables, as JSON values."""
 
     columns: list[str]
-    """Of metrics.csv and metrics.jsonl."""
+    """Columns of metrics.csv and metrics.jsonl."""
     evaluation_columns: list[str]
-    """Of evaluations.csv; empty before the first evaluation."""
+    """Columns of evaluations.csv; empty before the first evaluation."""
     sizes: dict[str, int]
-    """Bytes of every file."""
+    """Bytes of each file."""
     decisions: int
-    """The largest of any row."""
+    """Largest number of decisions of any row."""
     digests: Mapping[str, str] = {}
-    """SHA-256 of these bytes; empty where an earlier version wrote them."""
+    """SHA-256 of these bytes; empty if an earlier version wrote them."""
 
     def header(self, name: str) -> bytes:
-        """First line of a table, ``b""`` where there is none."""
+        """First line of a table, ``b""`` if it has none."""
         columns = {"metrics.csv": self.columns, "evaluations.csv": self.evaluation_columns}
         return _csv_line(columns[name]) if columns.get(name) else b""
 
 
 def _plain(value: Any) -> Any:
-    """A JSON number; what is not finite becomes null."""
+    """JSON value of a cell; non-finite numbers become null, since JSON has no NaN."""
     if isinstance(value, int | str) or value is None:
         return value
     value = float(value)
@@ -61,14 +61,15 @@ def _csv_line(values: list[Any]) -> bytes:
 
 
 class Table:
-    """A file that only grows, with the digest of its contents."""
+    """An append-only file with a digest of its whole contents."""
 
     def __init__(self, path: Path):
         self.path = path
         self._open()
 
     def _open(self) -> None:
-        # Unbuffered: bytes whose write failed must not be written again at close.
+        # Unbuffered: a buffer would write the bytes of a failed row when the file is closed, after
+        # the run has reported that row as not written.
         self._file = self.path.open("ab", buffering=0)
         with self.path.open("rb") as file:
             self.digest = hashlib.file_digest(file, "sha256")
@@ -84,13 +85,16 @@ class Table:
         Raises:
           OSError: nothing, or only a part, was written.
         """
-        rest = memoryview(line)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        unwritten = memoryview(line)
+        # An unbuffered write may be partial, on a nearly full disk for example.
+        while unwritten:
+            unwritten = unwritten[self._file.write(unwritten) :]
         self.digest.update(line)
 
     def reopen(self, header: bytes) -> bool:
-        """Reopen the path if its file was removed or replaced; returns whether it was."""
+        """Continue with the file that has the name now, if it is another; returns whether it is."""
+        # Editors and sync tools replace files instead of changing them; later rows would be
+        # appended to a file that has no name any more.
         try:
             if os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno())):
                 return False
@@ -106,7 +110,7 @@ class Table:
         return True
 
     def sync(self) -> None:
-        """Force what was written to the disk."""
+        """Force written rows onto the disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -115,9 +119,9 @@ class Table:
 
 
 class Record:
-    """Tables of a run; ``row`` flushes each row to the operating system before returning.
+    """Tables of one run; ``row`` passes each row to the operating system before returning.
 
-    ``say`` gets a line for the user if another program changed the files.
+    ``say`` prints a line for the user if another program changed the files.
     """
 
     def __init__(
@@ -128,9 +132,9 @@ class Record:
         written: Written | None = None,
         say: Callable[[str], None] = lambda text: None,
     ):
-        """Open the tables; with ``written`` resume there and cut off later rows."""
-        rest = sorted(set(columns) - set(FIRST))
-        self._columns = [*FIRST, *rest] if written is None else written.columns
+        """Create the tables, or continue those that ``written`` describes without later rows."""
+        others = sorted(set(columns) - set(FIRST))
+        self._columns = [*FIRST, *others] if written is None else written.columns
         self._evaluation_columns = [] if written is None else written.evaluation_columns
         self._decisions = -1 if written is None else written.decisions
         self._say = say
@@ -139,12 +143,13 @@ class Record:
             if written is None:
                 (workdir / name).write_bytes(b"")
             else:
-                _resume(workdir / name, written)
+                _cut_to(workdir / name, written)
             self._tables[name] = Table(workdir / name)
         self._events = None
         if tensorboard:
-            again = {} if written is None else {"purge_step": written.decisions + 1}
-            self._open_events(workdir / "tensorboard", again)
+            # Event files cannot be cut; purge_step makes TensorBoard hide the later events.
+            resumed = {} if written is None else {"purge_step": written.decisions + 1}
+            self._open_events(workdir / "tensorboard", resumed)
         if self._tables["metrics.csv"].size == 0:
             self._tables["metrics.csv"].write(_csv_line(self._columns))
         if self._tables["evaluations.csv"].size == 0:
@@ -157,7 +162,7 @@ class Record:
         table.write(line)
 
     def row(self, values: dict[str, Any]) -> None:
-        """Write the row of a chunk and seed."""
+        """Write the row of one chunk of one seed."""
         values = {name: _plain(values.get(name)) for name in self._columns}
         self._append("metrics.jsonl", (json.dumps(values) + "\n").encode())
         self._append("metrics.csv", _csv_line(list(values.values())))
@@ -165,7 +170,7 @@ class Record:
         self._add_events(values)
 
     def evaluation(self, values: dict[str, Any]) -> None:
-        """Write the row of an evaluation and seed, with the return of every episode."""
+        """Write the row of one evaluation of one seed, with the return of every episode."""
         if not self._evaluation_columns:
             self._append("evaluations.csv", _csv_line(list(values)))
             self._evaluation_columns = list(values)
@@ -176,14 +181,14 @@ class Record:
         return Written(self._columns, self._evaluation_columns, {}, self._decisions)
 
     def written(self) -> Written:
-        """Progress of the files, for the next checkpoint."""
+        """What has been written to the files."""
         return self._written_here()._replace(
             sizes={name: table.size for name, table in self._tables.items()},
             digests={name: table.digest.hexdigest() for name, table in self._tables.items()},
         )
 
     def sync(self) -> None:
-        """Force what was written to the disk."""
+        """Force written rows onto the disk."""
         for table in self._tables.values():
             table.sync()
 
@@ -217,10 +222,10 @@ class Record:
         self._guarded(add)
 
     def _guarded(self, function: Callable[[], None]) -> None:
-        """Call a TensorBoard function; if it fails, the run continues without events."""
+        """Call ``function``; an error ends TensorBoard's events, which are a copy, not the run."""
         try:
             function()
-        except Exception as error:  # whatever the library raises
+        except Exception as error:  # the library documents none of its exceptions
             self._events = None
             text = " ".join(str(error).split())[:200] or type(error).__name__
             self._say(f"warning: no more TensorBoard events: {text}")
@@ -228,10 +233,11 @@ class Record:
 
 def _intact(path: Path, written: Written) -> bool:
     """Whether a table begins with the bytes that ``written`` describes."""
-    left, digest = written.sizes[path.name], written.digests.get(path.name)
+    size, digest = written.sizes[path.name], written.digests.get(path.name)
     if not path.exists():
-        return left == 0
-    actual = hashlib.sha256()
+        return size == 0
+    actual, left = hashlib.sha256(), size
+    # Blocks of 1 MiB: tables of long runs need not fit into memory.
     with path.open("rb") as file:
         while left and (block := file.read(min(left, 1 << 20))):
             actual.update(block)
@@ -240,7 +246,7 @@ def _intact(path: Path, written: Written) -> bool:
 
 
 def changed(workdir: Path, written: Written) -> list[str]:
-    """Warnings about tables that differ from ``written``; reads only."""
+    """Lines for the user about tables that differ from ``written``; reads only."""
     notes = []
     for name in TABLES:
         path = workdir / name
@@ -249,7 +255,7 @@ def changed(workdir: Path, written: Written) -> list[str]:
         size = path.stat().st_size if path.exists() else 0
         short = size < written.sizes[name]
         text = f"{name}: lines are missing" if short else f"{name}: was edited"
-        copy = f"; a copy of what is there is {_copy_of(path).name}" if size else ""
+        copy = f"; a copy is kept as {_copy_of(path).name}" if size else ""
         notes.append(f"warning: {text}{copy}; later ones are appended")
     return notes
 
@@ -261,8 +267,10 @@ def _copy_of(path: Path) -> Path:
     return copy
 
 
-def _resume(path: Path, written: Written) -> None:
-    """Cut off the rows after those of ``written``; an edited table is copied first."""
+def _cut_to(path: Path, written: Written) -> None:
+    """Remove rows after those of ``written``; of an edited table a copy is kept."""
+    # An intact table is cut by its size, exactly. An edited one has lost its offsets: its rows are
+    # selected by their decisions instead.
     if _intact(path, written):
         if path.exists():
             os.truncate(path, written.sizes[path.name])
@@ -273,7 +281,7 @@ def _resume(path: Path, written: Written) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     header = written.header(path.name)
     if header and (not lines or lines[0].strip() != header.strip()):
-        lines = []  # rows below another header cannot be read: the table starts over
+        lines = []  # new rows under another header could not be read
     kept = [line for line in lines if not _is_later(line, path.name, written)]
     if kept and not kept[-1].endswith(b"\n"):
         kept[-1] += b"\n"
@@ -281,7 +289,7 @@ def _resume(path: Path, written: Written) -> None:
 
 
 def _is_later(line: bytes, name: str, written: Written) -> bool:
-    """Whether a line is a row of more decisions than in ``written``, or a broken last line."""
+    """Whether a line has more decisions than ``written``, or is an incomplete last line."""
     try:
         if name == "metrics.jsonl":
             return json.loads(line)["decisions"] > written.decisions

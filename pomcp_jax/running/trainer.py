@@ -1,8 +1,8 @@
 """``Trainer``: a run from a script, a notebook, a thread or a command line.
 
-A run that is started again in the same workdir resumes from its newest whole checkpoint, bit for
-bit (docs/reliability.md). Signals, exit codes and terminals are the command line's business; here
-an end is asked for through :class:`Control`, and how a run ended is an :class:`Outcome`.
+A run that is started again in the same workdir resumes from its newest undamaged checkpoint, bit
+for bit (docs/reliability.md). Signals, exit codes and terminals belong to the command line; here a
+stop is requested through :class:`Control`, and :class:`Outcome` says how a run ended.
 """
 
 import os
@@ -28,48 +28,48 @@ from pomcp_jax.running.run import Run
 from pomcp_jax.running.sweeps import CellResult
 
 BROKE, DISK, CRASHED, INTERRUPTED = 3, 4, 1, 130
-"""Codes of an outcome beside 0, done, and those given to :meth:`Control.request`."""
+"""Codes of an outcome other than 0 (done) and those passed to :meth:`Control.request`."""
 
 
 class Outcome(NamedTuple):
     """How a run ended."""
 
     code: int
-    """0 done; 1 an unexpected exception; 3 training broke; 4 the disk is full or cannot be
-    written or read; otherwise as the end was asked for."""
+    """0 done; 1 an unexpected exception; 3 training diverged; 4 the disk is full or cannot be
+    written or read; otherwise the code of the requested stop."""
     text: str
-    """The same in words."""
+    """Description of ``code``."""
     decisions: int
-    """Per seed, earlier sittings included."""
+    """Per seed, including earlier sittings."""
     seconds: float
-    """Wall-clock of all sittings."""
+    """Wall-clock time of all sittings."""
     training: np.ndarray
-    """Mean return of the latest 8 training episodes ``[S]``; NaN where there are none. In a sweep
-    S has all seeds of its first cell, then of its second, and so on."""
+    """Mean return of the latest 8 training episodes ``[S]``; NaN if there are none. In a sweep
+    the seeds of the first cell come first, then those of the second, and so on."""
     evaluation: np.ndarray
-    """Mean return of the planner's latest evaluation ``[S]``."""
+    """Mean return of the planner in the latest evaluation ``[S]``."""
     policy: np.ndarray
-    """The same of the bare policy."""
+    """Mean return of the bare policy in the last evaluation ``[S]``."""
     workdir: Path
     cells: tuple[CellResult, ...] = ()
-    """The same by cell; one in a run."""
+    """The same results by cell; one cell in a run."""
     nothing_to_do: bool = False
-    """The run was complete before."""
+    """The run was already complete."""
     errors: str = ""
-    """What the user has to be told on stderr, one line."""
+    """Error message for stderr, one line; empty if there is none."""
     error: Exception | None = None
     """The unexpected exception of code 1."""
     abandoned: bool = False
-    """Device work is still running in a thread: the process can only end by ``os._exit``."""
+    """Device work is still running in a thread: the process can only end with ``os._exit``."""
 
 
 class Trainer:
     """Trains the agents of a configuration in a workdir.
 
     ``Trainer(config, workdir).run()`` trains or resumes, evaluates, saves and returns an
-    :class:`Outcome`. Everything that can be wrong with the arguments is found before anything is
-    compiled or written. With ``grid`` it is a sweep: every combination of the values with
-    ``train.num_seeds`` seeds, all rows of one program.
+    :class:`Outcome`. Invalid arguments are reported before anything is compiled or written. With
+    ``grid`` it is a sweep: every combination of the values with ``train.num_seeds`` seeds each,
+    trained as one program.
     """
 
     def __init__(
@@ -86,24 +86,24 @@ class Trainer:
         command: str = "pomcp_jax.Trainer",
         began: float | None = None,
     ):
-        """Check everything and prepare; compiles and writes nothing.
+        """Check the arguments and prepare a run; compiles and writes nothing.
 
         Args:
-          config: of the run.
-          workdir: folder of its tables, pictures and checkpoints.
-          env: environments of one's own; ``config.env`` names them by default.
+          config: configuration of the run.
+          workdir: folder for its tables, pictures and checkpoints.
+          env: custom environments; by default those that ``config.env`` names.
           resume: what to do with an earlier run in the workdir, one of ``options.RESUME``.
-          tensorboard: write TensorBoard events too.
-          control: progress lines and requests to stop; by default lines on stderr.
+          tensorboard: also write TensorBoard events.
+          control: progress output and requests to stop; by default progress goes to stderr.
           on_row: functions called with every row of metrics.csv, after it is written; in a
-            sweep, with the cell's name and values too.
-          grid: of a sweep, ``{"policy.kl_coef": (0.1, 1.0)}``: floats of ``config.agent`` and
-            their values. Rows that break are dropped, or reset if the configuration says so.
+            sweep the row includes the cell's name and values.
+          grid: for a sweep, ``{"policy.kl_coef": (0.1, 1.0)}``: floats of ``config.agent`` and
+            their values. Diverged seeds are dropped, or reset if the configuration says so.
           command: how the run was started, for run.json.
-          began: when this sitting did, by ``time.monotonic``.
+          began: start of this sitting by ``time.monotonic``; the call of :meth:`run` by default.
 
         Raises:
-          ConfigError: one line naming what cannot work.
+          ConfigError: one line that names what is invalid.
         """
         self.options = _checked(Options(config, Path(workdir), tensorboard, resume, grid or {}))
         config = self.options.config
@@ -113,7 +113,8 @@ class Trainer:
             validation.validate_run(config)
         self.cells = cells_lib.cells(config, self.options.grid)
         self.config = cells_lib.joined(self.cells)
-        """All rows: floats that are swept have the axis S."""
+        """Configuration of all seeds: swept floats have the axis S."""
+        # The workdir first: building the functions imports the physics, which takes seconds.
         workdirs.check_workdir(self.options.workdir, config, resume, self.options.grid)
         self.functions: Functions = build(self.config, env)
         self.replay_bytes = train.replay_bytes(self.config, self.functions.program.env)
@@ -130,8 +131,8 @@ class Trainer:
         """Train to the end, or to the first reason to stop.
 
         Raises:
-          ConfigError: the workdir's earlier run does not fit; nothing was changed.
-          Exception: whatever was not expected; what could be saved is saved.
+          ConfigError: the workdir's earlier run does not match; nothing was changed.
+          Exception: any unexpected exception, after saving what can be saved.
         """
         ended = self.attempt()
         if ended.error is not None:
@@ -139,17 +140,18 @@ class Trainer:
         return ended
 
     def attempt(self) -> Outcome:
-        """:meth:`run` with unexpected exceptions in the outcome instead of raised."""
+        """Like :meth:`run`, but return unexpected exceptions in the outcome instead of raising."""
         options, began = self.options, self._began
+        # ``began`` is of the first run only: a second run of this trainer is a new sitting.
         began, self._began = time.monotonic() if began is None else began, None
-        held = workdirs.lock(options.workdir)
+        lock = workdirs.lock(options.workdir)
         try:
             start = starting.begin(options, self.functions.program)
             run = Run(options, self.functions, start, self.control, began, self.on_row)
             if start.books is not None and start.state is None:
                 return idle(run, self.command)
             return finish(run, self.command)
-        except Stop as stop:  # before training: nothing could be read, nothing was changed
+        except Stop as stop:  # from starting.begin: nothing was read or changed
             unknown = np.full(self.config.train.num_seeds, np.nan)
             return Outcome(
                 code=stop.code,
@@ -163,15 +165,16 @@ class Trainer:
                 errors=str(stop),
             )
         finally:
+            # A control may be shared with later runs, which must not inherit this request.
             self.control.forget()
-            os.close(held)
+            os.close(lock)
 
 
 def _checked(options: Options) -> Options:
-    """``options`` with full names of swept fields and the workdir's home folder filled in.
+    """``options`` with full names of swept fields and the workdir's ``~`` expanded.
 
     Raises:
-      ConfigError: one line naming what cannot work.
+      ConfigError: one line that names what is invalid.
     """
     config, resume = options.config, options.resume
     if resume not in RESUME:
@@ -179,7 +182,8 @@ def _checked(options: Options) -> Options:
     grid = cells_lib.check_grid(options.grid, config)
     if grid and resume == "change_seeds":
         raise ConfigError("resume = 'change_seeds': not in a sweep; must be auto or never")
-    if grid and config.train.on_broken_seed == "stop":  # one row must not end the others
+    # In a sweep some settings are expected to diverge; one of them must not stop the others.
+    if grid and config.train.on_broken_seed == "stop":
         config = config_lib.replace(config, {"train.on_broken_seed": "leave"})
     if options.tensorboard:
         try:
@@ -191,7 +195,7 @@ def _checked(options: Options) -> Options:
 
 
 def idle(run: Run, command: str) -> Outcome:
-    """Nothing is left to do.
+    """Outcome of a run that was already complete.
 
     Also writes run.json and the picture if the process was killed after its last save.
     """
@@ -207,12 +211,12 @@ def idle(run: Run, command: str) -> Outcome:
 
 
 def finish(run: Run, command: str) -> Outcome:
-    """Train to the end or to the first reason to stop, close all files, write run.json."""
+    """Train to the end or to the first reason to stop, close all files and write run.json."""
     options = run.options
     for line in run.start.notes:
         run.progress.say(line)
     about, resumed_at = process.describe(command), run.done
-    # What a process that is killed leaves: neither the end of an earlier sitting, nor none.
+    # A process that is killed leaves this status, not that of an earlier sitting.
     running = {"status": "running", "exit_code": None, "pid": os.getpid()}
     code, said = write_about(run, about | running, resumed_at)
     if code:
@@ -227,10 +231,10 @@ def finish(run: Run, command: str) -> Outcome:
         code, text = stop.code, str(stop)
         status = text
         said = text if code in (BROKE, DISK) else ""
-    except KeyboardInterrupt:  # where nobody handles SIGINT: a notebook, a script
+    except KeyboardInterrupt:  # without a handler for SIGINT: in a notebook or a script
         code, status = INTERRUPTED, "stopped by SIGINT"
         text = status
-    except Exception as unexpected:  # save what there is
+    except Exception as unexpected:  # a bug, or a failing device: keep what was trained
         code, text, error = CRASHED, crash.report(unexpected, options.workdir), unexpected
         status = f"failed: {crash.one_line(unexpected)}"
         said = text
@@ -238,6 +242,7 @@ def finish(run: Run, command: str) -> Outcome:
         said += wind_up(run, text, code)
     if not code:
         status = text = _status(run)
+    # The record comes last: a killed process must not leave "done" before its files are closed.
     close(run)
     failed, more = write_about(run, about | {"status": status, "exit_code": code}, resumed_at)
     said = "; ".join(line for line in (said.removeprefix("; "), more) if line)
@@ -245,7 +250,7 @@ def finish(run: Run, command: str) -> Outcome:
 
 
 def _status(run: Run) -> str:
-    """How a run that was not cut short ended."""
+    """Status of a run that reached its end."""
     lost = run.lost()
     if lost and run.options.grid:
         return f"done, {len(lost)} of {run.config.train.num_seeds} rows diverged"
@@ -253,7 +258,7 @@ def _status(run: Run) -> str:
 
 
 def outcome(run: Run, code: int, text: str, errors: str) -> Outcome:
-    """What is known of a run that has ended."""
+    """Outcome of a run that has ended."""
     books = run.books
     unknown = np.full(len(books.returns), np.nan)
     return Outcome(
@@ -279,10 +284,10 @@ def _says_done(path: Path) -> bool:
 
 
 def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> tuple[int, str]:
-    """Write the record: ``about`` and what the run knows of itself.
+    """Write the record: ``about`` and the run's own facts.
 
     Returns:
-      ``(0, "")``, or code 4 and why it could not be written.
+      ``(0, "")``, or code 4 and the reason why it could not be written.
     """
     saves = run.checkpoints.seconds
     about = about | {
@@ -313,12 +318,12 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> tuple[int, 
 
 
 def _by_seed(run: Run) -> dict[str, health.Diverged]:
-    """Seeds that were dropped: by number in a run, by label in a sweep."""
+    """Dropped seeds: by number in a run, by label in a sweep."""
     return {label if run.options.grid else label.split()[-1]: w for label, w in run.lost().items()}
 
 
 def wind_up(run: Run, text: str, code: int) -> str:
-    """Save what there is of a run that ends early; what else to tell the user."""
+    """Save the state of a run that ends early; returns what to add to the message for the user."""
     try:
         run.save()
         failed = run.collect_save()
@@ -331,12 +336,12 @@ def wind_up(run: Run, text: str, code: int) -> str:
     newest = run.checkpoints.committed
     if newest is None:
         return "; nothing is saved"
-    lost = "" if run.state is not None else "; the chunk under way is lost"
+    lost = "" if run.state is not None else "; the current chunk is lost"
     return f"{lost}; saved at {newest:,} decisions"
 
 
 def close(run: Run) -> None:
-    """Close all files and draw for the last time; nothing of it can end the program."""
+    """Close all files and draw the final picture; errors are warnings at most."""
     run.progress.close()
     if run.tables:
         run.close()

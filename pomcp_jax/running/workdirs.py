@@ -1,4 +1,4 @@
-"""A run's workdir: whether it can be used, its configuration, what ran where."""
+"""Workdirs: whether one can be used, which run it holds, its lock."""
 
 import errno
 import fcntl
@@ -24,17 +24,17 @@ FILES = (
     "tensorboard",
     crash.NAME,
 )
-"""Everything a run may leave in its workdir."""
+"""Everything that a run may leave in its workdir."""
 SWEEP_FILES = ("sweep.json", "summary.csv", "sweep.png")
-"""What a sweep leaves beside these and its cells' folders."""
+"""What a sweep leaves in addition, apart from its cells' folders."""
 FOLDERS = (".", "checkpoints", "tensorboard")
-"""Those of :data:`FILES` that are folders, and the workdir."""
+"""The entries of :data:`FILES` that are folders, and the workdir itself."""
 LONGEST_NAME = 200
-"""Bytes, about, of the longest name below a workdir: orbax' temporary files in a checkpoint."""
+"""Approximate bytes of the longest path below a workdir: orbax's temporary files."""
 
 
 def config_text(config: Config) -> str:
-    """The resolved configuration as JSON."""
+    """Resolved configuration as JSON."""
     return json.dumps(config_lib.to_dict(config), indent=1) + "\n"
 
 
@@ -50,35 +50,37 @@ CHANGEABLE = (
     "on_broken_seed",
     "max_seed_resets",
 )
-"""Fields of ``train`` that may change when a run resumes: they say how long and how often."""
+"""Fields of ``train`` that may change when a run resumes: its length, the schedule of evaluations
+and saves, and the handling of failures. Changes of any other field would make it another run."""
 
 
 def differences(before: Config, config: Config, resume: str = "auto") -> str:
-    """What of ``config`` may not change when a run resumes and did: ``a = 1, this one has 2``."""
+    """Changes that are not allowed when a run resumes, as ``a = 1, this one has 2``."""
     old, new = config_lib.flatten(before), config_lib.flatten(config)
-    found = [
+    changed = [
         f"{name} = {old[name]!r}, this one has {new[name]!r}"
         for name in sorted(new)
         if old[name] != new[name]
         and name.removeprefix("train.") not in CHANGEABLE
         and not (name == "train.num_seeds" and resume == "change_seeds")
     ]
-    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-    return "; ".join(found[:5]) + more
+    more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+    return "; ".join(changed[:5]) + more
 
 
 MOST_BYTES = 4 << 20
-"""Of config.json and run.json, which have a few thousand."""
+"""Size limit for config.json and run.json, which have a few thousand bytes."""
 
 
 def read_json(path: Path) -> Any:
     """Contents of a small JSON file.
 
     Raises:
-      OSError: it cannot be read, or is no file.
-      ValueError: it is too large or no JSON.
+      OSError: it cannot be read or is not a file.
+      ValueError: it is too large or not JSON.
     """
-    if not path.is_file():  # a pipe would be waited for
+    # Opening a pipe would block until another process writes to it.
+    if not path.is_file():
         number = errno.EISDIR if path.is_dir() else errno.ENOENT
         raise OSError(number, os.strerror(number))
     with path.open("rb") as file:
@@ -92,10 +94,10 @@ def read_json(path: Path) -> Any:
 
 
 def expanded(folder: Path | str, name: str = "--workdir") -> Path:
-    """``folder`` with a home folder in place of ``~``.
+    """``folder`` with ``~`` replaced by a home folder.
 
     Raises:
-      ConfigError: nobody has that home folder.
+      ConfigError: there is no such user.
     """
     try:
         return Path(folder).expanduser()
@@ -107,16 +109,16 @@ def expanded(folder: Path | str, name: str = "--workdir") -> Path:
 def check_workdir(
     workdir: Path, config: Config, resume: str = "auto", grid: Grid | None = None
 ) -> None:
-    """Refuse a workdir that cannot be written or holds a run of another configuration.
+    """Refuse a workdir that is not writable or holds a run of another configuration.
 
-    Fields that the earlier run did not know had their defaults. Writes nothing.
+    Fields that the earlier run did not have count as their defaults. Writes nothing.
 
     Args:
       workdir: need not exist.
-      config: of the run that is to use it; of a sweep, what its cells share.
+      config: configuration of the run that will use it; for a sweep, what its cells share.
       resume: ``change_seeds`` allows another number of seeds, ``never`` any other run, which
-        will move aside.
-      grid: of a sweep.
+        will be moved aside.
+      grid: swept fields and values; empty or None for a run.
 
     Raises:
       ConfigError: one line for the user.
@@ -127,11 +129,11 @@ def check_workdir(
         if resume == "never":
             return
         _check_kinds(workdir, name)
-        held = workdir / "config.json"
-        found = read_json(held) if held.exists() else None
-        if type(found) not in (dict, type(None)):
+        path = workdir / "config.json"
+        values = read_json(path) if path.exists() else None
+        if type(values) not in (dict, type(None)):
             raise ValueError("is no configuration")
-        before = None if found is None else config_lib.from_dict(Config, found)
+        before = None if values is None else config_lib.from_dict(Config, values)
         _check_grid(workdir, name, grid or {})
     except ConfigError as error:
         text = str(error)
@@ -153,7 +155,11 @@ def check_workdir(
 
 
 def _check_grid(workdir: Path, name: str, grid: Grid) -> None:
-    """Refuse a workdir that holds another sweep, a run for a sweep or a sweep for a run."""
+    """Refuse a workdir with another sweep, and a run's workdir for a sweep or the reverse.
+
+    Raises:
+      ConfigError: one line for the user.
+    """
     before = swept(workdir, name)
     if before is None:
         if grid and (workdir / "config.json").exists():
@@ -161,7 +167,7 @@ def _check_grid(workdir: Path, name: str, grid: Grid) -> None:
         return
     if not grid:
         raise ConfigError(f"{name}: holds a sweep; choose another folder")
-    old, new = ({k: [*map(float, v)] for k, v in one.items()} for one in (before.grid, grid))
+    old, new = ({k: [*map(float, v)] for k, v in g.items()} for g in (before.grid, grid))
     if old and old != new:
         shown = "; ".join(f"{k}={','.join(map(str, v))}" for k, v in old.items())
         raise ConfigError(
@@ -171,16 +177,16 @@ def _check_grid(workdir: Path, name: str, grid: Grid) -> None:
 
 
 class Swept(NamedTuple):
-    """What the record of a sweep says of its cells."""
+    """Cells of an earlier sweep, from its record."""
 
     grid: dict[str, list[float]]
-    """Empty where an earlier version or a killed process wrote it."""
+    """Empty if an earlier version or a killed process wrote the record."""
     folders: list[str]
-    """Of the cells."""
+    """Names of the cells' folders."""
 
 
 def swept(workdir: Path, name: str) -> Swept | None:
-    """The cells of an earlier sweep; None where there was none. ``name`` is for the error.
+    """Cells of an earlier sweep, None if there was none; ``name`` is for the error.
 
     Raises:
       ConfigError: its record cannot be read.
@@ -190,6 +196,7 @@ def swept(workdir: Path, name: str) -> Swept | None:
         return None
     try:
         about = read_json(path)
+        # Last components only: a name like ../.. must not reach folders outside of the workdir.
         folders = [Path(cell).name for cell in about["cells"]]
         grid = {str(k): [*map(float, v)] for k, v in about.get("grid", {}).items()}
         return Swept(grid, folders)
@@ -197,7 +204,7 @@ def swept(workdir: Path, name: str) -> Swept | None:
         raise ConfigError(f"{name}: its sweep.json is unreadable") from None
 
 
-def held(workdir: Path) -> list[str]:
+def contents(workdir: Path) -> list[str]:
     """Names of everything that a run or a sweep may have left in ``workdir``."""
     try:
         before = swept(workdir, str(workdir))
@@ -207,18 +214,23 @@ def held(workdir: Path) -> list[str]:
 
 
 def _check_place(workdir: Path, name: str) -> None:
-    """Refuse what cannot be a folder of ours, or cannot be written."""
+    """Refuse a path that cannot be a run's folder or is not writable.
+
+    Raises:
+      ConfigError: one line for the user.
+    """
     if "\0" in str(workdir):
         raise ConfigError(f"{name}: holds a zero byte")
-    whole = os.fsencode(os.path.abspath(workdir))
+    absolute = os.fsencode(os.path.abspath(workdir))
     try:
-        whole.decode("utf-8")
+        absolute.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{name}: is not UTF-8; checkpoints need a path that is") from None
-    if len(whole) + LONGEST_NAME > os.pathconf("/", "PC_PATH_MAX"):
+    if len(absolute) + LONGEST_NAME > os.pathconf("/", "PC_PATH_MAX"):
         raise ConfigError(f"{name}: is too long for the names of checkpoints in it")
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{name}: is a file; must be a folder")
+    # What decides is the nearest existing folder: the workdir will be created below it.
     existing = workdir
     while not existing.exists():
         existing = existing.parent
@@ -232,9 +244,14 @@ def _check_place(workdir: Path, name: str) -> None:
 
 
 def _check_kinds(workdir: Path, name: str) -> None:
-    """Refuse files where a run has folders, folders where it has files, and what is read-only."""
+    """Refuse files in place of folders, folders in place of files, and anything read-only.
+
+    Raises:
+      ConfigError: one line for the user.
+    """
     for entry in (*FILES, "."):
         path = workdir / entry
+        # A picture that cannot be replaced is a warning while training, not a reason to refuse.
         if not os.path.lexists(path) or entry == "learning_curve.png":
             continue
         if not path.exists():
@@ -247,9 +264,10 @@ def _check_kinds(workdir: Path, name: str) -> None:
 
 
 def saved_at(workdir: Path, record: str = "run.json") -> int | None:
-    """Decisions of the latest checkpoint by the record; -1 if it says so of an unknown one.
+    """Decisions of the latest checkpoint according to the record, -1 if their number is unknown.
 
-    None: it had saved nothing, or there is no record.
+    Returns:
+      None if nothing was saved or there is no record.
 
     Raises:
       OSError, ValueError: the record is unreadable.
@@ -265,14 +283,18 @@ def saved_at(workdir: Path, record: str = "run.json") -> int | None:
         if latest is not None and type(latest) is not int:
             raise ValueError("last_checkpoint must be a number of decisions")
         return latest
-    return -1 if about.get("saves") else None  # of an earlier version
+    # Earlier versions recorded only how many times they had saved.
+    return -1 if about.get("saves") else None
 
 
 def lock(workdir: Path) -> int:
-    """Make the folder and lock it for this process (``flock``), until that ends in whatever way.
+    """Create the folder and lock it for this process; returns the descriptor to close.
+
+    Two processes would overwrite each other's rows and checkpoints. The system releases the lock
+    (``flock``) when the process ends, even by SIGKILL, so no stale lock file can remain.
 
     Raises:
-      ConfigError: when another process holds it, or it cannot be made.
+      ConfigError: another process has locked it, or it cannot be created.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -286,16 +308,17 @@ def lock(workdir: Path) -> int:
         raise ConfigError(
             f"--workdir = {str(workdir)!r}: another process is writing to it; wait or end it"
         ) from None
-    except OSError:  # a file system without locks
+    except OSError:  # some network file systems have no locks; refusing to run would not help
         pass
     return place
 
 
 def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:
-    """Move what is there of ``names`` to a new ``previous-N``; where that is, if anything was."""
+    """Move what exists of ``names`` to a new folder ``previous-N``; returns it, None if nothing."""
     old = [workdir / name for name in names if os.path.lexists(workdir / name)]
     if not old:
         return None
+    # A new number each time: nothing that was moved aside is ever overwritten.
     number = 1
     while (workdir / f"previous-{number}").exists():
         number += 1

@@ -2,7 +2,7 @@
 
 brax's training wrappers replace the last observation of an episode by the first
 of the next and restart from one cached state; here only the raw environment is
-used, and :func:`pomcp_jax.envs.protocol.make_env` does the rest. ``done`` of the
+used, and :func:`pomcp_jax.envs.protocol.make_env` does everything else. ``done`` of the
 raw environment is a termination; time limits belong to the wrappers.
 """
 

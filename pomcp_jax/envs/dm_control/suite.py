@@ -56,7 +56,7 @@ class State(NamedTuple):
     motion: Motion
     ctrl: Float[Array, " U"]
     seen: Seen
-    """Of ``motion``; computed once per step, and shared by the observation and the reward."""
+    """Measurements of ``motion``, computed once for the observation and the reward."""
     episode: PyTree
 
     @property
@@ -114,6 +114,7 @@ def load(
     if backend == "warp":
         warp_engine.check(model, domain)
     edited = models.compile_for_mjx(text, assets, sensors=sensors, **mjx_edits)
+    # Both models change: views read the edited one even if the host engine steps the original.
     for compiled in (model, edited):
         if adjust is not None:
             adjust(compiled)
@@ -127,8 +128,10 @@ def load(
     else:
         passes = int(model.opt.noslip_iterations)  # the edited model's are zero
         engine = mjx_engine.make(edited, device, blank, forces, passes, max_contacts)
+    # Warp has no call for contacts alone, so resets use MJX's.
     if backend == "warp":
         engine = warp_engine.make(edited, int(blank._impl.nefc), forces, engine)
+    # round: a quotient of floats may be just below the whole number.
     timestep = float(model.opt.timestep)
     substeps = 1 if control_timestep is None else round(control_timestep / timestep)
     return Physics(model, edited, device, blank, engine, substeps, sensors, forces)
@@ -171,10 +174,12 @@ def make_task(
     def step(state: State, action: Float[Array, " A"]) -> State:
         real = state.qpos.dtype
         middle, half = jnp.asarray((high + low) / 2, real), jnp.asarray((high - low) / 2, real)
+        # MuJoCo clips controls on its own, but some rewards read them as well.
         ctrl = middle + half * jnp.clip(action.astype(real), -1.0, 1.0)
         motion, forces = physics.engine.advance(state.motion, ctrl, physics.substeps)
         return State(motion, ctrl, _see(domain, motion, forces, state.episode), state.episode)
 
+    # Traced for shapes only: a domain's observation has as many entries as its code concatenates.
     def observation_size() -> int:
         start = jax.eval_shape(domain.begin, jax.random.key(0))
         return jax.eval_shape(lambda s: place(domain, s), start).seen.obs.shape[0]

@@ -200,8 +200,8 @@ def collide(device: Any, data: Any, most: Mapping[int, int] = MappingProxyType({
                 Geom(data.geom_xpos[ids], data.geom_xmat[ids], device.geom_size[ids])
                 for ids in contact.geom.T
             )
-            found = jax.vmap(exact)(one, two)
-            dist, pos, frame = jax.tree.map(jnp.concatenate, found)
+            contacts = jax.vmap(exact)(one, two)
+            dist, pos, frame = jax.tree.map(jnp.concatenate, contacts)
         count = dist.shape[0] // contact.geom.shape[0]
         contact = jax.tree.map(lambda x, n=count: jnp.repeat(x, n, axis=0), contact)
         by_condim.setdefault(int(key.condim), []).append(

@@ -41,9 +41,9 @@ def check(model: Any, domain: str) -> None:
         and model.opt.integrator != mujoco.mjtIntegrator.mjINT_EULER,
         "RK4 with activations or quaternions": rk4 and (model.na > 0 or model.nq != model.nv),
     }
-    found = [name for name, present in unsupported.items() if present]
-    if found:
-        raise NotImplementedError(f"{domain} has {', '.join(found)}")
+    missing = [name for name, present in unsupported.items() if present]
+    if missing:
+        raise NotImplementedError(f"{domain} has {', '.join(missing)}")
 
 
 class _Model(NamedTuple):

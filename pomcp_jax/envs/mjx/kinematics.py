@@ -48,20 +48,20 @@ def _normalised(q: Quaternions) -> Quaternions:
     return q / jnp.sqrt(jnp.sum(q * q, axis=1, keepdims=True))
 
 
-def _joint_turns(device: Any, qpos: Float[Array, " Q"]) -> Quaternions:
+def _joint_rotations(device: Any, qpos: Float[Array, " Q"]) -> Quaternions:
     """Rotation of each joint: about the axis for hinges, as given for balls, else the identity."""
     import mujoco
 
     kinds, at = np.asarray(device.jnt_type), np.asarray(device.jnt_qposadr)
     half = 0.5 * (qpos - device.qpos0)[at][:, None]
-    turns = jnp.concatenate([jnp.cos(half), jnp.sin(half) * device.jnt_axis], axis=1)
+    rotations = jnp.concatenate([jnp.cos(half), jnp.sin(half) * device.jnt_axis], axis=1)
     is_hinge = kinds == mujoco.mjtJoint.mjJNT_HINGE
     identity = jnp.asarray([1.0, 0.0, 0.0, 0.0], qpos.dtype)
-    turns = jnp.where(is_hinge[:, None], turns, identity[None])
+    rotations = jnp.where(is_hinge[:, None], rotations, identity[None])
     balls = np.nonzero(kinds == mujoco.mjtJoint.mjJNT_BALL)[0]
     if balls.size:
-        turns = turns.at[balls].set(qpos[at[balls][:, None] + np.arange(4)])
-    return turns
+        rotations = rotations.at[balls].set(qpos[at[balls][:, None] + np.arange(4)])
+    return rotations
 
 
 def _unit_quaternions(device: Any, qpos: Float[Array, " Q"]) -> Float[Array, " Q"]:
@@ -102,7 +102,7 @@ def kinematics(device: Any, data: Any) -> Any:
     kinds, at = np.asarray(device.jnt_type), np.asarray(device.jnt_qposadr)
     bodies, count = np.asarray(device.jnt_bodyid), np.asarray(device.body_jntnum)
     qpos = _unit_quaternions(device, data.qpos)
-    turns = _joint_turns(device, qpos)
+    rotations = _joint_rotations(device, qpos)
     slides = jnp.where(
         (kinds == mujoco.mjtJoint.mjJNT_SLIDE)[:, None],
         (qpos - device.qpos0)[at][:, None] * device.jnt_axis,
@@ -119,7 +119,7 @@ def kinematics(device: Any, data: Any) -> Any:
         anchor = pos[body] + rotate(before, where)
         anchors = anchors.at[joint].set(anchor)
         axes = axes.at[joint].set(rotate(before, device.jnt_axis[joint]))
-        after = multiply(before, turns[joint])
+        after = multiply(before, rotations[joint])
         quat = quat.at[body].set(after)
         # The anchor is a fixed point of the rotation: shift the body to keep it where it was.
         moved = anchor - rotate(after, where) + rotate(before, slides[joint])

@@ -24,7 +24,7 @@ class Setting(NamedTuple):
 
     iterations: int
     tolerance: float
-    """In units of the objective times ``scale``."""
+    """Smallest improvement per sweep, in units of the objective times ``scale``."""
     scale: float
     """``1 / (meaninertia * V)``."""
     edges: Int[np.ndarray, "P 2"]

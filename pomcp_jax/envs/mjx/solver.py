@@ -130,12 +130,12 @@ def _cone_law(
     gap = normal - mu * length
     unit = tangent / safe[:, None]
     # Derivative of the gap, then of the cost, in scaled coordinates.
-    turn = jnp.concatenate([jnp.ones_like(normal)[:, None], -mu[:, None] * unit], axis=1)
-    pull = (stiffness * gap)[:, None] * turn * cones.scale
+    gap_slope = jnp.concatenate([jnp.ones_like(normal)[:, None], -mu[:, None] * unit], axis=1)
+    pull = (stiffness * gap)[:, None] * gap_slope * cones.scale
     eye = jnp.eye(value.shape[1], dtype=value.dtype)[None]
     across = eye[:, 1:, 1:] - unit[:, :, None] * unit[:, None, :]
     bend = jnp.pad((-mu * gap / safe)[:, None, None] * across, ((0, 0), (1, 0), (1, 0)))
-    hessian = stiffness[:, None, None] * (turn[:, :, None] * turn[:, None, :] + bend)
+    hessian = stiffness[:, None, None] * (gap_slope[:, :, None] * gap_slope[:, None, :] + bend)
     hessian = hessian * cones.scale[:, :, None] * cones.scale[:, None, :]
     full = weight[:, :, None] * eye
     return (

@@ -32,9 +32,9 @@ class Tree(NamedTuple):
     """``[v, u]``: u moves the frame of v's axis; within a free joint only its translations do."""
     shifts: Bool[np.ndarray, " V"]
     """Translations: those of free joints, and slides."""
-    turn: np.ndarray
+    body_axis: np.ndarray
     """``[V]``: the body axis of a free or ball joint's rotation, else -1."""
-    fixed: np.ndarray
+    world_axis: np.ndarray
     """``[V, 3]``: the world axis of a free joint's translation, else 0."""
 
 
@@ -58,9 +58,9 @@ def tree(device: Any) -> Tree:
     # The C code computes all three rotations of a free or ball joint from the velocity before
     # the joint; a free joint's translations are applied first.
     before |= (joints[:, None] == joints[None, :]) & (free & (nth >= 3))[:, None] & shifts[None, :]
-    turn = np.where(free & (nth >= 3), nth - 3, np.where(ball, nth, -1))
-    fixed = np.where((free & (nth < 3))[:, None], np.eye(3)[nth % 3], 0.0)
-    return Tree(above, moves, before, shifts, turn, fixed)
+    body_axis = np.where(free & (nth >= 3), nth - 3, np.where(ball, nth, -1))
+    world_axis = np.where((free & (nth < 3))[:, None], np.eye(3)[nth % 3], 0.0)
+    return Tree(above, moves, before, shifts, body_axis, world_axis)
 
 
 def _sum(which: Bool[np.ndarray, "M N"], terms: Float[Array, "N K"]) -> Float[Array, "M K"]:
@@ -71,24 +71,24 @@ def _sum(which: Bool[np.ndarray, "M N"], terms: Float[Array, "N K"]) -> Float[Ar
 
 def _cross(motion: Spatial, other: Spatial) -> Spatial:
     """Cross products of spatial motions (``mju_crossMotion``)."""
-    turn, shift = motion[:, :3], motion[:, 3:]
-    linear = jnp.cross(shift, other[:, :3]) + jnp.cross(turn, other[:, 3:])
-    return jnp.concatenate([jnp.cross(turn, other[:, :3]), linear], axis=1)
+    angular, linear = motion[:, :3], motion[:, 3:]
+    moved = jnp.cross(linear, other[:, :3]) + jnp.cross(angular, other[:, 3:])
+    return jnp.concatenate([jnp.cross(angular, other[:, :3]), moved], axis=1)
 
 
 def _cross_force(motion: Spatial, force: Spatial) -> Spatial:
     """Cross products of spatial motions and forces (``mju_crossForce``)."""
-    turn, shift = motion[:, :3], motion[:, 3:]
-    torque = jnp.cross(turn, force[:, :3]) + jnp.cross(shift, force[:, 3:])
-    return jnp.concatenate([torque, jnp.cross(turn, force[:, 3:])], axis=1)
+    angular, linear = motion[:, :3], motion[:, 3:]
+    torque = jnp.cross(angular, force[:, :3]) + jnp.cross(linear, force[:, 3:])
+    return jnp.concatenate([torque, jnp.cross(angular, force[:, 3:])], axis=1)
 
 
 def _momentum(inertia: Float[Array, "N 10"], motion: Spatial) -> Spatial:
     """Inertias times motions (``mju_mulInertVec``)."""
     matrix = inertia[:, np.array([[0, 3, 4], [3, 1, 5], [4, 5, 2]])]
-    offset, mass, turn, shift = inertia[:, 6:9], inertia[:, 9:], motion[:, :3], motion[:, 3:]
-    torque = jnp.sum(matrix * turn[:, None, :], axis=2) + jnp.cross(offset, shift)
-    return jnp.concatenate([torque, mass * shift - jnp.cross(offset, turn)], axis=1)
+    offset, mass, angular, linear = inertia[:, 6:9], inertia[:, 9:], motion[:, :3], motion[:, 3:]
+    torque = jnp.sum(matrix * angular[:, None, :], axis=2) + jnp.cross(offset, linear)
+    return jnp.concatenate([torque, mass * linear - jnp.cross(offset, angular)], axis=1)
 
 
 def com_pos(device: Any, data: Any) -> Any:
@@ -111,10 +111,10 @@ def com_pos(device: Any, data: Any) -> Any:
     cinert = jnp.concatenate([inertia[:, rows, columns], offset * mass, mass], axis=1)
 
     bodies, joints = np.asarray(device.dof_bodyid), np.asarray(device.dof_jntid)
-    own = data.xmat[bodies, :, np.maximum(links.turn, 0)]
-    axes = jnp.where((links.turn >= 0)[:, None], own, data.xaxis[joints])
-    is_free = np.asarray(links.fixed.any(axis=1))
-    axes = jnp.where(is_free[:, None], jnp.asarray(links.fixed, axes.dtype), axes)
+    own = data.xmat[bodies, :, np.maximum(links.body_axis, 0)]
+    axes = jnp.where((links.body_axis >= 0)[:, None], own, data.xaxis[joints])
+    is_free = np.asarray(links.world_axis.any(axis=1))
+    axes = jnp.where(is_free[:, None], jnp.asarray(links.world_axis, axes.dtype), axes)
     arm = jnp.cross(axes, com[root[bodies]] - data.xanchor[joints])
     shifts, still = links.shifts[:, None], jnp.zeros_like(axes)
     turning = jnp.where(shifts, still, axes)
@@ -126,7 +126,7 @@ def com_vel(device: Any, data: Any) -> Any:
     """``mjx.com_vel``: velocities of bodies and of joint axes."""
     links = tree(device)
     moving = data.cdof * data.qvel[:, None]
-    is_free = np.asarray(links.fixed.any(axis=1))
+    is_free = np.asarray(links.world_axis.any(axis=1))
     turning = _cross(_sum(links.before, moving), data.cdof)
     # The translation axes of a free joint are the world's: they do not turn with the body.
     cdof_dot = jnp.where(is_free[:, None], jnp.zeros_like(turning), turning)

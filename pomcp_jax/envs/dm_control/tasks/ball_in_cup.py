@@ -27,7 +27,7 @@ class Facts(NamedTuple):
     """Quantities that rewards depend on."""
 
     to_target: Float[Array, "2"]
-    """From the ball to the centre of the cup."""
+    """Vector from the ball to the centre of the cup."""
     inside: Float[Array, ""]
     speed: Float[Array, ""]
 

@@ -58,6 +58,7 @@ def _run_on_one(seen: Facts, foot: Float[Array, ""]) -> Float[Array, ""]:
     return up * (5 * _faster(seen.speed, 0.6 * _RUN_SPEED) + 1) / 6
 
 
+# TD-MPC2 names the foot that carries the body, so the other one is the raised foot.
 _REWARDS = {
     "run": lambda seen: _faster(seen.speed, _RUN_SPEED),
     "run_backwards": lambda seen: _faster(-seen.speed, 0.8 * _RUN_SPEED),

@@ -37,7 +37,7 @@ class Facts(NamedTuple):
     """Quantities that rewards depend on."""
 
     heights: Float[Array, "2"]
-    """Of torso and pelvis."""
+    """Heights of torso and pelvis."""
     upright: Float[Array, "3"]
     """zz of skull, torso and pelvis."""
     touch: Float[Array, ""]
@@ -82,6 +82,7 @@ def make(task: str, backend: str = "mjx") -> Task:
     default = mujoco.MjData(model)
     mujoco.mj_forward(model, default)
     stand_heights = _STAND_FRACTION * default.xpos[trunk, 2]
+    # dm_control's "body weight" is that of the torso's subtree, and so is ours.
     weight = float(-model.opt.gravity[2] * model.body_subtreemass[trunk[0]])
     low, high = model.actuator_ctrlrange.T
 
@@ -90,11 +91,12 @@ def make(task: str, backend: str = "mjx") -> Task:
         key_turn, key_velocity, key_act = jax.random.split(key, 3)
         half = jax.random.uniform(key_turn, (), minval=0, maxval=2 * jnp.pi) / 2
         zero = jnp.zeros_like(half)
-        turn = jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
+        quaternion = jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
         share = jax.random.uniform(key_act, (model.nu,))
         velocity = 2 * jax.random.normal(key_velocity, (3,))
+        # Velocities 0, 1 and 5 of the free joint: horizontal translation and rotation about z.
         return suite.Start(
-            qpos=jnp.asarray(model.qpos0, share.dtype).at[3:7].set(turn),
+            qpos=jnp.asarray(model.qpos0, share.dtype).at[3:7].set(quaternion),
             qvel=jnp.zeros((model.nv,), share.dtype).at[np.array([0, 1, 5])].set(velocity),
             act=jnp.asarray(low, share.dtype) + share * jnp.asarray(high - low, share.dtype),
         )
@@ -139,6 +141,7 @@ def _reward(goal: float, stand_heights: np.ndarray, weight: float) -> Callable:
         product = product * tolerance(
             seen.touch, (weight, math.inf), weight, value_at_margin=0.9, sigmoid="linear"
         )
+        # ``goal`` is a Python number: standing compiles no speed term.
         if not goal:
             return product
         forward = tolerance(

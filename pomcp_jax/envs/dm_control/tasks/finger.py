@@ -26,7 +26,7 @@ class Facts(NamedTuple):
 
     hinge_velocity: Float[Array, ""]
     distance: Float[Array, ""]
-    """From the tip to the target's surface; negative inside."""
+    """Distance from the tip to the target's surface; negative inside."""
 
 
 def _spin_easily(model: Any) -> None:
@@ -36,13 +36,13 @@ def _spin_easily(model: Any) -> None:
 
 def make(task: str, backend: str = "mjx") -> Task:
     """One of spin, turn_easy, turn_hard."""
-    turns = task in _TARGET_SIZE
+    is_turn = task in _TARGET_SIZE
     physics = suite.load(
         "finger",
         backend,
         _CONTROL_TIMESTEP,
         sensors=_TOUCH,
-        adjust=None if turns else _spin_easily,
+        adjust=None if is_turn else _spin_easily,
     )
     model = physics.model
     tip, spinner = model.site("tip").id, model.body("spinner").id
@@ -66,13 +66,13 @@ def make(task: str, backend: str = "mjx") -> Task:
         touch = jnp.log1p(jnp.concatenate([view.sensors[name] for name in _TOUCH]))
         distance = jnp.linalg.norm(target - place) - _TARGET_SIZE.get(task, 0.0)
         parts = [view.qpos[:2], place, view.qvel, touch]
-        if turns:
+        if is_turn:
             parts += [target, distance[None]]
         return suite.Seen(jnp.concatenate(parts), Facts(view.qvel[hinge], distance))
 
     def reward(seen: Facts, ctrl: Float[Array, "2"]) -> Float[Array, ""]:
         """Fast enough (``Spin.get_reward``), or at the target (``Turn.get_reward``)."""
-        good = seen.distance <= 0 if turns else seen.hinge_velocity <= -_SPIN_VELOCITY
+        good = seen.distance <= 0 if is_turn else seen.hinge_velocity <= -_SPIN_VELOCITY
         return good.astype(seen.distance.dtype)
 
     domain = suite.Domain(physics, begin, look)

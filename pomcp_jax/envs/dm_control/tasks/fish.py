@@ -34,7 +34,7 @@ class Facts(NamedTuple):
     upright: Float[Array, ""]
     """zz of the torso's frame."""
     to_target: Float[Array, "3"]
-    """From the mouth, in its frame."""
+    """Vector from the mouth to the target, in the frame of the mouth."""
 
 
 def make(task: str, backend: str = "mjx") -> Task:
@@ -50,10 +50,10 @@ def make(task: str, backend: str = "mjx") -> Task:
         """Uniform orientation, bent joints, a target (``initialize_episode``)."""
         key_turn, key_joints, key_target = jax.random.split(key, 3)
         # A normalised Gaussian is uniform on the sphere of quaternions.
-        turn = jax.random.normal(key_turn, (4,))
+        quaternion = jax.random.normal(key_turn, (4,))
         bend = jax.random.uniform(key_joints, (len(at),), minval=-0.2, maxval=0.2)
         qpos = jnp.asarray(model.qpos0, bend.dtype)
-        qpos = qpos.at[3:7].set(turn / jnp.linalg.norm(turn)).at[at].set(bend)
+        qpos = qpos.at[3:7].set(quaternion / jnp.linalg.norm(quaternion)).at[at].set(bend)
         low, high = jnp.asarray([-0.4, -0.4, 0.1]), jnp.asarray([0.4, 0.4, 0.3])
         target = jax.random.uniform(key_target, (3,), minval=low, maxval=high)
         return suite.Start(qpos, episode=target)

@@ -26,7 +26,7 @@ class Facts(NamedTuple):
     """Quantities that rewards depend on."""
 
     height: Float[Array, ""]
-    """Of the torso above the foot."""
+    """Height of the torso above the foot."""
     speed: Float[Array, ""]
     """Horizontal velocity of the centre of mass."""
 

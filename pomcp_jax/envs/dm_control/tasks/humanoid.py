@@ -34,6 +34,8 @@ class Body(NamedTuple):
 
 
 _LIMBS = ("left_hand", "left_foot", "right_hand", "right_foot")
+# Without a limit the solver has rows for every candidate pair of CMU's model, and its cost grows
+# with them; 40 contacts changed nothing (docs/environments.md).
 SIMPLE = Body("humanoid", 0.025, "torso", 2, _LIMBS, {})
 CMU = Body("humanoid_CMU", 0.02, "thorax", 1, ("lhand", "lfoot", "rhand", "rfoot"), {3: 40})
 
@@ -45,7 +47,7 @@ class Facts(NamedTuple):
     """Height."""
     upright: Float[Array, ""]
     velocity: Float[Array, "3"]
-    """Of the centre of mass."""
+    """Velocity of the centre of mass."""
 
 
 def make(task: str, backend: str = "mjx", body: Body = SIMPLE) -> Task:
@@ -74,6 +76,7 @@ def make(task: str, backend: str = "mjx", body: Body = SIMPLE) -> Task:
         Source: ``get_observation``.
         """
         data, frame = view.data, view.data.xmat[trunk]
+        # v @ frame is frame' v: into the trunk's coordinates.
         height, velocity = data.xpos[head, 2], view.sensors[speed]
         extremities = (data.xpos[limbs] - data.xpos[trunk][None]) @ frame
         parts = (view.qpos[7:], height[None], extremities.ravel(), frame[2], velocity, view.qvel)

@@ -72,9 +72,9 @@ def make(task: str, backend: str = "mjx") -> Task:
 
     def begin(key: Key) -> suite.Start:
         """Uniform orientation, lowest height without contact (``_find_non_contacting_height``)."""
-        turn = jax.random.normal(key, (4,))
-        pose = jnp.asarray(model.qpos0, turn.dtype)
-        pose = pose.at[3:7].set(turn / jnp.linalg.norm(turn)).at[:2].set(0.0)
+        quaternion = jax.random.normal(key, (4,))
+        pose = jnp.asarray(model.qpos0, quaternion.dtype)
+        pose = pose.at[3:7].set(quaternion / jnp.linalg.norm(quaternion)).at[:2].set(0.0)
         # A multiple of an integer, not a running sum: float32 would drift from dm_control's grid.
         at_height = lambda rises: pose.at[2].set(_RISE * rises.astype(pose.dtype))  # noqa: E731
 

@@ -25,6 +25,7 @@ def _chain(links: int) -> models.Edit:
 
     def edit(root: ElementTree.Element) -> None:
         parent = models.find(root, "body", "head")
+        # swimmer.xml has the head only, and dm_control adds segments in the same way.
         actuator = ElementTree.SubElement(root, "actuator")
         sensor = ElementTree.SubElement(root, "sensor")
         limit = 360.0 / links
@@ -70,8 +71,10 @@ def make(task: str, backend: str = "mjx") -> Task:
 
     def look(view: View, place: Float[Array, "2"]) -> suite.Seen:
         """Joints, the target in the head's frame, velocities of all links."""
+        # Episodes draw x and y of the target; its height is the model's.
         there = jnp.concatenate([place, jnp.full((1,), height, place.dtype)])
         to_target = ((there - view.data.geom_xpos[nose]) @ view.data.xmat[head])[:2]
+        # Of each link's six velocities the planar ones: x, y and the rotation about z.
         speeds = [jnp.stack([*view.sensors[v][:2], view.sensors[g][2]]) for v, g in names]
         obs = jnp.concatenate([view.qpos[3:], to_target, *speeds])
         return suite.Seen(obs, to_target)

@@ -45,6 +45,7 @@ def make(task: str, backend: str = "mjx") -> Task:
 
     def look(view: View, episode: None) -> suite.Seen:
         """Orientations (xx and xz of every body), height, velocities (``get_observation``)."""
+        # Body 0 is the world; the walker is planar, so xx and xz determine its orientations.
         data = view.data
         height = data.xpos[torso, 2]
         frames = jnp.ravel(data.xmat[1:, 0, 0::2])
