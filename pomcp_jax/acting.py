@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import actors, losses, maths, mppi, networks, world_model
-from pomcp_jax.actors import AgentParams
+from pomcp_jax.actors import AgentParams, Bound
 from pomcp_jax.config import AgentConfig, ConfigError
 from pomcp_jax.mppi import ModelFns, PlanOutput, PlanState
 from pomcp_jax.planner_checks import Number
+from pomcp_jax.planner_model import Proposer
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key
 from pomcp_jax.world_model import Networks
@@ -36,7 +37,7 @@ def build(config: AgentConfig, obs_size: int, action_size: int) -> AgentSpec:
 def model_fns(
     spec: AgentSpec,
     config: AgentConfig,
-    log_std_range: tuple[Number, Number] | None = None,
+    log_std_range: tuple[Bound, Bound] | None = None,
 ) -> ModelFns:
     """The world model as the planner's callables; their params are :class:`AgentParams`.
 
@@ -67,7 +68,7 @@ def model_fns(
         values = world_model.values(nets, params.model.value, latent, action, bins)
         return jnp.mean(values) - config.critic.tail_penalty * jnp.std(values)
 
-    proposers = {
+    proposers: dict[str, Proposer | tuple[Proposer, ...]] = {
         "policy": policy_proposes,
         "prior": prior_proposes,
         "both": (policy_proposes, prior_proposes),

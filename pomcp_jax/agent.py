@@ -5,7 +5,7 @@ critic, learned prior, policy, target network. All methods of the family pass
 through this one code path; they differ in configuration values.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,14 +67,14 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
         adam.init(model), adam.init(policy), None if prior is None else adam.init(prior)
     )
     # Distinct buffers: the state is donated, and XLA refuses a buffer donated twice.
-    one = [jnp.ones((), jnp.float32) for _ in range(3)]
-    zero = [jnp.zeros((), jnp.int32) for _ in Faults._fields]
+    q, kl, prior_scale = (jnp.ones((), jnp.float32) for _ in range(3))
+    zeros = [jnp.zeros((), jnp.int32) for _ in Faults._fields]
     return AgentState(
         AgentParams(model, policy, prior),
         jax.tree.map(jnp.copy, model.value),
         opt,
-        Scales(*one, jnp.zeros((), jnp.float32)),
-        Faults(*zero),
+        Scales(q, kl, prior_scale, log_multiplier=jnp.zeros((), jnp.float32)),
+        Faults(*zeros),
     )
 
 
@@ -130,7 +130,8 @@ def update(
     )
     target = jax.lax.stop_gradient(target)
     state, model, metrics = _improve_model(state, batch, target, key_dropout, spec, config)
-    latents, options = model.aux.latents, {"spec": spec, "config": config, "enabled": train_actors}
+    latents = model.aux.latents
+    options: dict[str, Any] = {"spec": spec, "config": config, "enabled": train_actors}
     finite_prior = [jnp.ones((), bool)] * 2
     if state.params.prior is not None:
         state, prior, more = _improve_prior(state, batch, latents, **options)

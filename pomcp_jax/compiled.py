@@ -50,7 +50,7 @@ def show_nans(tree: PyTree, masks: PyTree) -> PyTree:
 class Compiled:
     """``function``, called with a :class:`Config` that has only what it ``reads``."""
 
-    function: Callable
+    function: jax.stages.Wrapped
     """From ``jax.jit``."""
     reads: frozenset[str]
     """Names as ``train.num_seeds``; all of ``agent`` besides."""
@@ -71,11 +71,11 @@ class Compiled:
 
     def eval_shape(self, *args: Any) -> Any:
         """Shapes of the result, as ``jax.jit`` has it."""
-        return self.function.eval_shape(*self._reduced(args))
+        return self.function.eval_shape(*self._reduced(args))  # type: ignore[attr-defined]
 
     def lower(self, *args: Any) -> Any:
         """The lowered program, as ``jax.jit`` has it."""
         return self.function.lower(*self._reduced(args))
 
     def _cache_size(self) -> int:
-        return self.function._cache_size()
+        return self.function._cache_size()  # type: ignore[attr-defined]

@@ -119,9 +119,9 @@ def policy_loss(
     zero = jnp.zeros_like(loss)
     if kl is None:
         return PolicyLoss(loss, zero, entropy)
-    divisor = {"own": scale_kl, "q": scale_q, "none": 1.0}[config.kl_scale]
+    divisors: dict[str, Array | float] = {"own": scale_kl, "q": scale_q, "none": 1.0}
     open_gate = (scale_q > config.kl_gate).astype(loss.dtype)
-    loss = loss + config.kl_coef * multiplier * open_gate * weight * kl / divisor
+    loss = loss + config.kl_coef * multiplier * open_gate * weight * kl / divisors[config.kl_scale]
     return PolicyLoss(loss, kl, entropy)
 
 

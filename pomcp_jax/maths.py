@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
-from numpy.typing import DTypeLike
 
 from pomcp_jax.types import Gaussian
 

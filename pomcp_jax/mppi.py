@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
-from numpy.typing import DTypeLike
 
 from pomcp_jax import planner_checks, planner_model
 from pomcp_jax.config import ConfigError, MppiConfig
@@ -74,7 +74,7 @@ class _Population(NamedTuple):
     elites: Float[Array, "E H A"]
     returns: Float[Array, " E"]
     weights: Float[Array, " E"]
-    index: Int[Array, " E"]
+    index: Int[Array, " E"]  # type: ignore[assignment]  # hides a method of tuple that nothing calls
     nonfinite: Int[Array, ""]
 
 

@@ -5,13 +5,15 @@ Architecture and initialisation are those of [TD-MPC2] (``common/layers.py``,
 zero biases.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-from numpy.typing import DTypeLike
 
 from pomcp_jax import maths
 from pomcp_jax.types import Key, Params
@@ -47,12 +49,12 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, *inputs: Float[Array, "..."]) -> Float[Array, "..."]:
         """Sum of one matrix product per input, plus the bias."""
-        out, wide = None, _wider(self.dtype, jnp.float32)
+        products, wide = [], _wider(self.dtype, jnp.float32)
         for i, x in enumerate(inputs):
             shape = (x.shape[-1], self.features)
             kernel = self.param(f"kernel_{i}", self.kernel_init, shape, wide)
-            y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-            out = y if out is None else out + y
+            products.append(x.astype(self.dtype) @ kernel.astype(self.dtype))
+        out = functools.reduce(operator.add, products)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), wide)
         return out + maths.along_last(bias.astype(self.dtype), out)
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-from numpy.typing import DTypeLike
 
 from pomcp_jax.config import ConfigError
 from pomcp_jax.types import Key, Params, PyTree
@@ -89,10 +89,8 @@ _STEP = "model.step must return (next latent, reward [], discount [])"
 
 def _check_latent(latent: PyTree, root: PyTree, action: Array) -> None:
     """Refuse a next latent of another structure, shape or kind than the root."""
-    ours, structure = jax.tree_util.tree_flatten_with_path(root)
-    theirs, other = jax.tree_util.tree_flatten_with_path(latent)
-    names = [{jax.tree_util.keystr(path): x for path, x in leaves} for leaves in (ours, theirs)]
-    missing, extra = names[0].keys() - names[1].keys(), names[1].keys() - names[0].keys()
+    (wanted, structure), (returned, other) = _leaves(root), _leaves(latent)
+    missing, extra = wanted.keys() - returned.keys(), returned.keys() - wanted.keys()
     if structure != other:
         if missing and "" not in missing:
             what = f"has no leaf {min(missing)}"
@@ -102,14 +100,20 @@ def _check_latent(latent: PyTree, root: PyTree, action: Array) -> None:
             ours, theirs = (" ".join(str(tree).split())[:120] for tree in (structure, other))
             what = f"is {theirs}, the root is {ours}"
         raise ConfigError(f"{_STEP}; its next latent {what}")
-    for name, like in names[0].items():
-        x = names[1][name]
+    for name, like in wanted.items():
+        x = returned[name]
         same_kind = is_array(x) and np.shape(x) == like.shape and _joins(like, jnp.asarray(x))
         if not same_kind:
             raise ConfigError(
                 f"{_STEP}; its next latent{name} is {describe(x)}, the root's {describe(like)}"
                 f" (the action is {describe(action)})"
             )
+
+
+def _leaves(tree: PyTree) -> tuple[dict[str, Any], Any]:
+    """Leaves by path, and the structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): x for path, x in leaves}, structure
 
 
 def _joins(a: Array, b: Array) -> bool:
@@ -181,9 +185,10 @@ def proposers(model: ModelFns) -> dict[str, Proposer]:
     given = model.sample_action
     if given is None:
         return {}
-    named = {"model.sample_action": given}
     if isinstance(given, tuple | list):
         named = {f"model.sample_action[{i}]": proposer for i, proposer in enumerate(given)}
+    else:
+        named = {"model.sample_action": given}
     if not named:
         raise ConfigError("model.sample_action must be a function, several or None; it is empty")
     for name, proposer in named.items():

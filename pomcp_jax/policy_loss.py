@@ -1,6 +1,6 @@
 """Losses of the two actors: the learned prior and the policy (docs/method.md)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,8 @@ def policy_loss(
     mask = _state_mask(batch, steps, stored=policy.uses_records)
     sample = actors.sample(nets, params, key_sample, latents, config.world_model)
 
-    q, weight = None, 1.0
+    q: Array | None = None
+    weight: Array | float = 1.0
     if policy.q_source != "none":
         heads = random_heads(frozen.model.value, key_heads, policy.num_q_heads)
         q = _action_value(nets, frozen.model, heads, latents, sample.action, config)
@@ -124,9 +125,9 @@ def policy_loss(
         kl = losses.divergence(sample, prior, policy)
         scales = scales._replace(kl=_updated(scales.kl, kl, mask, policy))
 
-    numbers = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight, "config": policy}
+    used: dict[str, Any] = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight}
     multiplier = jnp.exp(scales.log_multiplier)
-    out = losses.policy_loss(sample, q, kl, multiplier=multiplier, **numbers)
+    out = losses.policy_loss(sample, q, kl, multiplier=multiplier, config=policy, **used)
     mean_kl = maths.masked_mean(out.kl, mask)
     if policy.kl_tuning == "dual":
         size, stopped = sample.noise.shape[-1], jax.lax.stop_gradient(mean_kl)

@@ -71,7 +71,7 @@ class Batch(NamedTuple):
 
     rows: Row
     """Every field with leading axes ``[T, B]``."""
-    index: Index
+    index: Index  # type: ignore[assignment]  # hides a method of tuple that nothing calls
     valid: Bool[Array, "T B"]
     """State t still belongs to the episode of the window's start."""
 

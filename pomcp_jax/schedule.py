@@ -51,12 +51,13 @@ class Work(NamedTuple):
     @property
     def total_iterations(self) -> int:
         """Environment steps of the whole chunk."""
-        return self.groups * self.iterations
+        return int(self.groups * self.iterations)
 
     @property
     def total_updates(self) -> int:
         """Updates of the whole chunk."""
-        return self.groups * self.updates + (self.phase + self.groups * self.part) // self.parts
+        carried = (self.phase + self.groups * self.part) // self.parts
+        return int(self.groups * self.updates + carried)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -272,7 +272,10 @@ def _divide(total: dict[str, Array], count: Int[Array, ""]) -> dict[str, Array]:
 
 
 def _without_what_did_not_happen(
-    result: tuple[TrainState, dict[str, Array]], state: TrainState, config: Config, work: Work
+    result: tuple[TrainState, dict[str, Array | np.ndarray]],
+    state: TrainState,
+    config: Config,
+    work: Work,
 ) -> tuple[TrainState, dict[str, Array | np.ndarray]]:
     """Means over nothing become NaN, on the host: ``jax_debug_nans`` may look at the device."""
     if any(isinstance(x, jax.core.Tracer) for x in work):
@@ -381,7 +384,8 @@ def build(config: Config, env: Env) -> Program:
 
     specs = (SPECS, None, seed_axis.WHOLE), (SPECS, seed_axis.SPLIT)
     # The hunt for a NaN calls a function again to find the operation: its arguments must live.
-    donated = () if jax.config.jax_debug_nans else (0,)
+    debug_nans = jax.config.jax_debug_nans  # type: ignore[attr-defined]
+    donated = () if debug_nans else (0,)
     compiled = jax.jit(seed_axis.spread(run_chunk, mesh, *specs), donate_argnums=donated)
     return Program(
         env,

@@ -3,7 +3,7 @@
 Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is cut into chunks.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,19 @@ class TrainState(NamedTuple):
     updates: Int[Array, ""]
 
 
-SEEDS = TrainState(*[0] * 7, iteration=None, updates=None)._replace(replay=replay.SEEDS)
+_EACH: Any = 0
+_SHARED: Any = None
+SEEDS = TrainState(
+    agent=_EACH,
+    replay=replay.SEEDS,
+    env=_EACH,
+    timestep=_EACH,
+    plan=_EACH,
+    keys=_EACH,
+    stats=_EACH,
+    iteration=_SHARED,
+    updates=_SHARED,
+)
 """Axes of the seeds, for ``vmap``: all but three counters have one."""
 SPECS = jax.tree.map(
     lambda axis: seed_axis.WHOLE if axis is None else seed_axis.SPLIT,

@@ -224,7 +224,7 @@ class Run:
             self.progress.say(f"warning: {text}")
 
     def judge(self, faults: dict[int, Fault], state: TrainState) -> tuple[TrainState, str]:
-        """Drop or reset diverged seeds; also returns the reason to stop the run, or an empty text."""
+        """Drop or reset diverged seeds; also returns the reason to stop the run, or ""."""
         train_config, labels = self.config.train, cells_lib.labels(self.cells)
         verdict = health.judge(
             faults,
