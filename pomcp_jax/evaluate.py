@@ -148,6 +148,8 @@ def _play(
       ``[T, S, E]``); None where ``decide`` notes nothing.
     """
     num_seeds, episodes = keys.shape[0], plan.mean.shape[0]
+    # Streams 0, 1 and 2 of a key: environments, actions, probe. The probe has its own so that an
+    # episode is the same with and without it.
     env_keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 0), episodes))(keys)
     env_state, timestep = env.reset(env_keys.reshape(-1))
     plan = jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan)
@@ -162,8 +164,10 @@ def _play(
         now = (shaped.obs, plan, shaped.is_first)
         action, plan, seen = over_seeds(decide, config, params, stream(1), stream(2), *now)
         env_state, timestep = env.step(env_state, action.reshape(-1, action.shape[-1]))
+        # Shapes are static: environments whose episode has ended step on, and are masked here.
         broke = running & timestep.invalid
         going = running & ~timestep.invalid
+        # A broken step was replaced by a new episode, whose return is not that of this one.
         returns = jnp.where(going, timestep.episode_return, result.returns)
         lengths = jnp.where(going, timestep.episode_length, result.lengths)
         result = Episodes(returns, lengths, result.valid & ~broke)
