@@ -124,7 +124,8 @@ def log_prob(sample: PolicySample) -> Float[Array, "*batch"]:
     """Log-density of the drawn action under ``dist``, from its noise; before any squashing."""
     return jnp.sum(
         # (a - m) / s is the noise itself, for a reparameterised action: nothing to divide.
-        -0.5 * jnp.square(sample.noise) - jnp.log(sample.dist.std) - maths.HALF_LOG_2PI, axis=-1
+        -0.5 * jnp.square(sample.noise) - jnp.log(sample.dist.std) - maths.HALF_LOG_2PI,
+        axis=-1,
     )
 
 

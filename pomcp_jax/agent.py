@@ -132,7 +132,7 @@ def update(
         kl_weight=kl_weight,
     )
     target = jax.lax.stop_gradient(target)
-    # TD-MPC2's order: the policy climbs the updated critic at latents rolled out before that update.
+    # TD-MPC2's order: the policy climbs the updated critic, at latents from before that update.
     # The prior comes before the policy, whose loss treats it as a constant.
     state, model, metrics = _improve_model(state, batch, target, key_dropout, spec, config)
     latents = model.aux.latents
