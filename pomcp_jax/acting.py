@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import actors, losses, maths, mppi, networks, world_model
-from pomcp_jax.actors import AgentParams
+from pomcp_jax.actors import AgentParams, Bound
 from pomcp_jax.config import AgentConfig, ConfigError
 from pomcp_jax.mppi import ModelFns, PlanOutput, PlanState
 from pomcp_jax.planner_checks import Number
+from pomcp_jax.planner_model import Proposer
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key
 from pomcp_jax.world_model import Networks
@@ -36,11 +37,11 @@ def build(config: AgentConfig, obs_size: int, action_size: int) -> AgentSpec:
 def model_fns(
     spec: AgentSpec,
     config: AgentConfig,
-    log_std_range: tuple[Number, Number] | None = None,
+    log_std_range: tuple[Bound, Bound] | None = None,
 ) -> ModelFns:
     """The world model as the planner's callables; their params are :class:`AgentParams`.
 
-    The value heads found in ``params.model.value`` are averaged, less
+    The value heads in ``params.model.value`` are averaged, less
     ``critic.tail_penalty`` of their standard deviations: choose them beforehand
     (:func:`plan_params`), once for all samples. ``log_std_range`` overrides the
     actors' when they propose.
@@ -63,11 +64,12 @@ def model_fns(
     def value(params: AgentParams, key: Key, latent: Array) -> Array:
         action = None
         if model.critic == "q":
+            # The policy's action, whoever proposes: TD-MPC2's tail.
             action = actors.sample(nets, params.policy, key, latent, model).action
         values = world_model.values(nets, params.model.value, latent, action, bins)
         return jnp.mean(values) - config.critic.tail_penalty * jnp.std(values)
 
-    proposers = {
+    proposers: dict[str, Proposer | tuple[Proposer, ...]] = {
         "policy": policy_proposes,
         "prior": prior_proposes,
         "both": (policy_proposes, prior_proposes),
@@ -78,8 +80,10 @@ def model_fns(
 def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentParams:
     """``params`` with the random value heads of a plan's tail ([TD-MPC2] ``Q(..., "avg")``)."""
     heads, tail = config.world_model.num_heads, config.critic.num_tail_heads
+    # All heads in their order: the draw would only permute a mean.
     if heads <= tail:
         return params
+    # Chosen outside of ``vmap``: inside, every sample would gather parameters of its own.
     index = jax.random.choice(key, heads, (tail,), replace=False)
     value = networks.select_heads(params.model.value, index)
     return params._replace(model=params.model._replace(value=value))
@@ -136,6 +140,7 @@ def act(
     key_heads, key_plan = jax.random.split(key)
     params = plan_params(params, key_heads, config)
     latent = world_model.encode(spec.nets, params.model.encoder, obs)
+    # The warm start of a new episode would continue the plan of the last one.
     mean = jnp.where(is_first[:, None, None], 0.0, plan_state.mean)
     model = model_fns(spec, config)
 
@@ -166,14 +171,14 @@ def act_policy(
     dist = actors.distribution(spec.nets, params.policy, latent, model)
     scale = jnp.asarray(explore).astype(dist.mean.dtype)
     noise = scale * jax.random.normal(key, dist.mean.shape, dist.mean.dtype)
-    # Rounding lets the straight-through form of the clip pass 1 by a last bit.
+    # ``raw + (clip(raw) - raw)``, the straight-through clip, can exceed 1 by rounding.
     return jnp.clip(actors.draw(dist, noise, model.squash).action, -1.0, 1.0)
 
 
 def replan(
     params: AgentParams, key: Key, batch: Batch, *, spec: AgentSpec, config: AgentConfig
 ) -> tuple[Gaussian, Float[Array, "H b"]]:
-    """Plan afresh at the first ``b = replan.batch_size`` windows of ``batch``, steps 0 to H-1.
+    """Plan again at steps 0 to H-1 of the first ``b = replan.batch_size`` windows of ``batch``.
 
     BMPC's lazy reanalysis (docs/method.md): from raw observations, no warm
     start, no exploration noise, proposals with their own log-std range; one
@@ -181,10 +186,12 @@ def replan(
     """
     rows = batch.rows
     size, horizon = config.replan.batch_size, rows.obs.shape[0] - 1
+    # From observations, not stored latents: the encoder has changed since.
     obs = rows.obs[:horizon, :size].reshape(horizon * size, -1)
     key_heads, key_plan = jax.random.split(key)
     params = plan_params(params, key_heads, config)
     latent = world_model.encode(spec.nets, params.model.encoder, obs)
+    # BMPC raises the least std of proposals here, compared with acting.
     limits = (config.replan.proposal_log_std_min, config.replan.proposal_log_std_max)
     model = model_fns(spec, config, limits)
     planner = dataclasses.replace(
@@ -224,8 +231,10 @@ def replan_order(
         latent = world_model.encode(spec.nets, params.model.encoder, rows.obs[:steps])
         dist = actors.distribution(spec.nets, params.policy, latent, config.world_model)
         record = jax.tree.map(lambda x: x[:steps], rows.prior)
+        # As the loss sees it, else records of tiny std would always come first.
         record = losses.floored(record, config.policy)
         urgency = jnp.sum(maths.gaussian_kl(dist, record), axis=-1)
     count = jnp.sum(mask, axis=0, dtype=urgency.dtype)
     mean = jnp.sum(jnp.where(mask, urgency, 0.0), axis=0) / jnp.maximum(count, 1.0)
+    # Nothing in such a window can be trained on.
     return jnp.argsort(jnp.where(count > 0, mean, -jnp.inf), descending=True)

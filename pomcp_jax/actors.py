@@ -51,6 +51,7 @@ class PolicySample(NamedTuple):
 
 def bounded_log_std(raw: Float[Array, "..."], low: Bound, high: Bound) -> Float[Array, "..."]:
     """``low + (high - low) (1 + tanh(raw)) / 2`` ([TD-MPC2] ``math.log_std``)."""
+    # tanh instead of a clip: the gradient of a log-std at its bound never vanishes entirely.
     return low + 0.5 * (high - low) * (1.0 + jnp.tanh(raw))
 
 
@@ -68,9 +69,10 @@ def draw(dist: Gaussian, noise: Float[Array, "*batch A"], kind: str) -> PolicySa
     raw = dist.mean + dist.std * noise
     if kind == "tanh":
         return PolicySample(dist, noise, jnp.tanh(raw))
+    # A plain clip serves BMPC: its loss, a closed-form KL, does not differentiate the action.
     action = jnp.clip(raw, -1.0, 1.0)
     if kind == "clip_straight_through":
-        # A value gradient still moves an action that saturates.
+        # The gradient of a value must still move a saturated action, which a clip would block.
         action = raw + jax.lax.stop_gradient(action - raw)
     return PolicySample(dist, noise, action)
 
@@ -121,12 +123,15 @@ def mode(dist: Gaussian, kind: str) -> Float[Array, "*batch A"]:
 def log_prob(sample: PolicySample) -> Float[Array, "*batch"]:
     """Log-density of the drawn action under ``dist``, from its noise; before any squashing."""
     return jnp.sum(
-        -0.5 * jnp.square(sample.noise) - jnp.log(sample.dist.std) - maths.HALF_LOG_2PI, axis=-1
+        # (a - m) / s is the noise itself, for a reparameterised action: nothing to divide.
+        -0.5 * jnp.square(sample.noise) - jnp.log(sample.dist.std) - maths.HALF_LOG_2PI,
+        axis=-1,
     )
 
 
 def log_tanh_slope(sample: PolicySample) -> Float[Array, "*batch"]:
     """``sum log(1 - a^2 + 1e-6)``: subtract it from :func:`log_prob` for the density after tanh."""
+    # tanh is exactly 1 in float32 beyond 9; the epsilon is TD-MPC2's.
     return jnp.sum(jnp.log(1.0 - jnp.square(sample.action) + 1e-6), axis=-1)
 
 
@@ -143,6 +148,7 @@ def over_actions(dist: Gaussian, kind: str) -> Gaussian:
     grid = grid.reshape(-1, *(1 for _ in dist.mean.shape))
     actions = jnp.tanh(dist.mean[None] + dist.std[None] * grid)
     centre = jnp.mean(actions, axis=0)
+    # A saturated policy has no spread over actions; the epsilon keeps its divergences finite.
     spread = jnp.sqrt(jnp.mean(jnp.square(actions - centre[None]), axis=0) + 1e-12)
     return Gaussian(centre, spread)
 
@@ -151,4 +157,5 @@ def _quantiles(number: int) -> np.ndarray:
     """``[number]`` equally likely values of a standard normal, of variance exactly one."""
     inverse = statistics.NormalDist().inv_cdf
     values = np.array([inverse((i + 0.5) / number) for i in range(number)])
+    # The midpoints of equal shares vary less than the normal they stand for.
     return values / np.sqrt(np.mean(values**2))

@@ -5,7 +5,7 @@ critic, learned prior, policy, target network. All methods of the family pass
 through this one code path; they differ in configuration values.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class Faults(NamedTuple):
     total: Int[Array, ""]
     consecutive: Int[Array, ""]
     term: Int[Array, ""]
-    """Index into :data:`FAULT_TERMS` of the last one's first offending term."""
+    """Index into :data:`FAULT_TERMS`: the first offending term of the latest refused update."""
 
 
 FAULT_TERMS = (*model_loss.TERMS, *policy_loss.TERMS)
@@ -62,28 +62,30 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     prior = None
     if config.policy.learns_prior:
         prior = world_model.init_policy(key_prior, model_config, spec.action_size)
+    # The state does not depend on epsilon, which every part passes to its own steps.
     adam = optax.scale_by_adam()
     opt = OptStates(
         adam.init(model), adam.init(policy), None if prior is None else adam.init(prior)
     )
     # Distinct buffers: the state is donated, and XLA refuses a buffer donated twice.
-    one = [jnp.ones((), jnp.float32) for _ in range(3)]
-    zero = [jnp.zeros((), jnp.int32) for _ in Faults._fields]
+    q, kl, prior_scale = (jnp.ones((), jnp.float32) for _ in range(3))
+    zeros = [jnp.zeros((), jnp.int32) for _ in Faults._fields]
     return AgentState(
         AgentParams(model, policy, prior),
         jax.tree.map(jnp.copy, model.value),
         opt,
-        Scales(*one, jnp.zeros((), jnp.float32)),
-        Faults(*zero),
+        Scales(q, kl, prior_scale, log_multiplier=jnp.zeros((), jnp.float32)),
+        Faults(*zeros),
     )
 
 
 def apply_replan(
     batch: Batch, prior: Gaussian, value: Float[Array, "H b"], made: Int[Array, "H b"]
 ) -> tuple[Batch, replay.Index]:
-    """``batch`` with re-planned records in place, and the index of the rows they belong to."""
+    """``batch`` with re-planned records in place, and the index of their rows in replay."""
     horizon, size = value.shape
     rows = batch.rows
+    # The batch learns from the new plans at once, not only when it is next sampled (BMPC).
     put = lambda old, new: old.at[:horizon, :size].set(new)  # noqa: E731
     rows = rows._replace(
         prior=jax.tree.map(put, rows.prior, prior),
@@ -118,6 +120,7 @@ def update(
       finite keeps its parameters, and the fault is counted.
     """
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
+    # From the scales of the latest policy loss: the soft target prices KL as that loss did.
     kl_weight = _kl_price(state.scales, spec.action_size, config)
     target = model_loss.targets(
         state.params,
@@ -129,13 +132,18 @@ def update(
         kl_weight=kl_weight,
     )
     target = jax.lax.stop_gradient(target)
+    # TD-MPC2's order: the policy climbs the updated critic, at latents from before that update.
+    # The prior comes before the policy, whose loss treats it as a constant.
     state, model, metrics = _improve_model(state, batch, target, key_dropout, spec, config)
-    latents, options = model.aux.latents, {"spec": spec, "config": config, "enabled": train_actors}
+    latents = model.aux.latents
+    options: dict[str, Any] = {"spec": spec, "config": config, "enabled": train_actors}
+    # The positions of terms must be those of FAULT_TERMS with and without a learned prior.
     finite_prior = [jnp.ones((), bool)] * 2
     if state.params.prior is not None:
         state, prior, more = _improve_prior(state, batch, latents, **options)
         finite_prior, metrics = prior.finite, metrics | more
     state, policy, more = _improve_policy(state, batch, latents, key_policy, **options)
+    # After a refused update too: the step is then towards parameters that have not changed.
     rate = config.optimizer.target_rate
     target_value = jax.tree.map(
         lambda old, new: old + rate * (new - old), state.target_value, state.params.model.value
@@ -164,6 +172,7 @@ def _improve_model(
 
     head = params.model.termination
     rate = config.optimizer.encoder_rate_scale
+    # TD-MPC2 slows only the encoder; None has to be where the parameters have it.
     rates = ModelParams(rate, 1.0, 1.0, 1.0, None if head is None else 1.0)
     step = optimise.improve(
         loss,
@@ -261,13 +270,14 @@ def _improve_policy(
     state = state._replace(
         params=params._replace(policy=step.params),
         opt=state.opt._replace(policy=step.opt),
+        # Without this, scales would follow a policy that pre-training does not train.
         scales=jax.tree.map(lambda new, old: jnp.where(enabled, new, old), aux.scales, scales),
     )
     return state, step, metrics
 
 
 def _kl_price(scales: Scales, action_size: int, config: AgentConfig) -> Float[Array, ""]:
-    """Value units that the policy loss pays per nat of KL: ``lambda m A^k S_Q / S_K``."""
+    """Price of a nat of KL in units of value, as in the policy loss: ``lambda m A^k S_Q / S_K``."""
     policy = config.policy
     divisor = {"own": scales.kl, "q": scales.q, "none": jnp.ones_like(scales.q)}[policy.kl_scale]
     size = jnp.power(float(action_size), policy.kl_dim_power)
@@ -277,6 +287,7 @@ def _kl_price(scales: Scales, action_size: int, config: AgentConfig) -> Float[Ar
 
 def _count_faults(faults: Faults, finite: Bool[Array, " terms"]) -> Faults:
     bad = ~jnp.all(finite)
+    # The first False; without any it is 0, which ``bad`` discards.
     first = jnp.argmin(finite).astype(jnp.int32)
     count = bad.astype(jnp.int32)
     return Faults(

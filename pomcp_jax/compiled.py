@@ -1,8 +1,7 @@
-"""Jitted functions of a run that are traced for those settings only which they read.
+"""Jitted functions that receive only the settings they read.
 
-A :class:`Config` is part of a jitted function's signature, and its integers and strings are
-part of the compilation key: a function that got all of them would be compiled anew for another
-``train.checkpoint_keep``.
+The integers and strings of a :class:`Config` are part of the compilation key: a function that
+received all of them would be compiled again for another ``train.checkpoint_keep``.
 """
 
 import dataclasses
@@ -24,6 +23,7 @@ def reduced(config: Config, reads: frozenset[str]) -> Config:
         values = getattr(config, name)
         fields = [field.name for field in dataclasses.fields(values)]
         unread = [field for field in fields if f"{name}.{field}" not in reads]
+        # Defaults, not removed fields: functions receive an ordinary configuration.
         default = type(values)()
         return dataclasses.replace(values, **{field: getattr(default, field) for field in unread})
 
@@ -31,16 +31,18 @@ def reduced(config: Config, reads: frozenset[str]) -> Config:
 
 
 def hide_nans(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """``tree`` with 0 for NaN, and where that was: ``jax_debug_nans`` looks at results only."""
+    """``tree`` with 0 for NaN, and masks of them: ``jax_debug_nans`` looks at results only."""
+    # Undefined metrics are NaN by design and would stop a debugging run.
     masks = jax.tree.map(jnp.isnan, tree)
     return jax.tree.map(lambda x, nan: jnp.where(nan, 0.0, x), tree, masks), masks
 
 
 def show_nans(tree: PyTree, masks: PyTree) -> PyTree:
-    """What :func:`hide_nans` was given, on the host."""
+    """Inverse of :func:`hide_nans`, on the host."""
 
     def show(x: Any, nan: Any) -> np.ndarray:
         x = np.asarray(x)
+        # A NaN of the array's own dtype, which the result then keeps.
         return np.where(nan, x.dtype.type(np.nan), x)
 
     return jax.tree.map(show, tree, masks)
@@ -50,12 +52,12 @@ def show_nans(tree: PyTree, masks: PyTree) -> PyTree:
 class Compiled:
     """``function``, called with a :class:`Config` that has only what it ``reads``."""
 
-    function: Callable
+    function: jax.stages.Wrapped
     """From ``jax.jit``."""
     reads: frozenset[str]
     """Names as ``train.num_seeds``; all of ``agent`` besides."""
     check: Callable[..., None] | None = None
-    """Called with the arguments first; raises on those that do not fit."""
+    """Called with the arguments first; raises if they do not fit."""
     finish: Callable[..., Any] | None = None
     """``(result, *arguments) -> result``, on the host."""
 
@@ -66,16 +68,17 @@ class Compiled:
         """``function`` of the arguments, with the reduced configuration."""
         if self.check is not None:
             self.check(*args)
+        # ``check`` and ``finish`` run in Python and get the whole configuration.
         out = self.function(*self._reduced(args))
         return out if self.finish is None else self.finish(out, *args)
 
     def eval_shape(self, *args: Any) -> Any:
         """Shapes of the result, as ``jax.jit`` has it."""
-        return self.function.eval_shape(*self._reduced(args))
+        return self.function.eval_shape(*self._reduced(args))  # type: ignore[attr-defined]
 
     def lower(self, *args: Any) -> Any:
         """The lowered program, as ``jax.jit`` has it."""
         return self.function.lower(*self._reduced(args))
 
     def _cache_size(self) -> int:
-        return self.function._cache_size()
+        return self.function._cache_size()  # type: ignore[attr-defined]

@@ -32,20 +32,22 @@ def init(num_seeds: int) -> Stats:
 
 
 def held(stats: Stats) -> Bool[Array | np.ndarray, "*S R"]:
-    """Which of ``returns`` are those of an episode: none is before R have finished."""
+    """Which entries of ``returns`` belong to an episode; all do after R have finished."""
+    # Newest last: before R episodes have finished, the first entries are still the initial zeros.
     return np.arange(RECENT) >= RECENT - stats.episodes[..., None]
 
 
 def count(stats: Stats, timestep: TimeStep) -> Stats:
     """Counters of one seed after a step of its N environments."""
     done = timestep.is_last
-    # Positions of this step's finished returns behind those already held; the
-    # rest is parked past the end, and the newest R are kept.
+    # Returns of episodes that ended in this step are appended after the R present ones; all others
+    # get a position past the end, where the write is dropped.
     order = jnp.where(done, jnp.cumsum(done.astype(jnp.int32)) - 1 + RECENT, -1)
     wide = jnp.concatenate([stats.returns, jnp.zeros(done.shape, jnp.float32)])
     order = jnp.where(order < 0, wide.shape[0], order)
     wide = wide.at[order].set(timestep.episode_return, mode="drop")
     finished = jnp.sum(done, dtype=jnp.int32)
+    # Skipping as many as were appended keeps exactly the newest R.
     returns = jax.lax.dynamic_slice_in_dim(wide, finished, RECENT)
     return Stats(
         decisions=stats.decisions + jnp.sum(~timestep.is_first, dtype=jnp.int32),

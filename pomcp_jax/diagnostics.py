@@ -225,10 +225,10 @@ def _mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.sum(mask, dtype=x.dtype)
 
 
-def _mismatch_metrics(found: Mismatch, mask: Array, name: str) -> dict[str, Float[Array, ""]]:
+def _mismatch_metrics(distances: Mismatch, mask: Array, name: str) -> dict[str, Float[Array, ""]]:
     return {
         f"diag/{kind.format(name)}": _mean(values, mask)
-        for kind, values in zip(MISMATCHES, found, strict=True)
+        for kind, values in zip(MISMATCHES, distances, strict=True)
     }
 
 
@@ -265,17 +265,16 @@ def learning_metrics(
     model = config.world_model
     policy = actors.distribution(spec.nets, state.params.policy, latents, model)
     record = losses.floored(acted.prior, config.policy)
-    found = mismatch(policy, record, model.squash)
-    out = _mismatch_metrics(found, mask, "record")
+    out = _mismatch_metrics(mismatch(policy, record, model.squash), mask, "record")
     age = (updates - acted.made).astype(rows.reward.dtype)
     out["diag/record_age"] = _mean(age, mask)
     out["diag/record_age_p95"] = jnp.nanpercentile(jnp.where(mask, age, jnp.nan), 95.0)
 
     if not config.policy.learns_prior:
-        found = diagnostics_gradients.moments(
+        gradients = diagnostics_gradients.moments(
             state, batches, keys, state.scales.kl, spec=spec, config=config
         )
-        snr = diagnostics_gradients.signal_to_noise(found)
+        snr = diagnostics_gradients.signal_to_noise(gradients)
         snr = jnp.stack([snr, jnp.full_like(snr, jnp.nan)])
     else:
         # The scale that the KL to the records would settle at, as the loss measures it:
@@ -290,10 +289,10 @@ def learning_metrics(
             state, batches, keys, scale, spec=spec, config=config
         )
         snr = jax.vmap(diagnostics_gradients.signal_to_noise)(both)
-        found = jax.tree.map(lambda x: x[0], both)
+        gradients = jax.tree.map(lambda x: x[0], both)
     for i, suffix in enumerate(("", "_stored")):
         out |= {f"diag/snr{suffix}": snr[i, 0], f"diag/snr_kl{suffix}": snr[i, 1]}
-    return out | _term_metrics(found.mean)
+    return out | _term_metrics(gradients.mean)
 
 
 def _term_metrics(terms: Params) -> dict[str, Float[Array, ""]]:
@@ -362,5 +361,5 @@ def evaluate_run(
     )
     # The streams 0 to 2 of these keys are the evaluation's.
     own = jax.vmap(lambda key: jax.random.fold_in(key, 3))(keys)
-    found = acting_metrics(episodes, trace, config.agent)
-    return episodes, found | diagnose(state, config, spec, own)
+    metrics = acting_metrics(episodes, trace, config.agent)
+    return episodes, metrics | diagnose(state, config, spec, own)

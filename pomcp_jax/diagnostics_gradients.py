@@ -1,7 +1,7 @@
 """Gradients of the policy loss taken apart: its terms, and signal against noise over batches."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ TERMS = ("value", "kl", "entropy")
 class Moments(NamedTuple):
     """Mean of gradients, and the trace of the covariance of parts of them."""
 
-    count: Float[Array, ""]
+    count: Float[Array, ""]  # type: ignore[assignment]  # hides a method of tuple that nothing calls
     mean: Params
     """A leading axis of terms."""
     squares: Float[Array, " parts"]
@@ -95,12 +95,12 @@ def term_gradients(
 
     def gradient(share: Float[Array, " terms"]) -> Params:
         policy = config.policy
-        policy = dataclasses.replace(
-            policy,
-            q_coef=share[0] * policy.q_coef,
-            kl_coef=share[1] * policy.kl_coef,
-            entropy_coef=share[2] * policy.entropy_coef,
-        )
+        coefficients: dict[str, Any] = {
+            "q_coef": share[0] * policy.q_coef,
+            "kl_coef": share[1] * policy.kl_coef,
+            "entropy_coef": share[2] * policy.entropy_coef,
+        }
+        policy = dataclasses.replace(policy, **coefficients)
         grads, _ = jax.grad(policy_loss.policy_loss, has_aux=True)(
             params.policy,
             params,
@@ -162,10 +162,11 @@ def side_by_side(
     policy, scale = config.policy, state.scales.kl
     weight = jnp.asarray(policy.prior_mix if policy.prior == "mixture" else 1.0, scale.dtype)
 
-    def measure(choice: tuple[Array, Array]) -> Moments:
-        mixed = dataclasses.replace(policy, prior="mixture", prior_mix=choice[0])
+    def measure(choice: tuple[Any, Array]) -> Moments:
+        prior_mix, scale_kl = choice
+        mixed = dataclasses.replace(policy, prior="mixture", prior_mix=prior_mix)
         changed = dataclasses.replace(config, policy=mixed)
-        return moments(state, batches, keys, choice[1], spec=spec, config=changed)
+        return moments(state, batches, keys, scale_kl, spec=spec, config=changed)
 
     weights = jnp.stack([weight, jnp.zeros_like(weight)])
     return jax.lax.map(measure, (weights, jnp.stack([scale, stored_scale])))

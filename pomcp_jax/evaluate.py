@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class Episodes(NamedTuple):
     """False if the environment broke (its return up to then is given)."""
 
 
+Select = Literal["sample", "argmax"]
+"""How the planner chooses its elite; see ``mppi.select``."""
 Probe = Callable[[AgentConfig, AgentParams, Key, Float[Array, "E O"], PlanOutput], PyTree]
 """``(config, params, key, obs, plan) -> [E, ...]``: what to note of a decision of one seed."""
 
@@ -55,7 +57,7 @@ def rollout(
     spec: AgentSpec,
     config: AgentConfig,
     episodes: int,
-    select: str = "sample",
+    select: Select = "sample",
     planner: bool = True,
     explore: Array | float = 0.0,
 ) -> Episodes:
@@ -96,7 +98,7 @@ def traced(
     spec: AgentSpec,
     config: AgentConfig,
     episodes: int,
-    select: str = "sample",
+    select: Select = "sample",
 ) -> tuple[Episodes, Trace]:
     """The planner's :func:`rollout`, and what ``probe`` notes in every decision.
 
@@ -111,11 +113,12 @@ def traced(
 
     config, plan = _selecting(config, select), acting.init_plan(config, spec, episodes)
     result, (*flags, seen) = _play(params, keys, decide, env, config, plan, env.episode_length + 1)
-    flags = [jnp.moveaxis(x.reshape(len(x), -1, episodes), 0, 1) for x in flags]
-    return result, Trace(*flags, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), seen))
+    alive, reward, terminated = (jnp.moveaxis(x.reshape(len(x), -1, episodes), 0, 1) for x in flags)
+    seen = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), seen)
+    return result, Trace(alive, reward, terminated, seen)
 
 
-def _selecting(config: AgentConfig, select: str) -> AgentConfig:
+def _selecting(config: AgentConfig, select: Select) -> AgentConfig:
     return dataclasses.replace(config, mppi=dataclasses.replace(config.mppi, select=select))
 
 
@@ -145,6 +148,8 @@ def _play(
       ``[T, S, E]``); None where ``decide`` notes nothing.
     """
     num_seeds, episodes = keys.shape[0], plan.mean.shape[0]
+    # Streams 0, 1 and 2 of a key: environments, actions, probe. The probe has its own so that an
+    # episode is the same with and without it.
     env_keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 0), episodes))(keys)
     env_state, timestep = env.reset(env_keys.reshape(-1))
     plan = jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan)
@@ -159,8 +164,10 @@ def _play(
         now = (shaped.obs, plan, shaped.is_first)
         action, plan, seen = over_seeds(decide, config, params, stream(1), stream(2), *now)
         env_state, timestep = env.step(env_state, action.reshape(-1, action.shape[-1]))
+        # Shapes are static: environments whose episode has ended step on, and are masked here.
         broke = running & timestep.invalid
         going = running & ~timestep.invalid
+        # A broken step was replaced by a new episode, whose return is not that of this one.
         returns = jnp.where(going, timestep.episode_return, result.returns)
         lengths = jnp.where(going, timestep.episode_length, result.lengths)
         result = Episodes(returns, lengths, result.valid & ~broke)

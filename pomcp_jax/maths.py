@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
-from numpy.typing import DTypeLike
 
 from pomcp_jax.types import Gaussian
 
@@ -20,6 +20,7 @@ HALF_LOG_2PI = 0.9189385332046727
 
 def symlog(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``sign(x) log(1 + |x|)`` ([DreamerV3] eq. 9)."""
+    # log1p and expm1 keep full precision near 0, where most rewards are.
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
@@ -45,6 +46,8 @@ class Bins(NamedTuple):
 
 def two_hot(x: Float[Array, "*batch"], bins: Bins) -> Float[Array, "*batch K"]:
     """Weights on the two bins that surround ``clip(symlog(x))``; they sum to 1."""
+    # In units of bins, bin k is at exactly k; centres in symlog space are rounded. Clipping first
+    # lets a target beyond the range train the outermost bin: unclipped, no bin would get any mass.
     step = (bins.high - bins.low) / (bins.num - 1)
     position = (jnp.clip(symlog(x), bins.low, bins.high) - bins.low) / step
     grid = jnp.arange(bins.num, dtype=x.dtype).reshape((1,) * x.ndim + (-1,))
@@ -55,6 +58,7 @@ def two_hot(x: Float[Array, "*batch"], bins: Bins) -> Float[Array, "*batch K"]:
 
 def two_hot_decode(logits: Float[Array, "*batch K"], bins: Bins) -> Float[Array, "*batch"]:
     """``symexp(sum_k softmax(logits)_k centre_k)``: the mean is taken before symexp."""
+    # After symexp, a probability of 0.001 at the outermost bin would weigh 22 units of value.
     probs = jax.nn.softmax(logits, axis=-1)
     return symexp(probs @ bins.centres(logits.dtype))
 
@@ -63,6 +67,7 @@ def two_hot_cross_entropy(
     logits: Float[Array, "*batch K"], target: Float[Array, "*batch"], bins: Bins
 ) -> Float[Array, "*batch"]:
     """Cross-entropy between the two-hot code of ``target`` and ``softmax(logits)``."""
+    # The weights of the target sum to 1, so the normaliser needs no array of log-probabilities.
     log_norm = jax.scipy.special.logsumexp(logits, axis=-1)
     return log_norm - jnp.sum(two_hot(target, bins) * logits, axis=-1)
 
@@ -85,6 +90,7 @@ def _mish_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
     e = jnp.exp(jnp.minimum(x, 20.0))
     n = e * (e + 2.0)
+    # d/dx n / (n + 2) = 4 e (e + 1) / (n + 2)^2; past the clamp that is below 1e-16.
     inverse = 1.0 / (n + 2.0)
     ratio = n * inverse
     slope = 4.0 * e * (e + 1.0) * inverse * inverse
@@ -113,6 +119,8 @@ def along_last(
 
 def _normalise(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     mean = jnp.mean(x, axis=-1, keepdims=True)
+    # One pass over memory. The difference cancels little: activations have means far below their
+    # spread. Rounding can still make it slightly negative, and its root NaN.
     variance = jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-5)
     return (x - mean) * inverse, inverse
@@ -124,6 +132,7 @@ def _layer_norm_jvp(primals, tangents):
     dx, dscale, doffset = tangents
     normed, inverse = _normalise(x)
     dx = dx * inverse
+    # A shift of all inputs and a change of their scale leave the output as it is: project both out.
     centre = jnp.mean(dx, axis=-1, keepdims=True)
     slope = jnp.mean(dx * normed, axis=-1, keepdims=True)
     dnormed = dx - centre - normed * slope
@@ -174,6 +183,7 @@ def percentile_range(
     values: Float[Array, "*batch"], mask: Bool[Array, "*batch"] | None = None
 ) -> Float[Array, ""]:
     """P95 - P5 of all (unmasked) values, with linear interpolation; NaNs are left out."""
+    # NaN marks what the mask excludes: indexing with it would make the shape depend on data.
     if mask is not None:
         values = jnp.where(mask, values, jnp.nan)
     low, high = jnp.nanpercentile(values, jnp.array([5.0, 95.0], values.dtype))
@@ -188,6 +198,7 @@ def update_scale(
     The floor stands before the average, as in the reference; a non-finite
     spread leaves the scale as it is.
     """
+    # A NaN in the average would never leave it. The JAX ports of TD-MPC2 floor the average instead.
     spread = jnp.where(jnp.isfinite(spread), spread, scale)
     return scale + rate * (jnp.maximum(spread, 1.0) - scale)
 
@@ -204,6 +215,8 @@ def rho_mean(
     steps = jnp.arange(loss.shape[0], dtype=loss.dtype)
     weight = jnp.power(jnp.asarray(rho, loss.dtype), steps)
     weights = jnp.broadcast_to(weight[:, None], loss.shape) * mask.astype(loss.dtype)
+    # The select comes before the product, because 0 * NaN is NaN. A batch without any valid state
+    # has the loss 0, not 0 / 0.
     total = jnp.sum(weights * jnp.where(mask, loss, 0.0))
     return total / jnp.maximum(jnp.sum(weights), 1e-6) * jnp.mean(weight)
 

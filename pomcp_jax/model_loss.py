@@ -40,6 +40,7 @@ def random_heads(params: Params, key: Key, num: int) -> Params:
     heads = jax.tree.leaves(params)[0].shape[0]
     if num == heads:
         return params
+    # Parameters are selected, not values: heads that are not drawn are never computed.
     return networks.select_heads(params, jax.random.choice(key, heads, (num,), replace=False))
 
 
@@ -92,6 +93,7 @@ def targets(
     key_action, key_heads = jax.random.split(key)
     rows, critic, model = batch.rows, config.critic, config.world_model
     bins = world_model.bins(model)
+    # The trained encoder, as in TD-MPC2: only value heads have a target copy.
     latents = world_model.encode(nets, params.model.encoder, rows.obs)
     heads = random_heads(target_value, key_heads, critic.num_target_heads)
     use_prior = critic.target_actor == "prior" and params.prior is not None
@@ -104,6 +106,7 @@ def targets(
     ended = rows.terminated[:-1].astype(latents.dtype)
     if model.critic == "v":
         here = latents[:-1]
+        # Not the stored action and reward: those are the planner's, and V values the actor.
         action = actors.sample(nets, actor, key_action, here, model).action
         value = look_ahead(nets, params.model, here, action, bootstrap, config, ended)
         return Targets(latents[1:], value)
@@ -111,9 +114,11 @@ def targets(
     sample = actors.sample(nets, actor, key_action, latents[1:], model)
     following = bootstrap(latents[1:], sample.action)
     if critic.soft_target and params.prior is not None:
-        # KL-regularised backup (arXiv 2510.04280 eq. 3), in closed form and clipped.
+        # KL-regularised backup (arXiv 2510.04280 eq. 3). The closed form has less variance than the
+        # log-ratio at a sampled action.
         reference = actors.distribution(nets, params.prior, latents[1:], model)
         kl = jnp.sum(maths.gaussian_kl(sample.dist, reference), axis=-1)
+        # A single state far from the prior must not swamp the reward.
         kl = jnp.clip(kl, 0.0, critic.soft_target_clip)
         following = following - kl_weight * kl
     discount = config.optimizer.discount
@@ -139,7 +144,7 @@ def roll_out(
         latent = world_model.dynamics(nets, params.dynamics, latent, action)
         return latent, latent
 
-    # Unrolling a short horizon spares the loop's copies of residuals.
+    # A loop would copy what the backward pass needs of every step; an unrolled one does not.
     _, later = jax.lax.scan(advance, first, actions, unroll=min(actions.shape[0], 4))
     return jnp.concatenate([first[None], later])
 
@@ -158,9 +163,11 @@ def loss(
     mask, actions = batch.transition, rows.action[:-1]
     latents = roll_out(nets, params, rows.obs[0], actions)
     here = latents[:-1]
+    # The mean over L keeps ``consistency_coef`` comparable between sizes of the latent.
     gap = jnp.mean(jnp.square(latents[1:] - target.next_latent), axis=-1)
     reward = world_model.reward_logits(nets, params.reward, here, actions)
     q_action = actions if config.world_model.critic == "q" else None
+    # At rolled-out latents, the ones that planning meets; targets come from encoded ones.
     value = world_model.value_logits(nets, params.value, here, q_action, dropout_key)
     value_targets = jnp.broadcast_to(target.value[None], value.shape[:-1])
     value_loss = jnp.mean(maths.two_hot_cross_entropy(value, value_targets, bins), axis=0)
@@ -176,6 +183,7 @@ def loss(
         ),
         value=maths.rho_mean(value_loss, mask, opt.rho),
         termination=termination,
+        # The actors train on these latents, without gradients to the model (TD-MPC2).
         latents=jax.lax.stop_gradient(latents),
     )
     total = (

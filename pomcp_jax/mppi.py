@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
-from numpy.typing import DTypeLike
 
 from pomcp_jax import planner_checks, planner_model
 from pomcp_jax.config import ConfigError, MppiConfig
@@ -30,21 +30,21 @@ from pomcp_jax.types import Gaussian, Key, Params, PyTree
 
 
 class PlanState(NamedTuple):
-    """What one decision hands to the next."""
+    """Carried from a decision to the next."""
 
     mean: Float[Array, "H A"]
     """Warm start, already shifted by one step; zeros at an episode's start."""
 
 
 class PlanDiagnostics(NamedTuple):
-    """Scalars that tell how a plan went."""
+    """Scalars that describe how well the search worked."""
 
     elite_return: Float[Array, ""]
     """Weighted mean return of the last iteration's elites (equals ``PlanOutput.value``)."""
     elite_spread: Float[Array, ""]
     """Best minus worst elite return."""
     effective_elites: Float[Array, ""]
-    """1 / sum w^2: E if all elites weigh the same, 1 if one takes all."""
+    """1 / sum w^2: E for equal weights, 1 if a single elite has all the weight."""
     proposal_share: Float[Array, ""]
     """Share of the elites that are policy proposals."""
     std: Float[Array, ""]
@@ -57,7 +57,7 @@ class PlanOutput(NamedTuple):
     """Result of :func:`plan`."""
 
     action: Float[Array, " A"]
-    """To execute: the chosen elite's first action, plus exploration noise, clipped."""
+    """Action to execute: the chosen elite's first, plus exploration noise, clipped."""
     mode: Float[Array, " A"]
     """First action of the final mean."""
     prior: Gaussian
@@ -74,7 +74,7 @@ class _Population(NamedTuple):
     elites: Float[Array, "E H A"]
     returns: Float[Array, " E"]
     weights: Float[Array, " E"]
-    index: Int[Array, " E"]
+    index: Int[Array, " E"]  # type: ignore[assignment]  # hides a method of tuple that nothing calls
     nonfinite: Int[Array, ""]
 
 
@@ -97,6 +97,7 @@ def sample_noise(
     key: Key, iteration: Int[Array, ""] | int, shape: tuple[int, ...], dtype: DTypeLike = float
 ) -> Array:
     """Standard normal noise of one MPPI iteration, ``shape = (N - P, H, A)``."""
+    # Folded in rather than split: more iterations leave the noise of the first ones unchanged.
     return jax.random.normal(jax.random.fold_in(key, iteration), shape, dtype)
 
 
@@ -120,8 +121,8 @@ def score(
       ConfigError: as :func:`plan`, for the model and the root.
     """
     size = actions.shape[-1]
-    known = planner_model.conform(model, params, keys[0], root, size, also=(keys, actions))
-    return _score(known, params, keys, actions.astype(known.dtype))
+    conformed = planner_model.conform(model, params, keys[0], root, size, also=(keys, actions))
+    return _score(conformed, params, keys, actions.astype(conformed.dtype))
 
 
 def _alive(discount: Array, x: Array) -> Array:
@@ -135,6 +136,8 @@ def _score(
     moved = jnp.moveaxis(planner_model.vary(actions, model.axes), 1, 0)
     first = jax.vmap(model.step, in_axes=(None, None, 0))
     later = jax.vmap(model.step, in_axes=(None, 0, 0))
+    # Outside of the scan: the root has no sample axis here, so the part of the first layer that it
+    # feeds is computed once for all samples.
     latent, total, discount = first(params, model.root, moved[0])
 
     def advance(carry, action):
@@ -160,8 +163,8 @@ def propose(
     """
     if model.sample_action is None:
         raise ConfigError("model.sample_action is None: must be a function, it proposes the plans")
-    known = planner_model.conform(model, params, key, root, None)
-    return _propose(known, params, key, config)
+    conformed = planner_model.conform(model, params, key, root, None)
+    return _propose(conformed, params, key, config)
 
 
 def _propose(
@@ -171,6 +174,7 @@ def _propose(
     step = jax.vmap(model.step, in_axes=(None, 0, 0))
     keys = jax.random.split(key, (config.horizon + 1, num))
     latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), model.root)
+    # Rounded up, so that the first proposers take the remainder.
     ends = [-(-num * i // len(proposers)) for i in range(len(proposers) + 1)]
 
     def act(keys, latent):
@@ -183,12 +187,14 @@ def _propose(
 
     def advance(latent, step_keys):
         action = act(step_keys, latent)
+        # Proposals can become elites, and outputs must be finite and within the box.
         action = jnp.clip(jnp.nan_to_num(action), -1.0, 1.0)
         latent, reward, gamma = step(params, latent, action)
         return latent, (action, reward, gamma)
 
     latent, (actions, rewards, gammas) = jax.lax.scan(advance, latent, keys[:-1])
     total = jax.vmap(model.value, in_axes=(None, 0, 0))(params, keys[-1], latent)
+    # Backwards, because all discounts are known: no running product is needed.
     for t in reversed(range(config.horizon)):
         total = rewards[t] + gammas[t] * _alive(gammas[t], total)
     return jnp.moveaxis(actions, 0, 1), total
@@ -209,16 +215,18 @@ def _fit(
     """Elite-weighted mean and std of a population (TD-MPC2 ``_plan``, "update parameters").
 
     Candidates whose return is not finite come last and weigh nothing. If there
-    are no others, all is left as it was ``before``.
+    are no others, the population stays as it was ``before``.
     """
     finite = jnp.isfinite(returns)
-    # The bound keeps differences of returns finite too.
+    # A quarter of the largest float, so that differences of returns stay finite.
     largest = float(jnp.finfo(returns.dtype).max)
     returns = jnp.clip(returns, -largest / 4.0, largest / 4.0)
     ranked, index = jax.lax.top_k(jnp.where(finite, returns, -largest), config.num_elites)
     elites = jnp.take(candidates, index, axis=0)
     valid = ranked > -largest
+    # Elites without a finite return weigh nothing; the worst finite one stands in for diagnostics.
     elite_returns = jnp.where(valid, ranked, jnp.min(ranked, initial=largest, where=valid))
+    # At most 0, so that the exponential cannot overflow.
     gaps = config.temperature * (elite_returns - elite_returns[0])
     weights = jax.nn.softmax(jnp.where(valid, gaps, -largest))
     weight = weights[:, None, None]
@@ -227,12 +235,14 @@ def _fit(
     std = jnp.clip(_root_of_square(variance), config.std_min, config.std_max)
     nonfinite = before.nonfinite + jnp.sum(~finite, dtype=jnp.int32)
     after = _Population(mean, std, elites, elite_returns, weights, index, nonfinite)
+    # A selection, not arithmetic: non-finite sums of the unused branch cannot leak.
     kept = before._replace(nonfinite=nonfinite)
     return jax.tree.map(functools.partial(jnp.where, valid[0]), after, kept)
 
 
 def _choose(weights: Float[Array, " E"], key: Key, config: MppiConfig) -> Int[Array, ""]:
     """Index of the elite to execute, as ``config.select`` says."""
+    # Gumbel-max. The floor keeps the logarithm of a weight of 0 finite.
     logits = jnp.log(jnp.maximum(weights, 1e-30))
     if config.select == "sample":
         logits = logits + jax.random.gumbel(key, weights.shape, weights.dtype)
@@ -252,16 +262,18 @@ def _record(population: _Population, chosen: Float[Array, "H A"], config: MppiCo
 
 
 def _start(mean: Float[Array, "H A"], config: MppiConfig) -> _Population:
-    """Before the first iteration: the warm start, the plan if nothing finite is ever found."""
+    """Population before the first iteration: the warm start, which stays if no return is finite."""
     num = config.num_elites
     mean = jnp.where(jnp.isfinite(mean), mean, 0.0)
     plan = jnp.clip(mean, -1.0, 1.0)
     return _Population(
         mean=mean,
+        # Only the mean is warm-started, as in TD-MPC2.
         std=jnp.full(mean.shape, config.std_max, mean.dtype),
         elites=jnp.broadcast_to(plan[None], (num, *plan.shape)),
         returns=jnp.zeros((num,), mean.dtype),
         weights=jnp.full((num,), 1.0 / num, mean.dtype),
+        # No candidate has this index: it marks that nothing finite was found.
         index=jnp.full((num,), config.num_samples, jnp.int32),
         nonfinite=jnp.zeros((), jnp.int32),
     )
@@ -272,6 +284,8 @@ def _search(
 ) -> _Population:
     """The last iteration's population, from proposals and the warm start ``mean [H, A]``."""
     key_propose, key_noise, key_tail = keys
+    # TD-MPC2 scores its proposals again in each iteration. Only the sampled tail action would
+    # differ, and scoring them once saves 4 % of a plan.
     proposals, proposal_returns = jnp.zeros((0, *mean.shape), mean.dtype), None
     if config.num_proposals:
         proposals, proposal_returns = _propose(model, params, key_propose, config)
@@ -280,6 +294,7 @@ def _search(
     def iterate(i, population: _Population) -> _Population:
         noise = sample_noise(key_noise, i, (num_free, *mean.shape), mean.dtype)
         samples = jnp.clip(population.mean[None] + population.std[None] * noise, -1.0, 1.0)
+        # New keys per iteration: with the same draws, candidates could overfit lucky tail actions.
         tails = jax.random.split(jax.random.fold_in(key_tail, i), num_free)
         returns = _score(model, params, tails, samples)
         if proposal_returns is not None:
@@ -288,8 +303,8 @@ def _search(
 
     start = planner_model.vary(_start(mean, config), model.axes)
     final = jax.lax.fori_loop(0, config.iterations, iterate, start)
-    found = final.index[0] < config.num_samples
-    return final._replace(mean=jnp.where(found, final.mean, final.elites[0]))
+    any_finite = final.index[0] < config.num_samples
+    return final._replace(mean=jnp.where(any_finite, final.mean, final.elites[0]))
 
 
 def plan(
@@ -328,18 +343,20 @@ def plan(
     planner_checks.check_numbers(config)
     mean = planner_checks.check_state(state, config)
     planner_checks.check_explore(explore, mean.shape[1])
+    # All N candidates are then drawn at random; else the places of P would stay empty.
     if not proposes:
         model = ModelFns(model.step, model.value)
         config = dataclasses.replace(config, num_proposals=0)
     numbers = {name: getattr(config, name) for name in ("temperature", "std_min", "std_max")}
-    known = planner_model.conform(
+    conformed = planner_model.conform(
         model, params, key, root, mean.shape[1], also=(mean, numbers, explore), default=mean.dtype
     )
-    numbers = {name: jnp.asarray(x).astype(known.dtype) for name, x in numbers.items()}
+    numbers = {name: jnp.asarray(x).astype(conformed.dtype) for name, x in numbers.items()}
     config = dataclasses.replace(config, **numbers)
+    # All keys at once: exploration and selection do not change the search.
     *keys, key_select, key_explore = jax.random.split(key, 5)
-    final = _search(known, params, tuple(keys), mean.astype(known.dtype), config)
-    scale = jnp.asarray(explore).astype(known.dtype)
+    final = _search(conformed, params, tuple(keys), mean.astype(conformed.dtype), config)
+    scale = jnp.asarray(explore).astype(conformed.dtype)
     out = _output(final, key_select, key_explore, scale, config)
     return out._replace(next_state=PlanState(out.next_state.mean.astype(mean.dtype)))
 
@@ -347,8 +364,9 @@ def plan(
 def _output(
     final: _Population, key_select: Key, key_explore: Key, explore: Array, config: MppiConfig
 ) -> PlanOutput:
-    """What the last population means for this decision and the next."""
+    """Result of a plan, from the population of the last iteration."""
     chosen = final.elites[_choose(final.weights, key_select, config)]
+    # Drawn even for ``explore`` 0, which may be traced.
     noise = jax.random.normal(key_explore, chosen[0].shape, chosen.dtype)
     noisy = chosen[0] + explore * final.std[0] * noise
     value = jnp.sum(final.weights * final.returns)
@@ -357,6 +375,7 @@ def _output(
         mode=final.mean[0],
         prior=_record(final, chosen, config),
         value=value,
+        # The roll alone would plan the first action, already executed, as the last.
         next_state=PlanState(jnp.roll(final.mean, -1, axis=0).at[-1].set(0.0)),
         diagnostics=PlanDiagnostics(
             elite_return=value,

@@ -5,13 +5,15 @@ Architecture and initialisation are those of [TD-MPC2] (``common/layers.py``,
 zero biases.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-from numpy.typing import DTypeLike
 
 from pomcp_jax import maths
 from pomcp_jax.types import Key, Params
@@ -25,6 +27,7 @@ Module = nn.Module
 
 def _wider(a: DTypeLike, b: DTypeLike) -> jnp.dtype:
     """The wider dtype, under strict promotion too."""
+    # ``promote_types`` obeys ``jax_numpy_dtype_promotion``, which users may set to strict.
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(a, b)
 
@@ -47,12 +50,13 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, *inputs: Float[Array, "..."]) -> Float[Array, "..."]:
         """Sum of one matrix product per input, plus the bias."""
-        out, wide = None, _wider(self.dtype, jnp.float32)
+        # Parameters stay float32 under bfloat16: small Adam steps would be rounded away.
+        products, wide = [], _wider(self.dtype, jnp.float32)
         for i, x in enumerate(inputs):
             shape = (x.shape[-1], self.features)
             kernel = self.param(f"kernel_{i}", self.kernel_init, shape, wide)
-            y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-            out = y if out is None else out + y
+            products.append(x.astype(self.dtype) @ kernel.astype(self.dtype))
+        out = functools.reduce(operator.add, products)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), wide)
         return out + maths.along_last(bias.astype(self.dtype), out)
 
@@ -74,9 +78,11 @@ class NormedLinear(nn.Module):
         wide = _wider(self.dtype, jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (self.features,), wide)
         offset = self.param("offset", nn.initializers.zeros, (self.features,), wide)
+        # E[x^2] - E[x]^2 needs more bits than the 8 of bfloat16.
         x = _widened(x, scale.dtype)
         if self.dropout > 0.0 and dropout_key is not None:
             # 16 random bits an element: the rate is exact to 1/65536 at half the cost.
+            # Before the norm, as in TD-MPC2; its JAX ports drop after the activation.
             bits = jax.random.bits(dropout_key, x.shape, jnp.uint16)
             keep = bits >= jnp.uint16(round(self.dropout * 65536))
             x = jnp.where(keep, x / (1.0 - self.dropout), 0.0)
@@ -113,11 +119,13 @@ class MLP(nn.Module):
                 *x
             )
         out = Linear(self.features, self.final_init, dtype=self.dtype, name="out")(*x)
+        # The softmax over the bins and symexp amplify rounding, so outputs leave in float32.
         return _widened(out, jnp.float32)
 
 
 def init(module: nn.Module, key: Key, *sizes: int) -> Params:
     """Parameters of ``module`` for unbatched inputs of the given sizes."""
+    # flax takes only shapes from these inputs.
     return module.init(key, *(jnp.zeros((size,), jnp.float32) for size in sizes))["params"]
 
 
@@ -135,6 +143,7 @@ def apply_ensemble(
     module: nn.Module, params: Params, *inputs: Array, dropout_key: Key | None = None
 ) -> Float[Array, "E *batch M"]:
     """All heads found in ``params`` on the same inputs; heads are the leading axis."""
+    # One batched product per layer is cheaper than E small ones.
     if dropout_key is None:
         return jax.vmap(lambda p: apply(module, p, *inputs))(params)
     num_heads = jax.tree.leaves(params)[0].shape[0]

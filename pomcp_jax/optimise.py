@@ -37,8 +37,10 @@ def adam_step(
     ``rate_scale`` is a prefix tree of ``params`` that multiplies the learning
     rate. optax.apply_if_finite is not used: it accepts a NaN after N bad steps.
     """
+    # One infinite or NaN entry makes the norm so: a single number tells whether all are finite.
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(norm) & allow
+    # The norm of a gradient can be 0, as that of a gated prior without any record to fit.
     factor = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
     grads = jax.tree.map(lambda g: g * factor, grads)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer count with floats
@@ -46,10 +48,12 @@ def adam_step(
     scales = jax.tree.broadcast(rate_scale, params)
 
     def move(old, update, scale):
+        # A select: multiplying a NaN by 0 would not remove it. A ``lax.cond`` would not save work:
+        # its predicate has the axis of seeds.
         return jnp.where(good, old - learning_rate * scale * update, old)
 
     new_params = jax.tree.map(move, params, updates, scales)
-    # A select in the same loop as the update: no extra pass over memory.
+    # XLA fuses this select with the update: no extra pass over memory.
     kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new_opt, opt)
     return Step(new_params, kept, norm, jnp.isfinite(norm))
 
@@ -76,7 +80,7 @@ def improve(
     enabled: Bool[Array, ""] | bool = True,
     **options: PyTree,
 ) -> Improved:
-    """One step of a part of the agent on its loss; a no-op where something is not finite.
+    """One step of a part of the agent on its loss; a no-op if any term is not finite.
 
     Args:
       loss: ``params -> (loss, aux)``.

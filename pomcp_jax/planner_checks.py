@@ -1,7 +1,7 @@
-"""What the planner is given besides a model: sizes, numbers, warm start, exploration.
+"""Checks of the planner's inputs besides the model: sizes, numbers, warm start, exploration.
 
-Sizes are known whenever a plan is traced. Numbers are checked only where they are
-known: those that ``jit`` or ``vmap`` trace pass.
+Sizes are known whenever a plan is traced. Numbers are checked only if they are
+known; those traced by ``jit`` or ``vmap`` pass.
 """
 
 from typing import Any
@@ -18,17 +18,18 @@ Number = Real[Array, ""] | np.number | float | int
 
 
 def check_sizes(config: MppiConfig, path: str = "mppi", proposes: bool = True) -> None:
-    """Check what is static, under ``jit`` too.
+    """Check the static fields, under ``jit`` too.
 
     Args:
       config: the planner's.
       path: name of ``config`` in messages.
       proposes: whether the model has a proposal policy; without one ``num_proposals``
-        has no effect and is not looked at.
+        has no effect and is not checked.
 
     Raises:
       ConfigError: one line naming the field, the value and what would work.
     """
+    # A configuration for a model that proposes must also serve models that do not.
     unread = () if proposes else ("num_proposals",)
     for name, spec in fields.specs(MppiConfig).items():
         hint = fields.refusal(spec, getattr(config, name)) if spec.static else ""
@@ -62,7 +63,7 @@ def _known(name: str, value: Any, least: float = 0.0, least_name: str = "") -> f
 
 
 def check_numbers(config: MppiConfig, path: str = "mppi") -> None:
-    """Check the numbers that are known; those traced by ``jit`` or ``vmap`` pass.
+    """Check numbers whose values are known; those traced by ``jit`` or ``vmap`` pass.
 
     Raises:
       ConfigError: as :func:`check_sizes`.
@@ -70,6 +71,7 @@ def check_numbers(config: MppiConfig, path: str = "mppi") -> None:
     _known(f"{path}.temperature", config.temperature)
     low = _known(f"{path}.std_min", config.std_min)
     name = "" if low is None else f"{path}.std_min = "
+    # A traced lower bound cannot be compared; 0 bounds it from below.
     _known(f"{path}.std_max", config.std_max, low or 0.0, name)
 
 
@@ -77,13 +79,14 @@ def check_state(state: Any, config: MppiConfig) -> Float[Array, "H A"]:
     """The warm start as an array ``[H, A]``.
 
     Raises:
-      ConfigError: if it is none, or has another shape.
+      ConfigError: if it is not a warm start, or has another shape.
     """
     if not hasattr(state, "mean") or not planner_model.is_array(state.mean):
         raise ConfigError(
             f"state must be a PlanState, as mppi.init makes it; it is a {type(state).__name__}"
         )
     mean = jnp.asarray(state.mean)
+    # A wrong horizon would be accepted by the search and silently plan fewer steps.
     if mean.ndim != 2 or mean.shape[0] != config.horizon or not mean.shape[1]:
         wanted = f"[{config.horizon}, {mean.shape[-1] if mean.ndim else 'A'}]"
         raise ConfigError(
@@ -105,5 +108,5 @@ def check_explore(explore: Any, size: int) -> None:
         raise ConfigError(
             f"explore is {planner_model.describe(explore)}: must be a number, or [A] = [{size}]"
         )
-    for one in np.ravel(explore) if not isinstance(explore, jax.core.Tracer) else ():
-        _known("explore", one)
+    for scale in np.ravel(explore) if not isinstance(explore, jax.core.Tracer) else ():
+        _known("explore", scale)

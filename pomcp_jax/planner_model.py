@@ -1,7 +1,7 @@
-"""The model that the planner searches in: its functions, checked and converted before a search.
+"""The planner's model: user functions, checked and converted before a search.
 
-A model's author writes three functions on unbatched arrays. What they return is
-checked by tracing them once; mistakes are :class:`ConfigError`, one line that
+The author of a model writes three functions on unbatched arrays. Their results are
+checked by tracing them once; mistakes raise :class:`ConfigError`, one line that
 names the function, what it returned and what it should return. Exceptions
 raised inside the functions pass through unchanged.
 """
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-from numpy.typing import DTypeLike
 
 from pomcp_jax.config import ConfigError
 from pomcp_jax.types import Key, Params, PyTree
@@ -32,7 +32,7 @@ class ModelFns(NamedTuple):
     """``(params, key, latent) -> []``: value of the state at the end of a plan."""
     sample_action: "Proposer | tuple[Proposer, ...] | None" = None
     """``(params, key, latent) -> [A]``: proposal policy; several share the P proposals
-    evenly, the first ones take what is left over. None plans without proposals."""
+    evenly, and the first ones take the remainder. None plans without proposals."""
 
 
 class Conformed(NamedTuple):
@@ -63,6 +63,7 @@ def describe(x: Any) -> str:
 
 def is_array(x: Any) -> bool:
     """Whether ``x`` is an array of numbers, or a number."""
+    # Strings and lists convert to arrays as well, but are mistakes here.
     if isinstance(x, bool | int | float | complex | jax.Array):
         return True
     if not isinstance(x, np.ndarray | np.generic):
@@ -89,10 +90,9 @@ _STEP = "model.step must return (next latent, reward [], discount [])"
 
 def _check_latent(latent: PyTree, root: PyTree, action: Array) -> None:
     """Refuse a next latent of another structure, shape or kind than the root."""
-    ours, structure = jax.tree_util.tree_flatten_with_path(root)
-    theirs, other = jax.tree_util.tree_flatten_with_path(latent)
-    names = [{jax.tree_util.keystr(path): x for path, x in leaves} for leaves in (ours, theirs)]
-    missing, extra = names[0].keys() - names[1].keys(), names[1].keys() - names[0].keys()
+    (wanted, structure), (returned, other) = _leaves(root), _leaves(latent)
+    # An empty path is a latent that is a single array: its structure says more than a leaf's name.
+    missing, extra = wanted.keys() - returned.keys(), returned.keys() - wanted.keys()
     if structure != other:
         if missing and "" not in missing:
             what = f"has no leaf {min(missing)}"
@@ -102,8 +102,8 @@ def _check_latent(latent: PyTree, root: PyTree, action: Array) -> None:
             ours, theirs = (" ".join(str(tree).split())[:120] for tree in (structure, other))
             what = f"is {theirs}, the root is {ours}"
         raise ConfigError(f"{_STEP}; its next latent {what}")
-    for name, like in names[0].items():
-        x = names[1][name]
+    for name, like in wanted.items():
+        x = returned[name]
         same_kind = is_array(x) and np.shape(x) == like.shape and _joins(like, jnp.asarray(x))
         if not same_kind:
             raise ConfigError(
@@ -112,10 +112,17 @@ def _check_latent(latent: PyTree, root: PyTree, action: Array) -> None:
             )
 
 
+def _leaves(tree: PyTree) -> tuple[dict[str, Any], Any]:
+    """Leaves by path, and the structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): x for path, x in leaves}, structure
+
+
 def _joins(a: Array, b: Array) -> bool:
-    """Whether one dtype can hold both without losing what they are."""
+    """Whether a common dtype keeps the kind of both: keys stay keys, signs stay signs."""
     if a.dtype == b.dtype:
         return True
+    # Without x64 no integer type holds all of int32 and of uint32; promotion would wrap.
     signs = {np.dtype(x.dtype).kind for x in (a, b) if not _is_key(x)}
     return not (_is_key(a) or _is_key(b) or signs == {"i", "u"})
 
@@ -168,7 +175,7 @@ def _check_callable(name: str, function: Any, arguments: str) -> None:
 
 
 def proposers(model: ModelFns) -> dict[str, Proposer]:
-    """The proposal policies by their names in messages; refuses what is no model.
+    """The proposal policies by their names in messages; checks that ``model`` is a model.
 
     Raises:
       ConfigError: for anything but functions of the right arguments.
@@ -181,9 +188,10 @@ def proposers(model: ModelFns) -> dict[str, Proposer]:
     given = model.sample_action
     if given is None:
         return {}
-    named = {"model.sample_action": given}
     if isinstance(given, tuple | list):
         named = {f"model.sample_action[{i}]": proposer for i, proposer in enumerate(given)}
+    else:
+        named = {"model.sample_action": given}
     if not named:
         raise ConfigError("model.sample_action must be a function, several or None; it is empty")
     for name, proposer in named.items():
@@ -208,6 +216,7 @@ def _root_arrays(root: PyTree) -> PyTree:
             x = jnp.asarray(x)
         except OverflowError:
             raise ConfigError(f"{name} = {x}: does not fit into {jnp.asarray(0).dtype}") from None
+        # Drops a weak type, which a step would lose: the loop's carry must keep its type.
         arrays.append(x if _is_key(x) else jax.lax.convert_element_type(x, x.dtype))
     return jax.tree.unflatten(structure, arrays)
 
@@ -240,6 +249,7 @@ def vary(tree: PyTree, axes: Sequence) -> PyTree:
 
 def _trace(function: Callable, report: Callable, *args: Any) -> Any:
     """``report`` of what ``function(*args)`` returns; nothing is computed."""
+    # ``eval_shape`` returns arrays only, so the report leaves by a closure.
     reports = []
     jax.eval_shape(lambda *args: reports.append(report(function(*args))), *args)
     return reports[0]
@@ -266,10 +276,10 @@ def conform(
     Args:
       model: as the user gave it.
       params: passed to its functions untouched.
-      key: only its type is looked at.
+      key: only its type matters.
       root: latent of the present state.
       action_size: A; None takes that of the first proposal policy.
-      also: whatever else enters the plan; its mesh axes count too.
+      also: other inputs of the plan, whose mesh axes count too.
       default: dtype of a plan whose root has no floats.
 
     Raises:
@@ -284,6 +294,7 @@ def conform(
         action_size, seen = _trace(call, report, key, root)
         axes |= seen
     root, dtype, seen = _settle(model.step, params, root, action_size, axes, default)
+    # The value sees the root after promotion, as it will in the search.
     axes |= seen | _trace(functools.partial(model.value, params), _report_value, key, root)
     return _wrapped(model, tuple(named.values()), root, dtype, tuple(sorted(axes, key=str)))
 
@@ -300,6 +311,7 @@ def _settle(step, params, root, action_size, axes, default):
         _check_step(out, latent, action)
         return jax.tree.map(_joint_dtype, latent, out[0]), varying_axes(out)
 
+    # Promoting a leaf can promote others in the next step. Types only widen, so this ends.
     while True:
         dtype = _float_dtype(root, default)
         action = jax.ShapeDtypeStruct((action_size,), dtype)

@@ -1,6 +1,6 @@
 """Losses of the two actors: the learned prior and the policy (docs/method.md)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,7 @@ def prior_loss(
         if config.world_model.critic == "q":
             action = jax.lax.stop_gradient(actors.mode(prior, config.world_model.squash))
         bins = world_model.bins(config.world_model)
+        # All heads: a random pair would add noise to a yes-or-no decision.
         own = world_model.values(nets, value, latents, action, bins)
         fitted = mask & (batch.rows.prior_value[:steps] >= jnp.mean(own, axis=0))
     scale = _updated(scale, kl, fitted, config.policy)
@@ -102,6 +103,7 @@ def policy_loss(
     the multiplier of ``kl_coef`` is used and then updated. ``params`` are the policy's;
     ``frozen`` gives the world model and the learned prior.
     """
+    # Split whether or not heads are drawn: methods that differ in the value term share their noise.
     key_sample, key_heads = jax.random.split(key)
     policy = config.policy
     steps = latents.shape[0] - (0 if policy.last_state else 1)
@@ -109,8 +111,10 @@ def policy_loss(
     mask = _state_mask(batch, steps, stored=policy.uses_records)
     sample = actors.sample(nets, params, key_sample, latents, config.world_model)
 
-    q, weight = None, 1.0
+    q: Array | None = None
+    weight: Array | float = 1.0
     if policy.q_source != "none":
+        # Trained heads, not their target copies, as in TD-MPC2.
         heads = random_heads(frozen.model.value, key_heads, policy.num_q_heads)
         q = _action_value(nets, frozen.model, heads, latents, sample.action, config)
         scales = scales._replace(q=_updated(scales.q, q, mask, policy))
@@ -124,9 +128,9 @@ def policy_loss(
         kl = losses.divergence(sample, prior, policy)
         scales = scales._replace(kl=_updated(scales.kl, kl, mask, policy))
 
-    numbers = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight, "config": policy}
+    used: dict[str, Any] = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight}
     multiplier = jnp.exp(scales.log_multiplier)
-    out = losses.policy_loss(sample, q, kl, multiplier=multiplier, **numbers)
+    out = losses.policy_loss(sample, q, kl, multiplier=multiplier, config=policy, **used)
     mean_kl = maths.masked_mean(out.kl, mask)
     if policy.kl_tuning == "dual":
         size, stopped = sample.noise.shape[-1], jax.lax.stop_gradient(mean_kl)
@@ -149,12 +153,14 @@ def _updated(
     config: PolicyConfig,
 ) -> Float[Array, ""]:
     """``scale`` after the first states of this batch, without gradient."""
+    # First states only, as in TD-MPC2: later latents are predictions. Percentiles have gradients;
+    # without the stop the policy could lower KL / S by spreading the KL.
     spread = maths.percentile_range(jax.lax.stop_gradient(values[0]), mask[0])
     return maths.update_scale(scale, spread, config.scale_rate)
 
 
 def _state_mask(batch: Batch, steps: int, *, stored: bool) -> Bool[Array, "T B"]:
-    """States that belong to the window's episode; with stored records, that hold one."""
+    """States of the window's own episode; if ``stored``, only those with a planner record."""
     mask = batch.valid[:steps]
     return mask & ~batch.rows.last[:steps] if stored else mask
 
@@ -192,5 +198,6 @@ def policy_prior(
     learned = actors.distribution(nets, params, latents, config.world_model)
     if config.policy.prior == "learned":
         return learned
+    # Floored before mixing: a record of tiny std would have all the precision.
     records = losses.floored(records, config.policy)
     return maths.geometric_mean(learned, records, config.policy.prior_mix)

@@ -3,7 +3,7 @@
 A row holds the observation *before* its action, so episodes cost one
 observation a step. Row ``t + 1`` of the same environment is the successor of
 row ``t`` unless ``last[t]``: then row ``t`` is an episode's final observation
-(or led to a broken state) and its action, reward and record mean nothing.
+(or led to a broken state), and its action, reward and record have no meaning.
 
 Symbols: C rows per environment, N environments, B windows, T = H + 1 rows of a window.
 For seeds, ``vmap`` with ``in_axes=SEEDS``: the cursor is shared, so inserting stays one
@@ -60,7 +60,7 @@ SEEDS = Replay(rows=0, inserted=None)  # type: ignore[arg-type]
 
 
 class Index(NamedTuple):
-    """Where sampled rows lie: absolute row numbers and environments, both ``[T, B]``."""
+    """Positions of sampled rows: absolute row numbers and environments, both ``[T, B]``."""
 
     row: Int[Array, "T B"]
     env: Int[Array, "T B"]
@@ -71,9 +71,9 @@ class Batch(NamedTuple):
 
     rows: Row
     """Every field with leading axes ``[T, B]``."""
-    index: Index
+    index: Index  # type: ignore[assignment]  # hides a method of tuple that nothing calls
     valid: Bool[Array, "T B"]
-    """State t still belongs to the episode of the window's start."""
+    """Whether state t is still in the episode of the window's start."""
 
     @property
     def transition(self) -> Bool[Array, "H B"]:
@@ -94,6 +94,7 @@ def init(
         action=jnp.zeros((*shape, action_size), dtype),
         reward=jnp.zeros(shape, dtype),
         terminated=jnp.zeros(shape, bool),
+        # A row that was never written counts as an end, so no transition can start there.
         last=jnp.ones(shape, bool),
         prior=prior,
         prior_value=jnp.zeros(shape, dtype),
@@ -104,11 +105,13 @@ def init(
 
 def row_bytes(obs_size: int, action_size: int) -> int:
     """Bytes of one row, in float32."""
+    # Action, mean and std; reward, value and update; two booleans.
     return 4 * (obs_size + 3 * action_size + 3) + 2
 
 
 def insert(replay: Replay, row: Row) -> Replay:
     """Append one row ``[N, ...]`` per environment, over the oldest when full."""
+    # One cursor for all seeds: with one per seed, ``vmap`` would make a scatter of this.
     cursor = jnp.mod(replay.inserted, replay.capacity)
     rows = jax.tree.map(
         lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x.astype(ring.dtype), cursor, 0),
@@ -121,18 +124,22 @@ def insert(replay: Replay, row: Row) -> Replay:
 def sample(replay: Replay, key: Key, batch_size: int, length: int) -> Batch:
     """Draw windows of ``length`` consecutive rows, uniformly over start rows and environments.
 
-    Needs at least ``length`` rows per environment. A window may run over an
-    episode's end; what follows it is not ``valid``.
+    Needs at least ``length`` rows per environment. A window may extend beyond an
+    episode's end; later states are not ``valid``.
     """
     key_row, key_env = jax.random.split(key)
     num_envs = replay.rows.reward.shape[1]
     oldest = replay.inserted - replay.size
+    # Configurations guarantee a window before the first update; the bound is for other callers,
+    # because a range that is empty cannot raise on the device.
     starts = jnp.maximum(replay.size - length + 1, 1)
+    # Absolute numbers, which never repeat: :func:`write_back` recognises rows overwritten since.
     start = oldest + jax.random.randint(key_row, (batch_size,), 0, starts, jnp.int32)
     env = jax.random.randint(key_env, (batch_size,), 0, num_envs, jnp.int32)
     row = start[None] + jnp.arange(length, dtype=start.dtype)[:, None]
     index = Index(row, jnp.broadcast_to(env[None], row.shape))
     rows = read(replay, index)
+    # Ends *before* each row: a final observation is still a state of its episode.
     ended = jnp.cumsum(rows.last.astype(jnp.int32), axis=0) - rows.last.astype(jnp.int32)
     return Batch(rows, index, ended == 0)
 
@@ -155,7 +162,7 @@ def write_back(
     ``made`` counts the updates of the model that planned them.
     """
     kept = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
-    # An index past the end is dropped by the scatter.
+    # Past the end, where ``mode="drop"`` discards the write: shapes stay static.
     place = jnp.where(kept, jnp.mod(index.row, replay.capacity), replay.capacity)
 
     def put(ring, values):

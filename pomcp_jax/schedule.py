@@ -1,4 +1,4 @@
-"""When a run acts and when it learns: a rational number of updates per decision, cut into chunks.
+"""Schedule of a run: a rational number of updates per decision, cut into chunks.
 
 With ``u = train.updates_per_decision * env.num_envs`` updates per iteration (one step of all N
 environments of a seed), ``floor((t + 1) u) - floor(t u)`` updates follow iteration t of
@@ -31,7 +31,7 @@ class Ratio(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a chunk does, in traced numbers: all phases share one compiled function."""
+    """Work of a chunk as traced numbers, so that all phases share one compiled function."""
 
     groups: Int[Array, ""] | int
     iterations: Int[Array, ""] | int
@@ -51,19 +51,20 @@ class Work(NamedTuple):
     @property
     def total_iterations(self) -> int:
         """Environment steps of the whole chunk."""
-        return self.groups * self.iterations
+        return int(self.groups * self.iterations)
 
     @property
     def total_updates(self) -> int:
         """Updates of the whole chunk."""
-        return self.groups * self.updates + (self.phase + self.groups * self.part) // self.parts
+        carried = (self.phase + self.groups * self.part) // self.parts
+        return int(self.groups * self.updates + carried)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
     """The chunks of a phase, a sequence of :class:`Work` that is cut only as it is read.
 
-    Chunks end at multiples of ``most`` and at ``stop``, wherever the phase is entered.
+    Chunks end at multiples of ``most`` and at ``stop``, wherever the phase starts.
     """
 
     stop: int
@@ -72,7 +73,7 @@ class Chunks:
     cut: Callable[[int, int], Work]
     """``(units before, units) -> work``."""
     start: int = 0
-    """Units that are left out at the beginning."""
+    """Units to skip at the beginning."""
 
     def __len__(self) -> int:
         left = self.start < self.stop
@@ -84,6 +85,8 @@ class Chunks:
         i = index + len(self) if index < 0 else index
         if not 0 <= i < len(self):
             raise IndexError(f"chunk {index} of {len(self)}")
+        # Multiples of ``most`` from 0, not from ``start``: a run that resumes ends its chunks where
+        # an uninterrupted one does.
         first = (self.start // self.most + i) * self.most
         begin, end = max(first, self.start), min(first + self.most, self.stop)
         return self.cut(begin, end - begin)
@@ -112,9 +115,10 @@ def ratio(config: Config) -> Ratio:
     """Updates per iteration, from ``train.updates_per_decision`` and ``env.num_envs``.
 
     Raises:
-      ConfigError: it is no finite number of at least 0, or its denominator is too large to count.
+      ConfigError: it is negative or not finite, or its denominator is too large to count.
     """
     value = config.train.updates_per_decision
+    # Fractions of NaN and infinity raise errors that name neither field nor value.
     if not isinstance(value, numbers.Rational) and not math.isfinite(value):
         raise ConfigError(f"train.updates_per_decision = {value}: must be finite")
     per_decision = values.rational(value)
@@ -136,7 +140,7 @@ def seed_iterations(config: Config) -> int:
 
 
 def training_iterations(config: Config) -> int:
-    """Iterations behind the seeding phase."""
+    """Iterations after the seeding phase."""
     left = config.train.total_decisions - config.train.seed_decisions
     return -(-left // config.env.num_envs)
 
@@ -149,6 +153,7 @@ def check(config: Config) -> None:
     """
     train, num_envs = config.train, config.env.num_envs
     group, steps = ratio(config), training_iterations(config)
+    # Whole iterations: with many environments a run may end a little past its total.
     done = (seed_iterations(config) + steps) * num_envs
     if done >= LIMIT:
         raise ConfigError(
@@ -181,16 +186,20 @@ def phases(config: Config) -> Phases:
     whole, part = divmod(group.updates, group.iterations)
     actors = config.agent.policy.train_in_pretraining
 
+    # A group per chunk where steps or updates are alone, a group per step where they alternate.
     def act(_: int, size: int) -> Work:
         return Work(1, size, 0, True, False, False)
 
     def learn(_: int, size: int) -> Work:
+        # Re-planning waits until the agent acts, as in BMPC. ``random`` is moot without steps.
         return Work(1, 0, size, True, actors, False)
 
     def both(before: int, size: int) -> Work:
+        # Computed from the count, not carried: a chunk entered half-way does the same updates.
         phase = before * part % group.iterations
         return Work(size, 1, whole, False, True, True, part, group.iterations, phase)
 
+    # Pre-training has no steps: its chunks have as many updates as training's, for similar times.
     at_once = max(most, most * group.updates // group.iterations)
     return Phases(
         seeding=Chunks(seed_iterations(config), most, act),

@@ -85,7 +85,7 @@ def over_seeds(function: Callable, config: Any, *args: Any) -> Any:
 
 
 def unstack(config: C, num_rows: int) -> list[C]:
-    """The plain configuration of each of S rows; just one where nothing differs.
+    """The plain configuration of each of S rows; a single one if nothing differs.
 
     Raises:
       ConfigError: if a float is neither a number nor one for each row.
@@ -109,15 +109,15 @@ def unstack(config: C, num_rows: int) -> list[C]:
 
 AXIS = "seeds"
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
-"""How an argument is spread: by its first axis, or not at all."""
+"""Distribution of an argument over devices: by its first axis, or replicated."""
 
 
 def device_count(config: Config, available: int | None = None) -> int:
-    """How many devices a run uses: ``train.num_devices``, or the most that divide its seeds.
+    """Number of devices of a run: ``train.num_devices``, or the most that divide its seeds.
 
     Args:
       config: of the run.
-      available: devices there are; those of JAX by default.
+      available: devices present; those of JAX by default.
 
     Raises:
       ConfigError: they do not divide ``train.num_seeds``, or there are fewer.
@@ -135,32 +135,35 @@ def device_count(config: Config, available: int | None = None) -> int:
         raise ConfigError(
             f"train.num_devices = {wanted}: must be <= {available}, the devices there are"
         )
+    # Shares must be equal: a device with one seed less would still wait for the others.
     return wanted or max(k for k in range(1, available + 1) if seeds % k == 0)
 
 
 def mesh(config: Config) -> Mesh | None:
-    """The devices of a run; None for one, where nothing is to be spread.
+    """The devices of a run; None for a single device.
 
     Raises:
       ConfigError: as :func:`device_count`.
     """
     k = device_count(config)
+    # Without a mesh: ``shard_map`` over one device would be another program to compile.
     return None if k == 1 else Mesh(np.array(jax.devices()[:k]), (AXIS,))
 
 
 def mesh_size(mesh: Mesh | None) -> int:
-    """How many devices compute."""
+    """Number of devices that compute."""
     return 1 if mesh is None else mesh.size
 
 
 def _share(config: Config, devices: int) -> Config:
-    """``config`` of one device's seeds; floats with the seeds' axis are yet to be split."""
+    """``config`` with the number of seeds of a device; ``shard_map`` splits its arrays."""
+    # The number of seeds is static: inside ``shard_map`` it must be that of the share.
     train = dataclasses.replace(config.train, num_seeds=config.train.num_seeds // devices)
     return dataclasses.replace(config, train=train)
 
 
 def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: Any) -> Callable:
-    """``function`` with every device doing its seeds; to be jitted.
+    """``function`` with each device computing its share of seeds; to be jitted.
 
     Arguments and results are global: they have all S seeds. Inside, a :class:`Config` among
     the arguments and all arrays are those of S / k seeds. Without a mesh it is ``function``.
@@ -180,8 +183,10 @@ def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: An
         for i, arg in enumerate(args):
             if isinstance(arg, Config):
                 local[i] = _share(arg, mesh.size)
+                # Floats of a sweep have a value per seed; plain numbers are equal on all devices.
                 specs[i] = jax.tree.map(lambda x: SPLIT if jnp.ndim(x) else WHOLE, local[i])
-        # Counters are equal on all devices because their work is; nothing could check that.
+        # Counters are equal on all devices because their work is. The check of replication cannot
+        # prove that, so it is off.
         shared = jax.shard_map(
             function, mesh=mesh, in_specs=tuple(specs), out_specs=out_specs, check_vma=False
         )
@@ -191,7 +196,7 @@ def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: An
 
 
 def place(tree: PyTree, mesh: Mesh | None, specs: Any) -> PyTree:
-    """Put ``tree`` where the functions of :func:`spread` want it; one device needs nothing."""
+    """Move ``tree`` to the devices as :func:`spread` expects; a no-op for a single device."""
     if mesh is None:
         return tree
     return jax.device_put(tree, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))

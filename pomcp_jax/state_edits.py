@@ -34,7 +34,7 @@ class Works:
 def _done(program: Program, iterations: int, updates: int) -> list[tuple[str, Chunks, int]]:
     """Every phase and how many of its units are done.
 
-    Counters say it, not chunk numbers: the chunks may have been cut differently before.
+    From counters, not chunk numbers: chunks may have been cut differently before.
     """
     seeding, pretraining, training = program.seeding, program.pretraining, program.training
     return [
@@ -80,6 +80,7 @@ def join(state: TrainState, other: TrainState) -> TrainState:
     Raises:
       ValueError: their counters differ.
     """
+    # Counters are shared by all seeds: seeds at different points cannot be one batch.
     ours, theirs = (
         [int(x) for x in (run.iteration, run.updates, run.replay.inserted)]
         for run in (state, other)
@@ -96,11 +97,13 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
     """
 
     def fresh(key):
+        # A stream of its own: the environments must not repeat the episodes that they began with.
         folded = jax.random.fold_in(jax.random.fold_in(key, _FRESH), state.iteration)
         return jax.random.split(folded, config.env.num_envs)
 
     env_state, timestep = env.reset(jax.vmap(fresh)(state.keys).reshape(-1))
     rows = state.replay.rows
+    # The next row to be inserted starts an episode: what led from this one to it is unknown.
     newest = jnp.mod(state.replay.inserted - 1, rows.reward.shape[1])
     last = rows.last.at[:, newest].set(True)
     broken = train_state.broken_resets(timestep, state.keys.shape[0])
@@ -116,19 +119,20 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
 def reset_agents(
     state: TrainState, config: Config, spec: AgentSpec, which: Bool[Array, " S"]
 ) -> TrainState:
-    """``state`` with fresh agents and plans of the seeds ``which``; replay and the rest stay.
+    """``state`` with fresh agents and plans of the seeds ``which``; all else stays.
 
-    New parameters are drawn from the seed's key and the iteration, so that it does not matter
-    whether the run was interrupted. The total of refused updates stays; only those in
-    a row are reset.
+    New parameters are drawn from the seed's key and the iteration, so an interruption does not
+    change them. The total of refused updates stays; the count of consecutive ones is reset.
     """
     keys = train.fold_keys(state, _RENEWED, state.iteration)
     old, new = state.agent, train.init_agents(keys, config, spec)
+    # The total is a count of the run; only the streak belonged to the old agent.
     new = new._replace(faults=new.faults._replace(total=old.faults.total))
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(which.reshape(-1, *(1 for _ in old.shape[1:])), new, old)
 
+    # A warm start of the diverged agent may be anything.
     blank = jax.tree.map(jnp.zeros_like, state.plan)
     return state._replace(
         agent=jax.tree.map(choose, new, old), plan=jax.tree.map(choose, blank, state.plan)

@@ -75,7 +75,7 @@ __all__ = [
 ]
 
 PLAN = "plan/"
-"""How metrics of acting begin; all others are of updates."""
+"""Prefix of the metrics of acting; all others are of updates."""
 
 
 def _split_seeds(tree: PyTree, num_seeds: int) -> PyTree:
@@ -83,7 +83,7 @@ def _split_seeds(tree: PyTree, num_seeds: int) -> PyTree:
 
 
 class Decision(NamedTuple):
-    """What acting gives to the environments and to replay, leading axes ``[S, N]``."""
+    """Result of acting, for the environments and replay; leading axes ``[S, N]``."""
 
     action: Float[Array, "S N A"]
     prior: Gaussian
@@ -97,12 +97,13 @@ def decide(state: TrainState, config: Config, spec: AgentSpec) -> Decision:
     num_seeds = config.train.num_seeds
     timestep = _split_seeds(state.timestep, num_seeds)
 
-    def one(config, params, key, obs, plan, is_first):
+    def plan_seed(config, params, key, obs, plan, is_first):
         return acting.act(params, key, obs, plan, is_first, spec=spec, config=config)
 
     keys = fold_keys(state, ACTING, state.iteration)
     params = state.agent.params
-    out = over_seeds(one, config.agent, params, keys, timestep.obs, state.plan, timestep.is_first)
+    obs, is_first = timestep.obs, timestep.is_first
+    out = over_seeds(plan_seed, config.agent, params, keys, obs, state.plan, is_first)
     info = out.diagnostics
     metrics = {
         f"{PLAN}{name}": jnp.mean(getattr(info, name).astype(jnp.float32), axis=1)
@@ -118,6 +119,8 @@ def decide_randomly(state: TrainState, config: Config, spec: AgentSpec) -> Decis
     draw = lambda key: jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)  # noqa: E731
     action = jax.vmap(draw)(keys)
     policy = config.agent.policy
+    # A random action has no planner behind it: BMPC stores a standard normal for it, TD-M(PC)^2 and
+    # BOOM a wide Gaussian around the action.
     prior = Gaussian(jnp.zeros_like(action), jnp.ones_like(action))
     if policy.seed_record == "action":
         spread = lambda config, x: jnp.full_like(x, config.policy.seed_std)  # noqa: E731
@@ -137,6 +140,7 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         action=decision.action,
         reward=after.reward,
         terminated=after.terminated,
+        # If the next state begins an episode, the environment ignored this action.
         last=after.is_first,
         prior=decision.prior,
         prior_value=decision.value,
@@ -158,6 +162,8 @@ def update_step(
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """One update of every seed: sample, re-plan where it is due, learn."""
     length = config.agent.mppi.horizon + 1
+    # Sampling, learning and re-planning each have a key, so switching re-planning on changes
+    # neither the batches nor the noise of the losses.
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(fold_keys(state, UPDATING, state.updates))
     size = config.agent.optimizer.batch_size
     sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(replay.SEEDS, 0))
@@ -166,10 +172,11 @@ def update_step(
     if config.agent.replan.interval:
 
         def fresh():
-            def one(config, params, key, batch):
+            def replan_seed(config, params, key, batch):
                 return acting.replan(params, key, batch, spec=spec, config=config)
 
-            prior, value = over_seeds(one, config.agent, state.agent.params, keys[:, 2], batch)
+            learners = state.agent.params
+            prior, value = over_seeds(replan_seed, config.agent, learners, keys[:, 2], batch)
             return prior, value, jnp.full(value.shape, state.updates, jnp.int32)
 
         horizon, width = length - 1, config.agent.replan.batch_size
@@ -180,17 +187,18 @@ def update_step(
         stored = jax.tree.map(
             lambda x: x[:, :horizon, :width], (rows.prior, rows.prior_value, rows.made)
         )
-        # The condition chooses among small arrays only; the ring is written
-        # either way (mostly with what it has), so it is never copied.
+        # The condition chooses between small arrays only. The ring is written in both cases, mostly
+        # with what it already has, because a ring that passes through a condition is copied.
         prior, value, made = jax.lax.cond(due, fresh, lambda: stored)
+        # The batch itself gets the new plans, before the losses read it.
         batch, index = jax.vmap(agent.apply_replan)(batch, prior, value, made)
         axes = (replay.SEEDS, 0, 0, 0, 0)
         write = jax.vmap(replay.write_back, in_axes=axes, out_axes=replay.SEEDS)
         ring = write(ring, Index(*index), prior, value, made)
 
-    def learn(config, one, batch, key):
+    def learn(config, learner, batch, key):
         return agent.update(
-            one, batch, key, spec=spec, config=config, train_actors=work.train_actors
+            learner, batch, key, spec=spec, config=config, train_actors=work.train_actors
         )
 
     agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1])
@@ -203,15 +211,16 @@ def _reorder(
     """Every seed's batch, with the windows to re-plan first if re-planning is due."""
 
     def by_urgency():
-        def one(config, params, batch):
+        def order_seed(config, params, batch):
             return acting.replan_order(params, batch, state.updates, spec=spec, config=config)
 
-        return over_seeds(one, config.agent, state.agent.params, batch)
+        return over_seeds(order_seed, config.agent, state.agent.params, batch)
 
     size = config.agent.optimizer.batch_size
     as_drawn = jnp.broadcast_to(
         jnp.arange(size, dtype=jnp.int32)[None], (config.train.num_seeds, size)
     )
+    # The other windows stay in the batch: reordering does not bias what is learned from.
     order = jax.lax.cond(due, by_urgency, lambda: as_drawn)
     return jax.vmap(lambda order, batch: jax.tree.map(lambda x: x[:, order], batch))(order, batch)
 
@@ -221,11 +230,12 @@ def chunk(
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """Do ``work``; returns the state and the mean of every metric over the chunk.
 
-    Trip counts are traced: all phases cost one compilation. Means of what did not happen are 0.
+    Trip counts are traced: all phases cost one compilation. Means over no step are 0.
     """
-    # Nested jits: traced once, although shapes are asked for before they run.
+    # Nested jits: each is traced once, although ``eval_shape`` asks for the shapes beforehand.
     plan = jax.jit(lambda state, config: decide(state, config, spec))
     improve = jax.jit(lambda state, config, work: update_step(state, config, spec, work))
+    # Sums start at zero, with the names and shapes that the two steps return.
     acted = jax.eval_shape(plan, state, config).metrics
     learned = jax.eval_shape(improve, state, config, work)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
@@ -234,6 +244,7 @@ def chunk(
         def at_random() -> Decision:
             return decide_randomly(state, config, spec)._replace(metrics=zeros[0])
 
+        # A scalar predicate, outside of every ``vmap``: seeding does not pay for the planner.
         return jax.lax.cond(work.random, at_random, lambda: plan(state, config))
 
     def act(_, carry):
@@ -249,7 +260,9 @@ def chunk(
 
     def group(_, carry):
         carry, phase = carry
+        # Traced trip counts, hence ``fori_loop``: a ``scan`` would compile once per chunk length.
         carry = jax.lax.fori_loop(0, work.iterations, act, carry)
+        # Counting remainders as integers is exact; a float ratio would drift over a run.
         phase = phase + work.part
         more = phase >= work.parts
         carry = jax.lax.fori_loop(0, work.updates + more.astype(jnp.int32), learn, carry)
@@ -267,14 +280,19 @@ def _add(total: PyTree, more: PyTree) -> PyTree:
 
 
 def _divide(total: dict[str, Array], count: Int[Array, ""]) -> dict[str, Array]:
+    # 0 / 0 would stop a run under ``jax_debug_nans``; the host turns these means into NaN.
     count = jnp.maximum(count, 1).astype(jnp.float32)
     return {name: value / count for name, value in total.items()}
 
 
 def _without_what_did_not_happen(
-    result: tuple[TrainState, dict[str, Array]], state: TrainState, config: Config, work: Work
+    result: tuple[TrainState, dict[str, Array | np.ndarray]],
+    state: TrainState,
+    config: Config,
+    work: Work,
 ) -> tuple[TrainState, dict[str, Array | np.ndarray]]:
     """Means over nothing become NaN, on the host: ``jax_debug_nans`` may look at the device."""
+    # Under an outer ``jit`` or ``eval_shape`` nothing is known of the work yet.
     if any(isinstance(x, jax.core.Tracer) for x in work):
         return result
     acted = work.total_iterations > 0 and not work.random
@@ -289,7 +307,8 @@ def _without_what_did_not_happen(
 
 
 def _check_state(state: TrainState, config: Config, work: Work) -> None:
-    """Refuse a state of other sizes than ``config`` says, before it is traced."""
+    """Refuse a state whose sizes are not those of ``config``, before it is traced."""
+    # Otherwise tracing fails deep inside, with a shape error that names no field.
     _, rows, num_envs = state.replay.rows.reward.shape
     for name, actual, wanted in (
         ("train.num_seeds", state.keys.shape[0], config.train.num_seeds),
@@ -323,11 +342,11 @@ class Program(NamedTuple):
 
 INIT_READS = frozenset({"train.num_seeds", "train.capacity", "env.num_envs"})
 CHUNK_READS = frozenset({"train.num_seeds", "env.num_envs"})
-"""Settings that the compiled functions read; changing any other never recompiles them."""
+"""Settings that the compiled functions read; no other setting recompiles them."""
 
 
 def check_environment(config: Config, env: Env) -> None:
-    """Refuse settings that disagree with the environment they are for.
+    """Refuse settings that disagree with the environment.
 
     Raises:
       ConfigError: one line naming the field and both values.
@@ -358,8 +377,9 @@ def build(config: Config, env: Env) -> Program:
       ConfigError: for a configuration that cannot work, in any of its rows, with this
         environment or on these devices.
     """
-    for one in seed_axis.unstack(config, config.train.num_seeds):
-        validation.validate_run(one)
+    # Every row: a sweep may have one value that cannot work among many that can.
+    for row in seed_axis.unstack(config, config.train.num_seeds):
+        validation.validate_run(row)
     check_environment(config, env)
     for text in doubts(config, env):
         warnings.warn(text, stacklevel=2)
@@ -380,8 +400,9 @@ def build(config: Config, env: Env) -> Program:
         return chunk(state, config, work, env=env, spec=spec)
 
     specs = (SPECS, None, seed_axis.WHOLE), (SPECS, seed_axis.SPLIT)
-    # The hunt for a NaN calls a function again to find the operation: its arguments must live.
-    donated = () if jax.config.jax_debug_nans else (0,)
+    # ``jax_debug_nans`` calls a function again to find the operation: donated arguments are gone.
+    debug_nans = jax.config.jax_debug_nans  # type: ignore[attr-defined]
+    donated = () if debug_nans else (0,)
     compiled = jax.jit(seed_axis.spread(run_chunk, mesh, *specs), donate_argnums=donated)
     return Program(
         env,

@@ -1,9 +1,9 @@
-"""Everything a run owns as one pytree, how it begins and how it is spread over devices.
+"""The state of a run as one pytree, its initial value and its distribution over devices.
 
 Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is cut into chunks.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from pomcp_jax.mppi import PlanState
 from pomcp_jax.replay import Replay
 from pomcp_jax.types import Key, PyTree, TimeStep
 
+# The order is part of every result: another one would change all random numbers.
 AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
 """Streams of randomness of a seed."""
 
@@ -39,14 +40,27 @@ class TrainState(NamedTuple):
     updates: Int[Array, ""]
 
 
-SEEDS = TrainState(*[0] * 7, iteration=None, updates=None)._replace(replay=replay.SEEDS)
+# Axes stand where a state has arrays, hence ``Any``.
+_EACH: Any = 0
+_SHARED: Any = None
+SEEDS = TrainState(
+    agent=_EACH,
+    replay=replay.SEEDS,
+    env=_EACH,
+    timestep=_EACH,
+    plan=_EACH,
+    keys=_EACH,
+    stats=_EACH,
+    iteration=_SHARED,
+    updates=_SHARED,
+)
 """Axes of the seeds, for ``vmap``: all but three counters have one."""
 SPECS = jax.tree.map(
     lambda axis: seed_axis.WHOLE if axis is None else seed_axis.SPLIT,
     SEEDS,
     is_leaf=lambda axis: axis is None,
 )
-"""How a run is spread over devices: by its seeds."""
+"""Distribution over devices: by seeds; counters are replicated."""
 
 
 def rows_per_env(config: Config) -> int:
@@ -71,6 +85,7 @@ def init(
     num_seeds, num_envs = config.train.num_seeds, config.env.num_envs
     if seeds is None:
         seeds = own_seeds(config)
+    # A key per seed, not one split S ways: seed k then is the same in a batch of any size.
     keys = jax.vmap(jax.random.key)(seeds)
     agents = init_agents(jax.vmap(lambda key: jax.random.fold_in(key, AGENT))(keys), config, spec)
     env_keys = jax.vmap(
@@ -78,6 +93,7 @@ def init(
     )(keys)
     env_state, timestep = env.reset(env_keys.reshape(-1))
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
+    # Only rows have the axis of seeds; the count of inserted ones is shared.
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)
     plan = acting.init_plan(config.agent, spec, num_envs)
     stats = counters.init(num_seeds)
@@ -96,7 +112,7 @@ def init(
 
 
 def broken_resets(timestep: TimeStep, num_seeds: int) -> Int[Array, " S"]:
-    """How many of each seed's environments began with an observation that is not finite."""
+    """Number of each seed's environments whose first observation is not finite."""
     return jnp.sum(timestep.invalid.reshape(num_seeds, -1), axis=1, dtype=jnp.int32)
 
 
@@ -117,6 +133,7 @@ def init_agents(keys: Key, config: Config, spec: AgentSpec) -> AgentState:
 def fold_keys(state: TrainState, stream: int, counter: Int[Array, ""]) -> Key:
     """``[S]`` keys of one stream (:data:`ACTING` ...) at a counter."""
 
+    # Stream first: counters of different streams have the same values.
     def fold(key):
         return jax.random.fold_in(jax.random.fold_in(key, stream), counter)
 

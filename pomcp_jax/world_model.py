@@ -47,6 +47,7 @@ def build(config: WorldModelConfig, action_size: int) -> Networks:
     simnorm = lambda x: maths.simnorm(x, config.simnorm_group)  # noqa: E731
     zeros = networks.zeros_init
     width = config.mlp_width
+    # TD-MPC2 counts the output layer as well, and never goes below one hidden layer.
     encoder_hidden = (config.encoder_width,) * max(config.encoder_layers - 1, 1)
     return Networks(
         encoder=MLP(encoder_hidden, config.latent_size, simnorm, dtype=dtype),
@@ -56,6 +57,7 @@ def build(config: WorldModelConfig, action_size: int) -> Networks:
         value=MLP(
             (width, width), config.num_bins, final_init=zeros, dropout=config.dropout, dtype=dtype
         ),
+        # Always built: modules own no parameters, ``ModelParams.termination`` decides on its use.
         termination=MLP((width, width), 1, dtype=dtype),
         policy=MLP((width, width), 2 * action_size, dtype=dtype),
     )
@@ -69,6 +71,7 @@ def bins(config: WorldModelConfig) -> Bins:
 def init(key: Key, config: WorldModelConfig, obs_size: int, action_size: int) -> ModelParams:
     """Fresh parameters, float32."""
     nets = build(config, action_size)
+    # Five keys, head or not: switching terminations on must not change the other initial values.
     keys = jax.random.split(key, 5)
     latent = config.latent_size
     value_inputs = (latent, action_size) if config.critic == "q" else (latent,)
@@ -169,6 +172,7 @@ def continues(
     """
     if params.termination is None:
         return None
+    # A threshold, not the probability: a head that is unsure would discount every step.
     logit = termination_logits(nets, params.termination, latent)
     return (logit <= 0.0).astype(logit.dtype)
 
