@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import threading
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,14 @@ def test_outcome_and_rows(whole):
     written = table(outcome.workdir)
     assert [str(row["decisions"]) for row in rows] == [row["decisions"] for row in written]
     assert [row["seed"] for row in rows] == [0] * len(rows)
+
+
+def test_every_column_is_documented(whole):
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    documented = set(re.findall("`([a-z_/]+)`", page))
+    for name in ("metrics.csv", "evaluations.csv"):
+        header = (whole[0].workdir / name).read_text().splitlines()[0].split(",")
+        assert {column for column in header if "episode_" not in column} <= documented
 
 
 def test_a_complete_run_has_nothing_to_do(whole):
