@@ -21,7 +21,7 @@ from pomcp_jax.types import PyTree
 Arrays = dict[str, np.ndarray]
 """Leaves by path; PRNG keys are their raw ``uint32`` data."""
 RING = ".replay.rows"
-"""Leaves below have the axis of C rows behind that of seeds; only rows in use are written."""
+"""Prefix of leaves with axes of seeds, then of C rows; only rows in use are written."""
 EXPANSION = 16
 """Bytes of arrays that a byte of files may claim to hold: orbax stores no blocks of zeros."""
 
@@ -106,6 +106,7 @@ def check(place: Path, shapes: PyTree, saved: Mapping[str, Any]) -> None:
                 problems[name] = f"{name} is missing"
             continue
         shape = have.shape
+        # A ring that was not full is shorter on disk, along C alone.
         if name.startswith(RING) and shape[1:2] <= x.shape[1:2]:
             shape = (*shape[:1], x.shape[1], *shape[2:])
         if (shape, have.dtype) != (x.shape, x.dtype):
@@ -133,7 +134,7 @@ def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
 
 
 def assemble(shapes: PyTree, arrays: Arrays) -> PyTree:
-    """Arrays as the pytree ``shapes``, in buffers of their own (the state is donated)."""
+    """Arrays as the pytree ``shapes``, in separate buffers (the state is donated)."""
     blank = {f"{RING}{name}": leaf for name, leaf in named(replay.init(1, 1, 1, 1).rows).items()}
     data = jax.eval_shape(key_data, shapes)
 
@@ -141,9 +142,11 @@ def assemble(shapes: PyTree, arrays: Arrays) -> PyTree:
         name = jax.tree_util.keystr(path)
         array = arrays[name] if name in arrays else np.zeros(x.shape, x.dtype)
         if array.shape != x.shape:
+            # Rows not in use were not saved; the blank row marks them as ends of episodes.
             ring = np.full(x.shape, np.ravel(blank[name])[0], x.dtype)
             ring[:, : array.shape[1]] = array
             array = ring
+        # A copy: orbax may still own the memory of what it read.
         leaf = jnp.array(array)
         return jax.random.wrap_key_data(leaf, impl=wanted.dtype) if is_key(wanted) else leaf
 

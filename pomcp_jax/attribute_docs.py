@@ -34,6 +34,7 @@ def _read_class(node: ast.ClassDef) -> ClassDocs:
         if not isinstance(here, ast.AnnAssign) or not isinstance(here.target, ast.Name):
             continue
         text = ""
+        # A string counts only directly below its field, as in documentation tools.
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             text = inspect.cleandoc(str(below.value.value))
         fields[here.target.id] = text

@@ -6,7 +6,7 @@ over it.
 
 Every field is declared once: its type with range or choices, its default and, below it, its
 documentation (:mod:`pomcp_jax.fields`). :func:`check` compares values with their declarations;
-what fields demand of each other is in :mod:`pomcp_jax.validation`. Both raise
+rules between fields are in :mod:`pomcp_jax.validation`. Both raise
 :class:`ConfigError` with one line naming the field, its value and what would be right, before
 anything is compiled. Formulas and symbols are those of docs/method.md.
 """
@@ -54,6 +54,8 @@ def config(cls: type[C]) -> type[C]:
     def __post_init__(self: Any) -> None:
         for name, spec in specs.items():
             value = getattr(self, name)
+            # Static values are hashed for the compilation key, so they get their plain type. Leaves
+            # pass unchanged: JAX puts tracers, axes and None there.
             if spec.static and type(value) is not spec.kind:
                 object.__setattr__(self, name, _converted(cls.__name__, name, spec, value))
             elif isinstance(value, np.generic | np.ndarray):
@@ -66,6 +68,7 @@ def config(cls: type[C]) -> type[C]:
     specs = fields.specs(cls)
     if specs:
         cls.__doc__ = fields.document(cls)
+    # Groups are data too: their own leaves are traced.
     meta = [name for name, spec in specs.items() if spec.static]
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     data = [name for name in names if name not in meta]
@@ -387,6 +390,7 @@ class Config:
 
 def to_dict(cfg: Any) -> dict[str, Any]:
     """Nested dictionary of a configuration; arrays and tracers stay as they are."""
+    # Not ``dataclasses.asdict``, which copies every leaf, arrays of a sweep included.
     pairs = ((field.name, getattr(cfg, field.name)) for field in dataclasses.fields(cfg))
     return {k: to_dict(v) if dataclasses.is_dataclass(v) else v for k, v in pairs}
 
@@ -404,7 +408,7 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def from_dict(cls: type[C], items: Mapping[str, Any], path: str = "") -> C:
-    """Build configuration ``cls`` from a (partial) nested mapping; ``path`` is where it stands.
+    """Build configuration ``cls`` from a (partial) nested mapping; ``path`` is its dotted name.
 
     Raises:
       ConfigError: for an unknown field (with the nearest name) or a wrong type.
@@ -448,6 +452,7 @@ def replace(cfg: C, changes: Mapping[str, Any]) -> C:
     for path, value in changes.items():
         if path not in known and path not in groups:
             raise ConfigError(f"{path}: unknown field{nearest.hint(path, known)}")
+        # Nested, so that a single function checks names and converts values.
         for name in reversed(path.split(".")):
             value = {name: value}
         cfg = _changed(cfg, value, "")
@@ -457,19 +462,19 @@ def replace(cfg: C, changes: Mapping[str, Any]) -> C:
 def check(cfg: Any, path: str = "") -> None:
     """Compare every value of a configuration with its declared range or choices.
 
-    Tracers pass; every number of an array counts.
+    Tracers pass; all numbers of an array are checked.
 
     Args:
       cfg: any configuration.
-      path: where it stands in a whole one, for messages.
+      path: dotted name of ``cfg`` in messages.
 
     Raises:
       ConfigError: one line naming the field, the value and what it must be.
     """
-    found = flatten(cfg, f"{path}." if path else "")
+    present = flatten(cfg, f"{path}." if path else "")
     for name, spec in fields.all_specs(type(cfg), path).items():
-        if hint := fields.refusal(spec, found[name]):
-            raise ConfigError(f"{name} = {values.shown(found[name])}: {hint}")
+        if hint := fields.refusal(spec, present[name]):
+            raise ConfigError(f"{name} = {values.shown(present[name])}: {hint}")
 
 
 def check_finite(cfg: Any) -> None:

@@ -1,4 +1,4 @@
-"""Settings without effect because of other settings: allowed, but surely not what was meant."""
+"""Settings without effect because of other settings: allowed, but probably a mistake."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from pomcp_jax.config import AgentConfig, Config
 
 
 class Rule(NamedTuple):
-    """Fields that are not read under a condition, and why."""
+    """Fields that are not read under a condition, and the reason."""
 
     idle: Callable[[Config], bool]
     why: str
@@ -131,13 +131,14 @@ def without_effect(*configs: Config) -> list[str]:
     Floats must be plain numbers. Several configurations, the cells of a sweep, yield one line per
     field whatever its values.
     """
+    # Only changed fields: a default without effect is nobody's mistake.
     defaults = config_lib.flatten(Config())
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for config in configs:
         chosen = config_lib.flatten(config)
         for rule in RULES:
             for name in rule.fields if rule.idle(config) else ():
                 if chosen[name] != defaults[name]:
                     line = f"{name} = {values.shown(chosen[name])}: has no effect, {rule.why}"
-                    found.setdefault(name, line)
-    return list(found.values())
+                    lines.setdefault(name, line)
+    return list(lines.values())
