@@ -91,7 +91,7 @@ class Snapshot(NamedTuple):
 def snapshot(state: AgentState | TrainState) -> Snapshot:
     """Copy a state to the host; of replay, the rows in use (one if there are none).
 
-    Saving the copy may happen after the state was donated.
+    The copy can be saved after the state was donated.
     """
     rows = 0
     if isinstance(state, TrainState):  # Replay.size ignores the axis of seeds
@@ -104,13 +104,13 @@ def snapshot(state: AgentState | TrainState) -> Snapshot:
     }
     if not isinstance(state, TrainState):
         return Snapshot(copies, {})
-    # The agent is an item of its own, so that it can be read without the larger rest.
+    # The agent is a separate item, so that it can be read without replay.
     mine = {name: copies.pop(name) for name in leaves if name.startswith(".agent.")}
     return Snapshot({name.removeprefix(".agent"): x for name, x in mine.items()}, copies)
 
 
 def installed(name: str) -> str:
-    """A package's version; ``unknown`` where it is on the path without being installed."""
+    """A package's version; ``unknown`` if it is on the path but not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -163,7 +163,7 @@ def save(
         versions=versions(),
         config=config_lib.to_dict(config),
         sizes=(spec.obs_size, spec.action_size, len(next(iter(shot.agent.values())))),
-        # JSON has no NaN; a score that is none must not win the comparison for the best.
+        # JSON has no NaN, and NaN would win or lose the comparison for the best at random.
         score=score if score is not None and math.isfinite(score) else None,
         host=dict(host or {}),
         files={},
@@ -235,6 +235,7 @@ def recover(folder: Path | str) -> None:
 
 def undo_replacement(folder: Path | str) -> None:
     """Rename checkpoints back whose replacement was killed half-way; deletes nothing."""
+    # No checkpoint under the name: the new one was never moved there, so the old one returns.
     for path in Path(folder).glob(".*.replaced"):
         final = path.with_name(path.name.removesuffix(".replaced").removeprefix("."))
         if not final.exists():
@@ -335,7 +336,7 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
         every damaged one that is passed over.
 
     Raises:
-      CheckpointError: when there is none, or when it is damaged or from a
+      CheckpointError: there is no checkpoint, or it is damaged or from a
         configuration that this version cannot build.
     """
     folder = Path(folder).resolve()
@@ -393,7 +394,7 @@ def restore_run(
       environments: False leaves ``env`` and ``timestep`` None.
 
     Raises:
-      DamagedError: some file is not what was written.
+      DamagedError: some file differs from the one written.
       MismatchError: names the leaves that differ from ``shapes``.
     """
     place = Path(folder) / str(manifest.decisions)

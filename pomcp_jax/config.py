@@ -63,7 +63,7 @@ def config(cls: type[C]) -> type[C]:
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True)(cls)
-    # Annotations are what a user writes; JAX rebuilds configurations with leaves of all kinds.
+    # Annotations describe what a user passes; JAX rebuilds configurations with any kind of leaf.
     cls.__no_type_check__ = True  # type: ignore[attr-defined]
     specs = fields.specs(cls)
     if specs:

@@ -86,7 +86,7 @@ def verify(folder: Path, digests: Mapping[str, Any], items: tuple[str, ...]) -> 
     """Compare all that is in the folders ``items`` of ``folder`` with what :func:`of` returned.
 
     Raises:
-      DamagedError: names the first file that is missing, extra or not what was written.
+      DamagedError: names the first file that is missing, extra or different from the one written.
       ShortageError: names what the system could not read.
     """
     path = folder

@@ -107,7 +107,7 @@ RULES: tuple[Rule, ...] = (
         "replan.proposal_log_std_max",
     ),
     _agent(
-        # A batch below the default of 20 demands a smaller replan.batch_size in any case.
+        # A smaller batch requires a smaller replan.batch_size, also without re-planning.
         lambda agent: agent.replan.interval == 0 and agent.optimizer.batch_size >= 20,
         "agent.replan.interval is 0: nothing is re-planned",
         "replan.batch_size",
@@ -131,7 +131,7 @@ def without_effect(*configs: Config) -> list[str]:
     Floats must be plain numbers. Several configurations, the cells of a sweep, yield one line per
     field whatever its values.
     """
-    # Only changed fields: a default without effect is nobody's mistake.
+    # Only changed fields: nobody asked for a default.
     defaults = config_lib.flatten(Config())
     lines: dict[str, str] = {}
     for config in configs:

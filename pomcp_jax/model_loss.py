@@ -169,6 +169,7 @@ def loss(
     q_action = actions if config.world_model.critic == "q" else None
     # At rolled-out latents, the ones that planning meets; targets come from encoded ones.
     value = world_model.value_logits(nets, params.value, here, q_action, dropout_key)
+    # One target for all heads: they differ by their initial values and dropout only.
     value_targets = jnp.broadcast_to(target.value[None], value.shape[:-1])
     value_loss = jnp.mean(maths.two_hot_cross_entropy(value, value_targets, bins), axis=0)
     termination = jnp.zeros((), gap.dtype)

@@ -20,7 +20,7 @@ _FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
 
 @dataclasses.dataclass(frozen=True)
 class Works:
-    """Phases and chunks in order, cut only as they are read."""
+    """Phases and chunks in order, computed as they are read."""
 
     phases: tuple[tuple[str, Chunks], ...]
 
@@ -97,7 +97,7 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
     """
 
     def fresh(key):
-        # A stream of its own: the environments must not repeat the episodes that they began with.
+        # A separate stream: environments must not repeat their first episodes.
         folded = jax.random.fold_in(jax.random.fold_in(key, _FRESH), state.iteration)
         return jax.random.split(folded, config.env.num_envs)
 

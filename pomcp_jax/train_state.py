@@ -91,6 +91,7 @@ def init(
     env_keys = jax.vmap(
         lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
     )(keys)
+    # All environments of all seeds are one flat batch, seed-major.
     env_state, timestep = env.reset(env_keys.reshape(-1))
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     # Only rows have the axis of seeds; the count of inserted ones is shared.

@@ -309,7 +309,7 @@ def target_actor_exists(agent: AgentConfig) -> str | None:
 
 
 def soft_target_has_prior_and_q(agent: AgentConfig) -> str | None:
-    """Soft targets are those of a Q critic, at states that only a learned prior knows."""
+    """Soft targets need a Q critic, and a prior at next states, which only a network has."""
     if not agent.critic.soft_target:
         return None
     if agent.policy.learns_prior and agent.world_model.critic == "q":

@@ -116,7 +116,7 @@ def plain(kind: type, value: Any) -> Any:
 
 
 def taken(kind: type, is_traced: bool, value: Any) -> Any:
-    """``value`` converted to what a field of that kind stores.
+    """``value`` converted to the type that a field of that kind stores.
 
     Args:
       kind: ``bool``, ``int``, ``float`` or ``str``.
