@@ -96,7 +96,7 @@ class EnvConfig:
     backend: Literal["mjx", "host", "warp", "spring", "positional", "generalized"] = "mjx"
     """``mjx``: physics on the accelerator. ``host``: dm_control's tasks in MuJoCo's C code on the
     CPU, original models, much cheaper there for bodies with contacts. ``warp``: MuJoCo Warp, for
-    NVIDIA GPUs. The others are brax' own."""
+    NVIDIA GPUs. The others are brax's own."""
 
 
 @config
@@ -108,7 +108,7 @@ class WorldModelConfig:
     encoder_width: Count = 256
     """Width of the encoder's hidden layers."""
     encoder_layers: Count = 2
-    """Layers of the encoder, including the last one, to the latent state; at least two are made."""
+    """Layers of the encoder, including the output layer to the latent state; at least two."""
     mlp_width: Count = 512
     """Width of the two hidden layers of every other network."""
     simnorm_group: Count = 8
@@ -147,14 +147,14 @@ class MppiConfig:
     num_samples: Count = 512
     """Candidate plans of an iteration, proposals included."""
     num_proposals: CountOrZero = 24
-    """Candidates that the model's proposal policy makes; without one it has no effect."""
+    """Candidates proposed by the model's policy; without a policy it has no effect."""
     num_elites: Count = 64
     """Best candidates of an iteration, to which the next distribution is fitted."""
     iterations: Count = 6
     """Iterations of sampling and fitting."""
     temperature: NotNegative = 0.5
     """Elites weigh ``softmax(temperature * return)``, as in TD-MPC2: the inverse of the
-    temperature of MPPI's papers. Higher averages over fewer; 0 over all elites alike."""
+    temperature of MPPI's papers. Higher values favour the best; 0 weighs all elites equally."""
     std_min: NotNegative = 0.05
     """Lower bound of the standard deviation of the fitted distribution."""
     std_max: NotNegative = 2.0
@@ -173,7 +173,7 @@ class CriticConfig:
     target_reduce: Literal["min", "mean"] = "min"
     """How a target combines its heads."""
     target_actor: Literal["policy", "prior"] = "policy"
-    """Whose action a target evaluates: the policy's or the learned prior's."""
+    """Actor whose action a target evaluates: the policy or the learned prior."""
     soft_target: bool = False
     """Subtract the policy's closed-form KL to the prior at the next state (needs a prior)."""
     soft_target_clip: NotNegative = 10.0
@@ -219,7 +219,7 @@ class PolicyConfig:
     prior_mix: Share = 0.5
     """Weight of the learned prior in a mixture."""
     proposer: Literal["policy", "prior", "both"] = "policy"
-    """Who proposes plans: ``policy``, the learned ``prior``, or ``both``, half of them each."""
+    """Source of proposals: ``policy``, the learned ``prior``, or ``both``, half of them each."""
     seed_record: Literal["standard", "action"] = "standard"
     """Record of random actions: ``standard`` N(0, 1) or ``action`` N(action, seed_std)."""
     seed_std: Positive = 1.0
@@ -238,7 +238,7 @@ class PolicyConfig:
     value_weight: bool = False
     """Weight the KL of an example by B softmax(Q / S_Q / value_weight_temperature)."""
     value_weight_temperature: Positive = 1.0
-    """Higher weighs examples more alike."""
+    """Higher values weigh examples more equally."""
     q_reduce: Literal["min", "mean"] = "mean"
     """How the value term combines its heads."""
     num_q_heads: Count = 2
@@ -371,10 +371,10 @@ class TrainConfig:
     """Consecutive non-finite updates after which a seed counts as broken."""
     on_broken_seed: Literal["stop", "leave", "reset"] = "stop"
     """``stop``: the run stops with code 3. ``leave``: the seed is marked and no longer counts.
-    ``reset``: it restarts with a fresh agent and an empty replay. Other seeds do not change by a
+    ``reset``: it restarts with a fresh agent and keeps its replay. Other seeds do not change by a
     bit."""
     num_devices: HostCountOrZero = 0
-    """Devices to spread the seeds over; must divide their number. 0: the most that do."""
+    """Devices over which seeds are distributed; must divide their number. 0: the most that do."""
     max_seed_resets: HostCount = 3
     """Resets of a seed after which ``reset`` acts as ``leave``."""
 
