@@ -23,11 +23,11 @@ Arrays = dict[str, np.ndarray]
 RING = ".replay.rows"
 """Prefix of leaves with axes of seeds, then of C rows; only rows in use are written."""
 EXPANSION = 16
-"""Bytes of arrays that a byte of files may claim to hold: orbax stores no blocks of zeros."""
+"""Largest ratio of array bytes to file bytes: orbax does not store blocks of zeros."""
 
 
 class MismatchError(CheckpointError):
-    """A checkpoint is whole and does not fit: ``leaves`` are the names that differ."""
+    """An intact checkpoint that does not fit; ``leaves`` names the leaves that differ."""
 
     def __init__(self, text: str, leaves: tuple[str, ...]):
         super().__init__(text)
@@ -93,7 +93,7 @@ def stored(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def check(place: Path, shapes: PyTree, saved: Mapping[str, Any]) -> None:
-    """Compare the arrays :func:`stored` in a checkpoint with the leaves wanted.
+    """Compare the arrays :func:`stored` in a checkpoint with the expected leaves.
 
     Raises:
       MismatchError: names the leaves that differ.
@@ -119,7 +119,7 @@ def check(place: Path, shapes: PyTree, saved: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
-    """Read arrays out of those :func:`stored` in a folder.
+    """Read some of the arrays :func:`stored` in a folder.
 
     Raises:
       ShortageError: orbax could not read it.

@@ -94,6 +94,7 @@ def snapshot(state: AgentState | TrainState) -> Snapshot:
     The copy can be saved after the state was donated.
     """
     rows = 0
+    # Only rows in use: the capacity may be a hundred times what a young run has filled.
     if isinstance(state, TrainState):  # Replay.size ignores the axis of seeds
         rows = min(max(int(state.replay.inserted), 1), state.replay.rows.reward.shape[1])
     leaves = arrays.named(jax.device_get(arrays.key_data(state)))
@@ -243,7 +244,7 @@ def undo_replacement(folder: Path | str) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest and the best; what cannot be read does not count."""
+    """Delete all but the ``keep`` newest and the best; unreadable checkpoints do not count."""
     known = scores(folder)
     best = max(known, key=lambda step: (known[step], step), default=None)
     for old in sorted(known)[:-keep]:

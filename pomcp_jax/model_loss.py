@@ -1,4 +1,4 @@
-"""One step of world model, reward and critic, with their targets (docs/method.md)."""
+"""Loss of world model, reward and critic, and its targets (docs/method.md)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -128,7 +128,7 @@ def targets(
 def clipped_share(
     values: Float[Array, "H B"], mask: Bool[Array, "H B"], bins: maths.Bins
 ) -> Float[Array, ""]:
-    """Share of targets beyond the bins' range, which are learned as its end."""
+    """Share of targets beyond the bins' range, which train the outermost bin."""
     places = maths.symlog(values)
     beyond = (places < bins.low) | (places > bins.high)
     return maths.masked_mean(beyond.astype(values.dtype), mask)

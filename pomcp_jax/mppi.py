@@ -360,6 +360,7 @@ def plan(
     final = _search(conformed, params, tuple(keys), mean.astype(conformed.dtype), config)
     scale = jnp.asarray(explore).astype(conformed.dtype)
     out = _output(final, key_select, key_explore, scale, config)
+    # In the caller's dtype: a scan over decisions must carry a single type.
     return out._replace(next_state=PlanState(out.next_state.mean.astype(mean.dtype)))
 
 

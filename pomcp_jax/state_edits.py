@@ -36,6 +36,7 @@ def _done(program: Program, iterations: int, updates: int) -> list[tuple[str, Ch
 
     From counters, not chunk numbers: chunks may have been cut differently before.
     """
+    # Iterations count seeding, then training; the first updates are those of pre-training.
     seeding, pretraining, training = program.seeding, program.pretraining, program.training
     return [
         ("seeding", seeding, min(iterations, seeding.stop)),

@@ -395,6 +395,7 @@ def build(config: Config, env: Env) -> Program:
     )
 
     def begin_with(config: Config, seeds: Int[Array, " S"] | None = None) -> TrainState:
+        # Seeds are an argument, so that another ``train.seed`` does not compile again.
         return begin(config, own_seeds(config) if seeds is None else seeds)
 
     def run_chunk(state, config, work):

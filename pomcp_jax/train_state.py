@@ -118,7 +118,7 @@ def broken_resets(timestep: TimeStep, num_seeds: int) -> Int[Array, " S"]:
 
 
 def own_seeds(config: Config) -> Int[Array, " S"]:
-    """Numbers of a run's seeds: ``train.seed`` and those after it."""
+    """Numbers of a run's seeds: ``train.seed`` and its successors."""
     return config.train.seed + jnp.arange(config.train.num_seeds, dtype=jnp.int32)
 
 
