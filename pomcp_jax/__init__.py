@@ -1,9 +1,9 @@
 """PO-MPC in pure JAX: a latent MPPI planner as the prior of a KL-regularised policy.
 
-The planner alone is :mod:`pomcp_jax.mppi` (it imports nothing of the rest);
+The planner is :mod:`pomcp_jax.mppi`, which does not depend on agents or environments;
 configurations are :mod:`pomcp_jax.config` and :mod:`pomcp_jax.presets`; ``Trainer`` runs them, from
 Python or as ``python -m experiments.run``; ``load_controller`` acts with what was trained.
-Submodules load on first use, so that the planner comes without environments.
+Submodules load on first use, so that the planner does not import environments.
 """
 
 import importlib
@@ -42,6 +42,7 @@ _NAMES = {
 }
 __all__ = [*_MODULES, *_NAMES, "__version__"]  # noqa: PLE0604
 
+# Type checkers and editors do not run ``__getattr__``; keep both lists equal.
 if TYPE_CHECKING:
     from pomcp_jax import (  # noqa: F401
         acting,

@@ -59,6 +59,7 @@ def model_fns(
         following, reward = world_model.step(nets, params.model, latent, action, bins)
         gamma = jnp.asarray(config.optimizer.discount, reward.dtype)
         going = world_model.continues(nets, params.model, following)
+        # Terminations reach the planner as discounts: it has no notion of episodes.
         return following, reward, gamma if going is None else gamma * going
 
     def value(params: AgentParams, key: Key, latent: Array) -> Array:
@@ -147,6 +148,7 @@ def act(
     def plan(key: Key, root: Array, state: PlanState) -> PlanOutput:
         return mppi.plan(params, key, root, state, model=model, config=config.mppi, explore=explore)
 
+    # A key per environment, so that their plans do not share noise.
     keys = jax.random.split(key_plan, obs.shape[0])
     return jax.vmap(plan)(keys, latent, PlanState(mean))
 
@@ -199,6 +201,7 @@ def replan(
         num_samples=config.replan.num_samples or config.mppi.num_samples,
         iterations=config.replan.iterations or config.mppi.iterations,
     )
+    # A warm start from acting would belong to another state.
     state = mppi.init(planner, spec.action_size, jnp.float32)
 
     def plan(key: Key, root: Array) -> PlanOutput:

@@ -1,7 +1,7 @@
 """Policies as distributions over actions: apply the network, bound the log-std, squash, draw.
 
 Two actors exist, the policy and the learned prior. Each is a diagonal Gaussian ``dist`` with a
-way of getting its samples into [-1, 1], ``world_model.squash``:
+squash that maps its samples into [-1, 1], ``world_model.squash``:
 
     tanh                   a = tanh(m + s eps), dist = N(m, s) before the tanh   [TD-MPC2]
     clip                   a = clip(tanh(m) + s eps), dist = N(tanh m, s)        [BMPC]
@@ -27,7 +27,7 @@ from pomcp_jax.world_model import ModelParams, Networks
 Bound = Float[Array, ""] | float
 
 _QUANTILES = 64
-"""Values of eps that stand for a standard normal in :func:`over_actions`."""
+"""Quantiles that approximate a standard normal in :func:`over_actions`."""
 
 
 class AgentParams(NamedTuple):
@@ -60,6 +60,7 @@ def bounded_log_std(raw: Float[Array, "..."], low: Bound, high: Bound) -> Float[
 
 def gaussian(mean: Array, log_std: Array, kind: str) -> Gaussian:
     """The distribution of raw means and bounded log-stds ``[..., A]``."""
+    # Squashing the mean, not the sample, keeps a Gaussian: BMPC's KL then has a closed form.
     std = jnp.exp(log_std)
     return Gaussian(mean if kind == "tanh" else jnp.tanh(mean), std)
 
@@ -157,5 +158,5 @@ def _quantiles(number: int) -> np.ndarray:
     """``[number]`` equally likely values of a standard normal, of variance exactly one."""
     inverse = statistics.NormalDist().inv_cdf
     values = np.array([inverse((i + 0.5) / number) for i in range(number)])
-    # The midpoints of equal shares vary less than the normal they stand for.
+    # The midpoints of equal shares have a smaller variance than the normal.
     return values / np.sqrt(np.mean(values**2))

@@ -189,6 +189,7 @@ def _improve_model(
         "loss/reward": terms.reward,
         "loss/value": terms.value,
         "value/target": maths.masked_mean(target.value, mask),
+        # A share well above 0 means that the bins are too narrow for this task.
         "value/clipped": model_loss.clipped_share(target.value, mask, bins),
         "reward/clipped": model_loss.clipped_share(batch.rows.reward[:-1], mask, bins),
         "grad/model": step.grad_norm,

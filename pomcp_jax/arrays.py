@@ -21,13 +21,13 @@ from pomcp_jax.types import PyTree
 Arrays = dict[str, np.ndarray]
 """Leaves by path; PRNG keys are their raw ``uint32`` data."""
 RING = ".replay.rows"
-"""Leaves below have the axis of C rows behind that of seeds; only rows in use are written."""
+"""Prefix of leaves with axes of seeds, then of C rows; only rows in use are written."""
 EXPANSION = 16
-"""Bytes of arrays that a byte of files may claim to hold: orbax stores no blocks of zeros."""
+"""Largest ratio of array bytes to file bytes: orbax does not store blocks of zeros."""
 
 
 class MismatchError(CheckpointError):
-    """A checkpoint is whole and does not fit: ``leaves`` are the names that differ."""
+    """An intact checkpoint that does not fit; ``leaves`` names the leaves that differ."""
 
     def __init__(self, text: str, leaves: tuple[str, ...]):
         super().__init__(text)
@@ -93,7 +93,7 @@ def stored(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def check(place: Path, shapes: PyTree, saved: Mapping[str, Any]) -> None:
-    """Compare the arrays :func:`stored` in a checkpoint with the leaves wanted.
+    """Compare the arrays :func:`stored` in a checkpoint with the expected leaves.
 
     Raises:
       MismatchError: names the leaves that differ.
@@ -106,6 +106,7 @@ def check(place: Path, shapes: PyTree, saved: Mapping[str, Any]) -> None:
                 problems[name] = f"{name} is missing"
             continue
         shape = have.shape
+        # A ring that was not full is shorter on disk, along C alone.
         if name.startswith(RING) and shape[1:2] <= x.shape[1:2]:
             shape = (*shape[:1], x.shape[1], *shape[2:])
         if (shape, have.dtype) != (x.shape, x.dtype):
@@ -118,7 +119,7 @@ def check(place: Path, shapes: PyTree, saved: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
-    """Read arrays out of those :func:`stored` in a folder.
+    """Read some of the arrays :func:`stored` in a folder.
 
     Raises:
       ShortageError: orbax could not read it.
@@ -133,7 +134,7 @@ def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
 
 
 def assemble(shapes: PyTree, arrays: Arrays) -> PyTree:
-    """Arrays as the pytree ``shapes``, in buffers of their own (the state is donated)."""
+    """Arrays as the pytree ``shapes``, in separate buffers (the state is donated)."""
     blank = {f"{RING}{name}": leaf for name, leaf in named(replay.init(1, 1, 1, 1).rows).items()}
     data = jax.eval_shape(key_data, shapes)
 
@@ -141,9 +142,11 @@ def assemble(shapes: PyTree, arrays: Arrays) -> PyTree:
         name = jax.tree_util.keystr(path)
         array = arrays[name] if name in arrays else np.zeros(x.shape, x.dtype)
         if array.shape != x.shape:
+            # Rows not in use were not saved; the blank row marks them as ends of episodes.
             ring = np.full(x.shape, np.ravel(blank[name])[0], x.dtype)
             ring[:, : array.shape[1]] = array
             array = ring
+        # A copy: orbax may still own the memory of what it read.
         leaf = jnp.array(array)
         return jax.random.wrap_key_data(leaf, impl=wanted.dtype) if is_key(wanted) else leaf
 

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 
 class ClassDocs(NamedTuple):
-    """What the source of a class says."""
+    """Documentation in the source of a class."""
 
     doc: str
     fields: dict[str, str]
-    """Documentation of every annotated field, "" where there is none."""
+    """Documentation of every annotated field, "" if it has none."""
     types: dict[str, str]
-    """Annotations as they are written."""
+    """Annotations as written."""
 
 
 def read(source: str) -> dict[str, ClassDocs]:
@@ -34,6 +34,7 @@ def _read_class(node: ast.ClassDef) -> ClassDocs:
         if not isinstance(here, ast.AnnAssign) or not isinstance(here.target, ast.Name):
             continue
         text = ""
+        # A string counts only directly below its field, as in documentation tools.
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             text = inspect.cleandoc(str(below.value.value))
         fields[here.target.id] = text
@@ -50,7 +51,7 @@ def _of_module(name: str) -> dict[str, ClassDocs]:
 
 
 def of_class(cls: type) -> ClassDocs:
-    """Docstrings of ``cls``, all empty where its source is not available."""
+    """Docstrings of ``cls``; empty if its source is not available."""
     return _of_module(cls.__module__).get(cls.__name__, ClassDocs("", {}, {}))
 
 

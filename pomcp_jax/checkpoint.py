@@ -42,13 +42,13 @@ __all__ = [
 ]  # fmt: skip
 
 FORMATS = (2, 3)
-"""Of manifests that can be read; the last one is written. 2 had digests of arrays as well."""
+"""Manifest formats that can be read; the last is written. Format 2 also had digests of arrays."""
 ENVIRONMENTS = (".env", ".timestep")
-"""Leaves of a run that belong to its environments."""
+"""Prefixes of the leaves of a run's environments."""
 
 
 class Manifest(NamedTuple):
-    """Everything of a checkpoint that is not an array; plain JSON."""
+    """All parts of a checkpoint that are not arrays, as plain JSON."""
 
     format: int
     decisions: int
@@ -60,7 +60,7 @@ class Manifest(NamedTuple):
     score: float | None
     """Mean evaluation return at this very checkpoint, if there was an evaluation."""
     host: dict[str, Any]
-    """Given to :func:`save` by its caller."""
+    """From the caller of :func:`save`."""
     files: dict[str, Any]
     """Digests, see :func:`pomcp_jax.digests.of`."""
 
@@ -91,25 +91,27 @@ class Snapshot(NamedTuple):
 def snapshot(state: AgentState | TrainState) -> Snapshot:
     """Copy a state to the host; of replay, the rows in use (one if there are none).
 
-    Saving the copy may happen after the state was donated.
+    The copy can be saved after the state was donated.
     """
     rows = 0
+    # Only rows in use: the capacity may be a hundred times what a young run has filled.
     if isinstance(state, TrainState):  # Replay.size ignores the axis of seeds
         rows = min(max(int(state.replay.inserted), 1), state.replay.rows.reward.shape[1])
     leaves = arrays.named(jax.device_get(arrays.key_data(state)))
-    # Copies: on a CPU, what device_get returns is the device's own memory.
+    # Copies: on a CPU, device_get returns the device's own memory, which donation reuses.
     copies = {
         name: np.array(leaf[:, :rows] if name.startswith(arrays.RING) else leaf)
         for name, leaf in leaves.items()
     }
     if not isinstance(state, TrainState):
         return Snapshot(copies, {})
+    # The agent is a separate item, so that it can be read without replay.
     mine = {name: copies.pop(name) for name in leaves if name.startswith(".agent.")}
     return Snapshot({name.removeprefix(".agent"): x for name, x in mine.items()}, copies)
 
 
 def installed(name: str) -> str:
-    """A package's version; ``unknown`` where it is on the path without being installed."""
+    """A package's version; ``unknown`` if it is on the path but not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -162,6 +164,7 @@ def save(
         versions=versions(),
         config=config_lib.to_dict(config),
         sizes=(spec.obs_size, spec.action_size, len(next(iter(shot.agent.values())))),
+        # JSON has no NaN, and NaN would win or lose the comparison for the best at random.
         score=score if score is not None and math.isfinite(score) else None,
         host=dict(host or {}),
         files={},
@@ -186,11 +189,13 @@ def _write(partial: Path, shot: Snapshot, manifest: Manifest) -> None:
     size = sum(array.nbytes for item in items.values() for array in item.values())
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    # Before writing gigabytes: a disk that runs full would also break logs of the run.
     free = shutil.disk_usage(partial).free
     if free < size:
         raise OSError(f"needs {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free")
     for name, item in items.items():
         arrays.write(partial / name, item)
+    # The manifest comes last: a folder without one was never complete.
     digests.write(partial, manifest._replace(files=digests.of(partial))._asdict())
 
 
@@ -204,6 +209,7 @@ def _reason(error: Exception) -> str:
 def _commit(partial: Path, final: Path) -> None:
     """Rename a complete folder; :func:`undo_replacement` repairs a kill between two renames."""
     replaced = final.with_name(f".{final.name}.replaced")
+    # A rename does not replace a folder that has content, so the old one moves aside first.
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
@@ -212,6 +218,7 @@ def _commit(partial: Path, final: Path) -> None:
     except OSError:
         undo_replacement(final.parent)
         raise
+    # The rename itself must reach the disk before the replaced copy is deleted.
     files.sync_folder(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
@@ -219,7 +226,7 @@ def _commit(partial: Path, final: Path) -> None:
 def recover(folder: Path | str) -> None:
     """Clean up after a process that was killed while it wrote to ``folder``.
 
-    Only for the one process that writes there.
+    Only the process that writes there may call it.
     """
     undo_replacement(folder)
     for kind in ("partial", "replaced", "deleted"):
@@ -229,6 +236,7 @@ def recover(folder: Path | str) -> None:
 
 def undo_replacement(folder: Path | str) -> None:
     """Rename checkpoints back whose replacement was killed half-way; deletes nothing."""
+    # No checkpoint under the name: the new one was never moved there, so the old one returns.
     for path in Path(folder).glob(".*.replaced"):
         final = path.with_name(path.name.removesuffix(".replaced").removeprefix("."))
         if not final.exists():
@@ -236,12 +244,13 @@ def undo_replacement(folder: Path | str) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest and the best; what cannot be read does not count."""
+    """Delete all but the ``keep`` newest and the best; unreadable checkpoints do not count."""
     known = scores(folder)
     best = max(known, key=lambda step: (known[step], step), default=None)
     for old in sorted(known)[:-keep]:
         if old != best or known[old] == -math.inf:
             doomed = folder / f".{old}.deleted"
+            # Renamed first: a kill half-way must not leave a partial checkpoint under this name.
             (folder / str(old)).rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
@@ -259,6 +268,7 @@ def scores(folder: Path | str) -> dict[int, float]:
 def steps(folder: Path | str) -> list[int]:
     """Decisions of the complete checkpoints in ``folder``, ascending."""
     names = (name for name in entries(folder) if (Path(folder) / name).is_dir())
+    # No leading zeros: each number has exactly one folder. Fifteen digits bound what is parsed.
     return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,14}", name))
 
 
@@ -287,6 +297,7 @@ def read(folder: Path | str, decisions: int) -> Manifest:
                 f" pomcp_jax that wrote it ({record['versions']['pomcp_jax']!r:.20}) or train again"
             )
         manifest = Manifest(*(record[name] for name in Manifest._fields))
+        # The digest excludes accidents, not a manifest that someone wrote by hand.
         wrong = [name for name, fits in _CHECKS.items() if not fits(getattr(manifest, name))]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a manifest ({digests.reason(error)})") from None
@@ -298,6 +309,7 @@ def read(folder: Path | str, decisions: int) -> Manifest:
 
 
 def _natural(value: Any) -> bool:
+    # ``type``, not ``isinstance``: True is an int.
     return type(value) is int and 0 <= value < 2**48
 
 
@@ -325,7 +337,7 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
         every damaged one that is passed over.
 
     Raises:
-      CheckpointError: when there is none, or when it is damaged or from a
+      CheckpointError: there is no checkpoint, or it is damaged or from a
         configuration that this version cannot build.
     """
     folder = Path(folder).resolve()
@@ -334,6 +346,8 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
         raise CheckpointError(f"{folder}: holds no checkpoint (a folder of numbered folders)")
     if decisions is not None and decisions not in available:
         raise CheckpointError(f"{folder}: holds no checkpoint {decisions}; it has {available}")
+    # Damage alone falls back to an older one; a shortage may pass, and a mismatch is the user's
+    # to resolve. The last candidate raises its own error.
     *newer, last = available[::-1] if decisions is None else [decisions]
     for step in newer:
         try:
@@ -344,6 +358,7 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
 
 
 def _restore(place: Path, manifest: Manifest) -> Restored:
+    # Verified before orbax opens a file: its readers were not written for damaged input.
     obs_size, action_size, num_seeds = manifest.sizes
     digests.verify(place, manifest.files, ("agent",))
     stored = arrays.stored(place / "agent")
@@ -351,7 +366,7 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         config = config_lib.from_dict(Config, manifest.config)
         config_lib.check_finite(config)
         validation.validate_agent(config.agent)
-        # Python loops over it: a hostile value would never return.
+        # Building loops over it in Python: a forged value would keep it busy for ever.
         if config.agent.world_model.encoder_layers > len(stored):
             raise ValueError("agent.world_model.encoder_layers: more than there are arrays")
         spec = acting.build(config.agent, obs_size, action_size)
@@ -380,17 +395,18 @@ def restore_run(
       environments: False leaves ``env`` and ``timestep`` None.
 
     Raises:
-      DamagedError: some file is not what was written.
+      DamagedError: some file differs from the one written.
       MismatchError: names the leaves that differ from ``shapes``.
     """
     place = Path(folder) / str(manifest.decisions)
     nothing: Any = None
-    rest = shapes._replace(agent=nothing)
+    run_shapes = shapes._replace(agent=nothing)
     if not environments:
-        rest = rest._replace(env=nothing, timestep=nothing)
+        run_shapes = run_shapes._replace(env=nothing, timestep=nothing)
     digests.verify(place, manifest.files, ("agent", "run"))
+    # All digests first: a damaged ``run/`` is noticed before the agent takes memory.
     learner = _read(place, "agent", shapes.agent)
-    run = _read(place, "run", rest, () if environments else ENVIRONMENTS)
+    run = _read(place, "run", run_shapes, () if environments else ENVIRONMENTS)
     return run._replace(agent=learner)
 
 

@@ -50,7 +50,7 @@ def show_nans(tree: PyTree, masks: PyTree) -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """``function``, called with a :class:`Config` that has only what it ``reads``."""
+    """``function``, whose :class:`Config` arguments are reduced to the fields that it ``reads``."""
 
     function: jax.stages.Wrapped
     """From ``jax.jit``."""

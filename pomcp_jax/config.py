@@ -6,7 +6,7 @@ over it.
 
 Every field is declared once: its type with range or choices, its default and, below it, its
 documentation (:mod:`pomcp_jax.fields`). :func:`check` compares values with their declarations;
-what fields demand of each other is in :mod:`pomcp_jax.validation`. Both raise
+rules between fields are in :mod:`pomcp_jax.validation`. Both raise
 :class:`ConfigError` with one line naming the field, its value and what would be right, before
 anything is compiled. Formulas and symbols are those of docs/method.md.
 """
@@ -54,6 +54,8 @@ def config(cls: type[C]) -> type[C]:
     def __post_init__(self: Any) -> None:
         for name, spec in specs.items():
             value = getattr(self, name)
+            # Static values are hashed for the compilation key, so they get their plain type. Leaves
+            # pass unchanged: JAX puts tracers, axes and None there.
             if spec.static and type(value) is not spec.kind:
                 object.__setattr__(self, name, _converted(cls.__name__, name, spec, value))
             elif isinstance(value, np.generic | np.ndarray):
@@ -61,11 +63,12 @@ def config(cls: type[C]) -> type[C]:
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True)(cls)
-    # Annotations are what a user writes; JAX rebuilds configurations with leaves of all kinds.
+    # Annotations describe what a user passes; JAX rebuilds configurations with any kind of leaf.
     cls.__no_type_check__ = True  # type: ignore[attr-defined]
     specs = fields.specs(cls)
     if specs:
         cls.__doc__ = fields.document(cls)
+    # Groups are data too: their own leaves are traced.
     meta = [name for name, spec in specs.items() if spec.static]
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     data = [name for name in names if name not in meta]
@@ -93,7 +96,7 @@ class EnvConfig:
     backend: Literal["mjx", "host", "warp", "spring", "positional", "generalized"] = "mjx"
     """``mjx``: physics on the accelerator. ``host``: dm_control's tasks in MuJoCo's C code on the
     CPU, original models, much cheaper there for bodies with contacts. ``warp``: MuJoCo Warp, for
-    NVIDIA GPUs. The others are brax' own."""
+    NVIDIA GPUs. The others are brax's own."""
 
 
 @config
@@ -105,7 +108,7 @@ class WorldModelConfig:
     encoder_width: Count = 256
     """Width of the encoder's hidden layers."""
     encoder_layers: Count = 2
-    """Layers of the encoder, including the last one, to the latent state; at least two are made."""
+    """Layers of the encoder, including the output layer to the latent state; at least two."""
     mlp_width: Count = 512
     """Width of the two hidden layers of every other network."""
     simnorm_group: Count = 8
@@ -144,14 +147,14 @@ class MppiConfig:
     num_samples: Count = 512
     """Candidate plans of an iteration, proposals included."""
     num_proposals: CountOrZero = 24
-    """Candidates that the model's proposal policy makes; without one it has no effect."""
+    """Candidates proposed by the model's policy; without a policy it has no effect."""
     num_elites: Count = 64
     """Best candidates of an iteration, to which the next distribution is fitted."""
     iterations: Count = 6
     """Iterations of sampling and fitting."""
     temperature: NotNegative = 0.5
     """Elites weigh ``softmax(temperature * return)``, as in TD-MPC2: the inverse of the
-    temperature of MPPI's papers. Higher averages over fewer; 0 over all elites alike."""
+    temperature of MPPI's papers. Higher values favour the best; 0 weighs all elites equally."""
     std_min: NotNegative = 0.05
     """Lower bound of the standard deviation of the fitted distribution."""
     std_max: NotNegative = 2.0
@@ -170,7 +173,7 @@ class CriticConfig:
     target_reduce: Literal["min", "mean"] = "min"
     """How a target combines its heads."""
     target_actor: Literal["policy", "prior"] = "policy"
-    """Whose action a target evaluates: the policy's or the learned prior's."""
+    """Actor whose action a target evaluates: the policy or the learned prior."""
     soft_target: bool = False
     """Subtract the policy's closed-form KL to the prior at the next state (needs a prior)."""
     soft_target_clip: NotNegative = 10.0
@@ -216,7 +219,7 @@ class PolicyConfig:
     prior_mix: Share = 0.5
     """Weight of the learned prior in a mixture."""
     proposer: Literal["policy", "prior", "both"] = "policy"
-    """Who proposes plans: ``policy``, the learned ``prior``, or ``both``, half of them each."""
+    """Source of proposals: ``policy``, the learned ``prior``, or ``both``, half of them each."""
     seed_record: Literal["standard", "action"] = "standard"
     """Record of random actions: ``standard`` N(0, 1) or ``action`` N(action, seed_std)."""
     seed_std: Positive = 1.0
@@ -235,7 +238,7 @@ class PolicyConfig:
     value_weight: bool = False
     """Weight the KL of an example by B softmax(Q / S_Q / value_weight_temperature)."""
     value_weight_temperature: Positive = 1.0
-    """Higher weighs examples more alike."""
+    """Higher values weigh examples more equally."""
     q_reduce: Literal["min", "mean"] = "mean"
     """How the value term combines its heads."""
     num_q_heads: Count = 2
@@ -368,10 +371,10 @@ class TrainConfig:
     """Consecutive non-finite updates after which a seed counts as broken."""
     on_broken_seed: Literal["stop", "leave", "reset"] = "stop"
     """``stop``: the run stops with code 3. ``leave``: the seed is marked and no longer counts.
-    ``reset``: it restarts with a fresh agent and an empty replay. Other seeds do not change by a
+    ``reset``: it restarts with a fresh agent and keeps its replay. Other seeds do not change by a
     bit."""
     num_devices: HostCountOrZero = 0
-    """Devices to spread the seeds over; must divide their number. 0: the most that do."""
+    """Devices over which seeds are distributed; must divide their number. 0: the most that do."""
     max_seed_resets: HostCount = 3
     """Resets of a seed after which ``reset`` acts as ``leave``."""
 
@@ -387,6 +390,7 @@ class Config:
 
 def to_dict(cfg: Any) -> dict[str, Any]:
     """Nested dictionary of a configuration; arrays and tracers stay as they are."""
+    # Not ``dataclasses.asdict``, which copies every leaf, arrays of a sweep included.
     pairs = ((field.name, getattr(cfg, field.name)) for field in dataclasses.fields(cfg))
     return {k: to_dict(v) if dataclasses.is_dataclass(v) else v for k, v in pairs}
 
@@ -404,7 +408,7 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def from_dict(cls: type[C], items: Mapping[str, Any], path: str = "") -> C:
-    """Build configuration ``cls`` from a (partial) nested mapping; ``path`` is where it stands.
+    """Build configuration ``cls`` from a (partial) nested mapping; ``path`` is its dotted name.
 
     Raises:
       ConfigError: for an unknown field (with the nearest name) or a wrong type.
@@ -448,6 +452,7 @@ def replace(cfg: C, changes: Mapping[str, Any]) -> C:
     for path, value in changes.items():
         if path not in known and path not in groups:
             raise ConfigError(f"{path}: unknown field{nearest.hint(path, known)}")
+        # Nested, so that a single function checks names and converts values.
         for name in reversed(path.split(".")):
             value = {name: value}
         cfg = _changed(cfg, value, "")
@@ -457,19 +462,19 @@ def replace(cfg: C, changes: Mapping[str, Any]) -> C:
 def check(cfg: Any, path: str = "") -> None:
     """Compare every value of a configuration with its declared range or choices.
 
-    Tracers pass; every number of an array counts.
+    Tracers pass; all numbers of an array are checked.
 
     Args:
       cfg: any configuration.
-      path: where it stands in a whole one, for messages.
+      path: dotted name of ``cfg`` in messages.
 
     Raises:
       ConfigError: one line naming the field, the value and what it must be.
     """
-    found = flatten(cfg, f"{path}." if path else "")
+    present = flatten(cfg, f"{path}." if path else "")
     for name, spec in fields.all_specs(type(cfg), path).items():
-        if hint := fields.refusal(spec, found[name]):
-            raise ConfigError(f"{name} = {values.shown(found[name])}: {hint}")
+        if hint := fields.refusal(spec, present[name]):
+            raise ConfigError(f"{name} = {values.shown(present[name])}: {hint}")
 
 
 def check_finite(cfg: Any) -> None:

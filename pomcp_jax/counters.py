@@ -22,7 +22,7 @@ class Stats(NamedTuple):
     invalid: Int[Array, ""]
     """Environment steps that broke and were replaced by a fresh episode."""
     returns: Float[Array, " R"]
-    """Returns of the latest R = 8 finished episodes, the newest last; see :func:`held`."""
+    """Returns of the latest R = 8 finished episodes, the newest last; see :func:`filled`."""
 
 
 def init(num_seeds: int) -> Stats:
@@ -31,7 +31,7 @@ def init(num_seeds: int) -> Stats:
     return Stats(zeros(), zeros(), zeros(), jnp.zeros((num_seeds, RECENT), jnp.float32))
 
 
-def held(stats: Stats) -> Bool[Array | np.ndarray, "*S R"]:
+def filled(stats: Stats) -> Bool[Array | np.ndarray, "*S R"]:
     """Which entries of ``returns`` belong to an episode; all do after R have finished."""
     # Newest last: before R episodes have finished, the first entries are still the initial zeros.
     return np.arange(RECENT) >= RECENT - stats.episodes[..., None]

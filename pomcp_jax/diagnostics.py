@@ -42,7 +42,7 @@ NAMES = tuple(
         *(f"cosine_{name}" for name in diagnostics_gradients.TERMS),
     )
 )
-"""Every metric; NaN where a configuration gives it no meaning."""
+"""All metrics; NaN if undefined for a configuration."""
 READS = frozenset({"train.num_seeds", "train.eval_episodes", "train.eval_select"})
 """Settings that an evaluation reads (:mod:`pomcp_jax.compiled`)."""
 BATCHES = 16
@@ -85,7 +85,7 @@ def mismatch(policy: Gaussian, record: Gaussian, squash: str) -> Mismatch:
 
 
 class Seen(NamedTuple):
-    """Quantities noted at the states of an evaluation."""
+    """Quantities measured at the states of an evaluation."""
 
     values: Float[Array, "*batch 2"]
     """Of :data:`ESTIMATES`: the plan's value; the mean over the critic's heads."""
@@ -111,13 +111,14 @@ def critic_value(
 
 
 def probe(spec: AgentSpec) -> evaluate.Probe:
-    """A function that notes :class:`Seen`, for :func:`pomcp_jax.evaluate.traced`."""
+    """Probe for :func:`pomcp_jax.evaluate.traced` that returns :class:`Seen`."""
 
     def look(config, params, key, obs, plan: PlanOutput) -> Seen:
         latents = wm.encode(spec.nets, params.model.encoder, obs)
         critic = critic_value(spec, params, key, latents, config)
         model = config.world_model
         policy = actors.distribution(spec.nets, params.policy, latents, model)
+        # Floored as in the loss, which never sees the bare std either.
         record = losses.floored(plan.prior, config.policy)
         apart = mismatch(policy, record, model.squash)
         return Seen(jnp.stack([plan.value, critic], axis=-1), apart)
@@ -140,10 +141,10 @@ def discounted_returns(
     value: Float[Array, "T *batch"],
     discount: Float[Array, ""] | float,
 ) -> Returns:
-    """Discounted returns; behind the final state of a cut episode ``value`` stands in.
+    """Discounted returns, bootstrapped by ``value`` at the final state of a cut episode.
 
-    Index T - 1 is a final state or lies beyond it. What is returned means
-    something where ``alive``; the discount is per decision.
+    Index T - 1 is a final state or beyond it. Results are defined where
+    ``alive``; the discount is per decision.
     """
 
     def step(following: Returns, now):
@@ -155,6 +156,8 @@ def discounted_returns(
         )
         return out, out
 
+    # Past an episode's end the estimate itself is carried back, with weight 1: a cut episode then
+    # bootstraps from its final state, and a terminated one multiplies it by a discount of 0.
     last = Returns(value[-1], jnp.ones_like(value[-1]))
     before = jax.tree.map(lambda x: x[:-1], (reward, alive, terminated, value))
     _, out = jax.lax.scan(step, last, before, reverse=True)
@@ -162,7 +165,7 @@ def discounted_returns(
 
 
 class Bias(NamedTuple):
-    """An estimate of values against what followed."""
+    """Bias of an estimate of values."""
 
     error: Float[Array, ""]
     """Mean of estimate minus return; positive where values are over-estimated."""
@@ -179,14 +182,15 @@ def value_bias(
 ) -> Bias:
     """``sum (V - G) / sum (1 - b)``, ``G`` bootstrapped with V itself by the weight ``b``.
 
-    Near a cut the return is mostly V, and its error tells nothing. Dividing by
-    the share of the return that is *not* V makes the ratio exact for a constant
-    bias, with episodes of any length, and weighs states by how much they tell.
+    Near a cut the return is mostly V, so the error there carries no information.
+    Dividing by the share of the return that is *not* V makes the ratio exact for a
+    constant bias, with episodes of any length, and weighs states by their information.
     NaN without any decision.
     """
     returns = discounted_returns(reward, alive, terminated, value, discount)
     total = lambda x: jnp.sum(jnp.where(alive, x, 0.0))  # noqa: E731
     error = total(value - returns.value) / total(1.0 - returns.bootstrap)
+    # Without the error, an estimate that is far too high would make itself look accurate.
     size = total(jnp.abs(value - error)) / total(jnp.ones_like(value))
     return Bias(error, error / size)
 
@@ -204,7 +208,7 @@ def acting_metrics(
       config: of the agent.
     """
 
-    def one(config: AgentConfig, trace: Trace, valid: Bool[Array, " E"]):
+    def of_seed(config: AgentConfig, trace: Trace, valid: Bool[Array, " E"]):
         alive, seen = trace.alive & valid[None], trace.seen
         out = {}
         for i, name in enumerate(ESTIMATES):
@@ -217,11 +221,11 @@ def acting_metrics(
             out[f"diag/value_error_relative_{name}"] = bias.relative
         return out | _mismatch_metrics(seen.mismatch, alive, "planner")
 
-    return over_seeds(one, config, trace, episodes.valid)
+    return over_seeds(of_seed, config, trace, episodes.valid)
 
 
 def _mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array, ""]:
-    """Masked mean; NaN where the mask holds nowhere."""
+    """Masked mean; NaN if nothing is selected."""
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.sum(mask, dtype=x.dtype)
 
 
@@ -260,6 +264,7 @@ def learning_metrics(
     key_scale, key = jax.random.split(key)
     keys = jax.random.split(key, batches.valid.shape[0])
     mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
+    # The last row of a window belongs to no transition, so it may hold no record.
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
     latents = wm.encode(spec.nets, state.params.model.encoder, acted.obs)
     model = config.world_model
@@ -275,10 +280,11 @@ def learning_metrics(
             state, batches, keys, state.scales.kl, spec=spec, config=config
         )
         snr = diagnostics_gradients.signal_to_noise(gradients)
+        # NaN, not absence: the columns of a table do not depend on the configuration.
         snr = jnp.stack([snr, jnp.full_like(snr, jnp.nan)])
     else:
-        # The scale that the KL to the records would settle at, as the loss measures it:
-        # over the first states of the windows.
+        # The scale to which the KL to the records would converge, measured as in the loss: on the
+        # first states of the windows.
         policy, record, holds = jax.tree.map(lambda x: x[:, 0], (policy, record, mask))
         noise = jax.random.normal(key_scale, policy.mean.shape, policy.mean.dtype)
         sample = actors.draw(policy, noise, model.squash)
@@ -300,10 +306,10 @@ def _term_metrics(terms: Params) -> dict[str, Float[Array, ""]]:
     total = diagnostics_gradients.parts(terms)[0]
     norm, out = jnp.sqrt(diagnostics_gradients.square(total)), {}
     for i, name in enumerate(diagnostics_gradients.TERMS):
-        one = jax.tree.map(lambda x: x[i], terms)  # noqa: B023
-        own = jnp.sqrt(diagnostics_gradients.square(one))
-        out[f"diag/gradient_{name}"] = own
-        out[f"diag/cosine_{name}"] = optax.tree.vdot(one, total) / (own * norm)
+        term = jax.tree.map(lambda x: x[i], terms)  # noqa: B023
+        term_norm = jnp.sqrt(diagnostics_gradients.square(term))
+        out[f"diag/gradient_{name}"] = term_norm
+        out[f"diag/cosine_{name}"] = optax.tree.vdot(term, total) / (term_norm * norm)
     return out | {"diag/gradient_total": norm}
 
 
@@ -324,6 +330,7 @@ def diagnose(
       batches: M, of ``optimizer.batch_size`` windows each.
     """
     size, length = config.agent.optimizer.batch_size, config.agent.mppi.horizon + 1
+    # One key draws the windows, the other the noise of all that is measured on them.
     keys = jax.vmap(jax.random.split)(keys)
     sample = jax.vmap(
         lambda ring, key: replay.sample(ring, key, batches * size, length),
@@ -331,14 +338,15 @@ def diagnose(
     )
     windows = sample(state.replay, keys[:, 0])
 
-    def one(config, learner, windows, key):
+    def of_seed(config, learner, windows, key):
         def split(x: Array) -> Array:
+            # One large draw cut into batches: their windows are as independent as those of M draws.
             return jnp.moveaxis(x.reshape(length, batches, size, *x.shape[2:]), 1, 0)
 
         parts = jax.tree.map(split, windows)
         return learning_metrics(learner, parts, state.updates, key, spec=spec, config=config)
 
-    return over_seeds(one, config.agent, state.agent, windows, keys[:, 1])
+    return over_seeds(of_seed, config.agent, state.agent, windows, keys[:, 1])
 
 
 def evaluate_run(
@@ -359,7 +367,7 @@ def evaluate_run(
         episodes=config.train.eval_episodes,
         select=config.train.eval_select,
     )
-    # The streams 0 to 2 of these keys are the evaluation's.
+    # A stream of its own (the evaluation uses 0 to 2), so that diagnostics do not change episodes.
     own = jax.vmap(lambda key: jax.random.fold_in(key, 3))(keys)
     metrics = acting_metrics(episodes, trace, config.agent)
     return episodes, metrics | diagnose(state, config, spec, own)

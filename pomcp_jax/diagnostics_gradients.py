@@ -1,4 +1,4 @@
-"""Gradients of the policy loss taken apart: its terms, and signal against noise over batches."""
+"""Gradients of the policy loss by term, and their signal-to-noise ratio over batches."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ class Moments(NamedTuple):
 
 
 PARTS = ((1.0, 1.0, 1.0), (0.0, 1.0, 0.0))
-"""What the signal and the noise are measured of, as sums of :data:`TERMS`: all, and the KL."""
+"""Sums of :data:`TERMS` whose signal and noise are measured: all terms, and the KL alone."""
 
 
 def parts(terms: PyTree) -> list[PyTree]:
@@ -43,10 +43,10 @@ def parts(terms: PyTree) -> list[PyTree]:
 
 
 def add_gradient(moments: Moments, terms: PyTree) -> Moments:
-    """One more gradient, by Welford's algorithm (Technometrics 1962): nothing cancels.
+    """Add a gradient by Welford's algorithm (Technometrics 1962), which avoids cancellation.
 
     Args:
-      moments: so far, zeros at first.
+      moments: of the gradients so far; zeros initially.
       terms: gradients with a leading axis of :data:`TERMS`.
     """
     count = moments.count + 1.0
@@ -66,6 +66,7 @@ def signal_to_noise(moments: Moments) -> Float[Array, " parts"]:
     show 1 / M; with it, noise scatters about 0, below it too. Infinite without noise,
     NaN without any gradient.
     """
+    # The trace alone: a covariance of all parameters would not fit into memory.
     variance = moments.squares / (moments.count - 1.0)
     norms = jnp.stack([square(part) for part in parts(moments.mean)])
     return (norms - variance / moments.count) / variance
@@ -95,6 +96,7 @@ def term_gradients(
 
     def gradient(share: Float[Array, " terms"]) -> Params:
         policy = config.policy
+        # Traced factors, so that ``vmap`` over the rows of an identity yields all terms at once.
         coefficients: dict[str, Any] = {
             "q_coef": share[0] * policy.q_coef,
             "kl_coef": share[1] * policy.kl_coef,
@@ -125,10 +127,10 @@ def moments(
     spec: AgentSpec,
     config: AgentConfig,
 ) -> Moments:
-    """Over batches with a leading axis M; one at a time, so memory is that of one gradient."""
+    """Moments over batches with a leading axis M, in sequence: the memory of a single gradient."""
 
-    def step(moments: Moments, one: tuple[Batch, Key]) -> tuple[Moments, None]:
-        terms = term_gradients(state, *one, scale_kl, spec=spec, config=config)
+    def step(moments: Moments, inputs: tuple[Batch, Key]) -> tuple[Moments, None]:
+        terms = term_gradients(state, *inputs, scale_kl, spec=spec, config=config)
         return add_gradient(moments, terms), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros((len(TERMS), *x.shape), x.dtype), state.params.policy)
@@ -155,11 +157,12 @@ def side_by_side(
       state: of one seed.
       batches: with a leading axis M.
       keys: ``[M]``.
-      stored_scale: of the KL to the records, in the place of the running scale.
+      stored_scale: of the KL to the records, instead of the running scale.
       spec: static part of the agent.
       config: of the agent.
     """
     policy, scale = config.policy, state.scales.kl
+    # A mixture of weight 1 is the learned prior, one of weight 0 the records.
     weight = jnp.asarray(policy.prior_mix if policy.prior == "mixture" else 1.0, scale.dtype)
 
     def measure(choice: tuple[Any, Array]) -> Moments:
@@ -169,4 +172,5 @@ def side_by_side(
         return moments(state, batches, keys, scale_kl, spec=spec, config=changed)
 
     weights = jnp.stack([weight, jnp.zeros_like(weight)])
+    # In sequence, not by ``vmap``, for the memory of a single gradient.
     return jax.lax.map(measure, (weights, jnp.stack([scale, stored_scale])))

@@ -1,4 +1,4 @@
-"""Digests of a folder: is every file what was written?
+"""Digests of a folder: verify that every file is as written.
 
 A manifest, one JSON file, holds the size and SHA-256 of every other file below its folder. Its
 first line is the digest of everything after it, so a flipped bit anywhere is noticed. Reading
@@ -21,7 +21,7 @@ from pomcp_jax import files
 
 NAME = "manifest.json"
 MOST_BYTES = 16 << 20
-"""Of a manifest; one of a thousand leaves has a quarter of a megabyte."""
+"""Largest manifest; that of a run with a thousand leaves has a quarter of a megabyte."""
 _HEAD = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n')
 
 
@@ -30,15 +30,15 @@ class CheckpointError(ValueError):
 
 
 class DamagedError(CheckpointError):
-    """Its files are not those that were written: an older checkpoint may serve."""
+    """Its files differ from those written; an older checkpoint may be intact."""
 
 
 class ShortageError(CheckpointError):
-    """Its files could not be read at present; they may be as they were written."""
+    """Its files could not be read at present; they may be intact."""
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """The text of an exception, on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:200] or type(error).__name__
 
@@ -60,6 +60,7 @@ def list_files(folder: Path) -> list[str]:
     def fail(error: OSError) -> None:
         raise error
 
+    # By default ``os.walk`` skips folders that it cannot read: their files would look deleted.
     walk = os.walk(folder, onerror=fail)
     paths = (Path(root, name).relative_to(folder) for root, _, names in walk for name in names)
     return sorted(path.as_posix() for path in paths if path != Path(NAME))
@@ -74,6 +75,7 @@ def _digest(path: Path, *, sync: bool = False) -> dict[str, Any]:
 
 def of(folder: Path) -> dict[str, Any]:
     """Digest every file below ``folder`` and force all of it to the disk."""
+    # fsync while the file is open anyway; folders last, innermost first, as their entries are data.
     digests = {name: _digest(folder / name, sync=True) for name in list_files(folder)}
     for root, _, _ in os.walk(folder, topdown=False):
         files.sync_folder(Path(root))
@@ -84,11 +86,12 @@ def verify(folder: Path, digests: Mapping[str, Any], items: tuple[str, ...]) -> 
     """Compare all that is in the folders ``items`` of ``folder`` with what :func:`of` returned.
 
     Raises:
-      DamagedError: names the first file that is missing, extra or not what was written.
+      DamagedError: names the first file that is missing, extra or different from the one written.
       ShortageError: names what the system could not read.
     """
     path = folder
     try:
+        # Both ways: an extra file could be read by orbax as part of an array.
         there = {f"{item}/{name}" for item in items for name in list_files(folder / item)}
         wanted = {name for name in digests if name.split("/")[0] in items}
         for name in sorted(there | wanted):
@@ -113,6 +116,7 @@ def _json(value: Any) -> Any:
 def write(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest of ``folder``, plain JSON, and force it to the disk."""
     text = json.dumps({"manifest": manifest}, allow_nan=False, separators=(",", ":"), default=_json)
+    # The digest becomes the first key of the object, so that the file is still plain JSON.
     body = text[1:].encode()
     head = f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",\n'.encode()
     files.write_bytes(folder / NAME, head + body)
@@ -132,6 +136,7 @@ def read(folder: Path) -> Any:
         if not path.is_file():  # opening a pipe would block
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with path.open("rb") as file:
+            # Bounded, whatever the file's size: the name proves nothing.
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise _unreadable(error, path) from None

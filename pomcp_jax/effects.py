@@ -1,4 +1,4 @@
-"""Settings without effect because of other settings: allowed, but surely not what was meant."""
+"""Settings without effect because of other settings: allowed, but probably a mistake."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from pomcp_jax.config import AgentConfig, Config
 
 
 class Rule(NamedTuple):
-    """Fields that are not read under a condition, and why."""
+    """Fields that are not read under a condition, and the reason."""
 
     idle: Callable[[Config], bool]
     why: str
@@ -107,7 +107,7 @@ RULES: tuple[Rule, ...] = (
         "replan.proposal_log_std_max",
     ),
     _agent(
-        # A batch below the default of 20 demands a smaller replan.batch_size in any case.
+        # A smaller batch requires a smaller replan.batch_size, also without re-planning.
         lambda agent: agent.replan.interval == 0 and agent.optimizer.batch_size >= 20,
         "agent.replan.interval is 0: nothing is re-planned",
         "replan.batch_size",
@@ -131,13 +131,14 @@ def without_effect(*configs: Config) -> list[str]:
     Floats must be plain numbers. Several configurations, the cells of a sweep, yield one line per
     field whatever its values.
     """
+    # Only changed fields: nobody asked for a default.
     defaults = config_lib.flatten(Config())
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for config in configs:
         chosen = config_lib.flatten(config)
         for rule in RULES:
             for name in rule.fields if rule.idle(config) else ():
                 if chosen[name] != defaults[name]:
                     line = f"{name} = {values.shown(chosen[name])}: has no effect, {rule.why}"
-                    found.setdefault(name, line)
-    return list(found.values())
+                    lines.setdefault(name, line)
+    return list(lines.values())

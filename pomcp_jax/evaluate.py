@@ -1,4 +1,4 @@
-"""Vectorised evaluation: a fixed number of episodes, one per environment, all seeds at once."""
+"""Vectorised evaluation of all seeds: a fixed number of episodes, one per environment."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,13 +24,13 @@ class Episodes(NamedTuple):
     lengths: Int[Array, "S E"]
     """Decisions."""
     valid: Bool[Array, "S E"]
-    """False if the environment broke (its return up to then is given)."""
+    """False if the environment broke; the return then ends before that step."""
 
 
 Select = Literal["sample", "argmax"]
 """How the planner chooses its elite; see ``mppi.select``."""
 Probe = Callable[[AgentConfig, AgentParams, Key, Float[Array, "E O"], PlanOutput], PyTree]
-"""``(config, params, key, obs, plan) -> [E, ...]``: what to note of a decision of one seed."""
+"""``(config, params, key, obs, plan) -> [E, ...]``: measurements at a decision of a seed."""
 
 
 class Trace(NamedTuple):
@@ -46,7 +46,7 @@ class Trace(NamedTuple):
     terminated: Bool[Array, "S T E"]
     """The decision led to a terminal state."""
     seen: PyTree
-    """What the probe noted at the state."""
+    """Result of the probe at the state."""
 
 
 def rollout(
@@ -86,6 +86,7 @@ def rollout(
         return out.action, out.next_state, None
 
     config, plan = _selecting(config, select), acting.init_plan(config, spec, episodes)
+    # The final state needs no decision here, unlike in a trace.
     return _play(params, keys, decide, env, config, plan, env.episode_length)[0]
 
 
@@ -100,11 +101,11 @@ def traced(
     episodes: int,
     select: Select = "sample",
 ) -> tuple[Episodes, Trace]:
-    """The planner's :func:`rollout`, and what ``probe`` notes in every decision.
+    """The planner's :func:`rollout`, with the results of ``probe`` at every decision.
 
-    The episodes are those of :func:`rollout` with the same keys. One more plan
-    is made than an episode has decisions, for the final state. A trace of 5 seeds
-    and 10 episodes of 500 decisions takes 0.1 MB for each number noted.
+    The episodes are those of :func:`rollout` with the same keys. There is one more
+    plan than an episode has decisions, for the final state. A trace of 5 seeds
+    and 10 episodes of 500 decisions takes 0.1 MB for each number measured.
     """
 
     def decide(config, params, key, probe_key, obs, plan, is_first):
@@ -137,19 +138,18 @@ def _play(
       params: leading axis S.
       keys: ``[S]``, consumed.
       decide: of one seed, ``(config, params, key, probe key, obs, plan, is_first)`` to actions,
-        plan and what to note of the decision.
+        plan and measurements of the decision.
       env: batched environment.
       config: of the agent.
       plan: warm starts ``[E, H, A]`` of one seed.
       steps: decisions to play.
 
     Returns:
-      The episodes, and what :class:`Trace` has with leading axes ``[T, S E]`` (``seen`` with
-      ``[T, S, E]``); None where ``decide`` notes nothing.
+      The episodes, and the fields of :class:`Trace` with leading axes ``[T, S E]`` (``seen`` with
+      ``[T, S, E]``); None if ``decide`` measures nothing.
     """
     num_seeds, episodes = keys.shape[0], plan.mean.shape[0]
-    # Streams 0, 1 and 2 of a key: environments, actions, probe. The probe has its own so that an
-    # episode is the same with and without it.
+    # Streams: 0 environments, 1 actions, 2 the probe, which therefore cannot change an episode.
     env_keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 0), episodes))(keys)
     env_state, timestep = env.reset(env_keys.reshape(-1))
     plan = jax.tree.map(lambda x: jnp.zeros((num_seeds, *x.shape), x.dtype), plan)
@@ -177,12 +177,9 @@ def _play(
             trace = running, reward, going & timestep.terminated, seen
         return (env_state, timestep, plan, going & ~timestep.is_last, result), trace
 
-    size = (num_seeds * episodes,)
-    result = Episodes(
-        jnp.zeros(size, jnp.float32),
-        jnp.zeros(size, timestep.episode_length.dtype),
-        ~timestep.invalid,
-    )
-    carry = (env_state, timestep, plan, ~timestep.invalid, result)
+    alive = ~timestep.invalid
+    returns = jnp.zeros(alive.shape, jnp.float32)
+    result = Episodes(returns, jnp.zeros_like(timestep.episode_length), alive)
+    carry = (env_state, timestep, plan, alive, result)
     carry, trace = jax.lax.scan(body, carry, jnp.arange(steps, dtype=jnp.int32))
     return jax.tree.map(lambda x: x.reshape(num_seeds, episodes), carry[-1]), trace

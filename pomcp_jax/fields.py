@@ -1,4 +1,4 @@
-"""What a configuration field may hold and what it means, read from its declaration.
+"""Type, range, default and documentation of configuration fields, read from their declarations.
 
 A field is declared once::
 
@@ -33,7 +33,7 @@ class Range(NamedTuple):
     low_open: bool = False
     high_open: bool = False
     bits: int = 31
-    """Width of integers: 31 for what a device counts, 63 for the host."""
+    """Width of integers: 31 for counts on a device, 63 on the host."""
 
     def __str__(self) -> str:
         if math.isinf(self.high):
@@ -59,13 +59,13 @@ Rate = Annotated[float, Range(0.0, 1.0, low_open=True)]
 BelowOne = Annotated[float, Range(0.0, 1.0, high_open=True)]
 Power = Annotated[float, Range(-10.0, 10.0)]
 LogStd = Annotated[float, Range(-30.0, 10.0)]
-"""Squares of its exponential are normal numbers of float32."""
+"""Bounds for which ``exp(2 x)`` is a normal number of float32."""
 Symlog = Annotated[float, Range(-80.0, 80.0)]
-"""``symexp`` of it is finite in float32."""
+"""Bounds for which ``symexp`` is finite in float32."""
 
 
 class Spec(NamedTuple):
-    """One field that holds a value; groups of fields have none."""
+    """Specification of a field with a value; groups of fields have none."""
 
     kind: type
     """``bool``, ``int``, ``float`` or ``str``."""
@@ -90,6 +90,7 @@ def _spec(annotation: Any, default: Any, doc: str) -> Spec:
     if typing.get_origin(kind) is Literal:
         return Spec(str, default, choices=typing.get_args(kind), doc=doc)
     ranges: list[Range] = [mark for mark in marks if isinstance(mark, Range)]
+    # Integers and names decide shapes or branches, so only floats can be traced.
     static = kind is not float or STATIC in marks
     return Spec(kind, default, range=ranges[0] if ranges else None, static=static, doc=doc)
 
@@ -99,7 +100,7 @@ def specs(cls: Any) -> dict[str, Spec]:
     return _specs(cls)
 
 
-@functools.cache  # on its own: type checkers take classes for unhashable
+@functools.cache  # separate: type checkers consider classes unhashable
 def _specs(cls: Any) -> dict[str, Spec]:
     docs = attribute_docs.of_class(cls).fields
     return {
@@ -140,13 +141,14 @@ def _as_float32(value: Any) -> Any:
     """``value`` as a device stores it: float32, denormal numbers as zero."""
     with np.errstate(over="ignore", under="ignore"):
         value = np.asarray(value).astype(np.float32)
+    # XLA flushes denormal numbers to zero: a positive rate of 1e-40 would be 0 on the device.
     return np.where(np.abs(value) < np.finfo(np.float32).tiny, np.float32(0.0), value)
 
 
 def refusal(spec: Spec, value: Any) -> str:
-    """What a field's value must be; "" if ``value`` is allowed, or a tracer.
+    """Requirement that ``value`` violates; "" if it is allowed, or a tracer.
 
-    Every number of an array counts. Floats are compared as the float32 that a device has.
+    All numbers of an array are checked, floats as the float32 that a device stores.
     """
     if isinstance(value, jax.core.Tracer):
         return ""
@@ -156,9 +158,11 @@ def refusal(spec: Spec, value: Any) -> str:
     if spec.range is None:
         return ""
     if spec.kind is int:
+        # A Python integer has no width: too large a one would overflow when traced.
         if abs(value) >= 2**spec.range.bits:
             return f"must be < 2**{spec.range.bits}"
         return "" if spec.range.holds(value) else f"must be {spec.range}"
+    # Compared as float32: 1 - 1e-9 is 1 on the device, outside of a range that excludes 1.
     number = _as_float32(value)
     if not np.isfinite(number).all():
         return "must be finite" + (" in float32" if np.isfinite(value).all() else "")

@@ -1,4 +1,4 @@
-"""Files that are never half-written."""
+"""Atomic replacement of files."""
 
 import json
 import os
@@ -7,16 +7,18 @@ from typing import Any
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file in one step: it holds the old bytes or the new ones, whatever happens.
+    """Replace a file in one step: it has the old bytes or the new ones, whatever happens.
 
     Raises:
       OSError: nothing was changed.
     """
+    # In the same folder: a rename is atomic only within a file system.
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
+            # Otherwise a power cut could keep the rename and lose the bytes.
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
@@ -36,6 +38,7 @@ def write_json(path: Path, values: Any) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to the disk."""
+    # A folder cannot be opened for writing, and fsync does not need that.
     place = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(place)

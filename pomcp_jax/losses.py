@@ -155,6 +155,7 @@ def td_target(
     discount: Float[Array, ""] | float,
 ) -> Float[Array, "*batch"]:
     """``r + gamma (1 - d) V(s')``; a truncation is no termination."""
+    # The time limit is not part of the task: states after it still have a value.
     return reward + discount * (1.0 - terminated) * next_value
 
 

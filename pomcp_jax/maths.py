@@ -132,7 +132,7 @@ def _layer_norm_jvp(primals, tangents):
     dx, dscale, doffset = tangents
     normed, inverse = _normalise(x)
     dx = dx * inverse
-    # A shift of all inputs and a change of their scale leave the output as it is: project both out.
+    # Shifting or scaling all inputs does not change the output: project both directions out.
     centre = jnp.mean(dx, axis=-1, keepdims=True)
     slope = jnp.mean(dx * normed, axis=-1, keepdims=True)
     dnormed = dx - centre - normed * slope
@@ -195,8 +195,8 @@ def update_scale(
 ) -> Float[Array, ""]:
     """Running scale ``S <- S + rate (max(1, spread) - S)`` ([TD-MPC2] ``RunningScale``).
 
-    The floor stands before the average, as in the reference; a non-finite
-    spread leaves the scale as it is.
+    The floor is applied before the average, as in the reference; a non-finite
+    spread does not change the scale.
     """
     # A NaN in the average would never leave it. The JAX ports of TD-MPC2 floor the average instead.
     spread = jnp.where(jnp.isfinite(spread), spread, scale)
@@ -222,6 +222,6 @@ def rho_mean(
 
 
 def masked_mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array, ""]:
-    """Mean over the entries where ``mask`` holds; 0 where it holds nowhere."""
+    """Mean over the entries selected by ``mask``; 0 if there are none."""
     total = jnp.sum(jnp.where(mask, x, 0.0))
     return total / jnp.maximum(jnp.sum(mask.astype(x.dtype)), 1.0)

@@ -1,4 +1,4 @@
-"""One step of world model, reward and critic, with their targets (docs/method.md)."""
+"""Loss of world model, reward and critic, and its targets (docs/method.md)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -128,7 +128,7 @@ def targets(
 def clipped_share(
     values: Float[Array, "H B"], mask: Bool[Array, "H B"], bins: maths.Bins
 ) -> Float[Array, ""]:
-    """Share of targets beyond the bins' range, which are learned as its end."""
+    """Share of targets beyond the bins' range, which train the outermost bin."""
     places = maths.symlog(values)
     beyond = (places < bins.low) | (places > bins.high)
     return maths.masked_mean(beyond.astype(values.dtype), mask)
@@ -169,6 +169,7 @@ def loss(
     q_action = actions if config.world_model.critic == "q" else None
     # At rolled-out latents, the ones that planning meets; targets come from encoded ones.
     value = world_model.value_logits(nets, params.value, here, q_action, dropout_key)
+    # One target for all heads: they differ by their initial values and dropout only.
     value_targets = jnp.broadcast_to(target.value[None], value.shape[:-1])
     value_loss = jnp.mean(maths.two_hot_cross_entropy(value, value_targets, bins), axis=0)
     termination = jnp.zeros((), gap.dtype)

@@ -1,6 +1,6 @@
 """Model Predictive Path Integral planning with policy proposals, as a pure function.
 
-The planner knows nothing of agents, training or environments: it takes a model
+The planner does not depend on agents, training or environments: it takes a model
 as callables on *unbatched* arrays and is itself unbatched. ``jax.vmap`` it over
 robots, environments, seeds, temperatures or a replay batch. The latent may be
 any pytree (an ``mjx.Data`` gives true-model MPC).
@@ -224,7 +224,7 @@ def _fit(
     ranked, index = jax.lax.top_k(jnp.where(finite, returns, -largest), config.num_elites)
     elites = jnp.take(candidates, index, axis=0)
     valid = ranked > -largest
-    # Elites without a finite return weigh nothing; the worst finite one stands in for diagnostics.
+    # Elites without a finite return weigh nothing; diagnostics see the worst finite one instead.
     elite_returns = jnp.where(valid, ranked, jnp.min(ranked, initial=largest, where=valid))
     # At most 0, so that the exponential cannot overflow.
     gaps = config.temperature * (elite_returns - elite_returns[0])
@@ -232,6 +232,7 @@ def _fit(
     weight = weights[:, None, None]
     mean = jnp.sum(weight * elites, axis=0)
     variance = jnp.sum(weight * jnp.square(elites - mean[None]), axis=0)
+    # The floor keeps the search alive, and the records' divergences finite.
     std = jnp.clip(_root_of_square(variance), config.std_min, config.std_max)
     nonfinite = before.nonfinite + jnp.sum(~finite, dtype=jnp.int32)
     after = _Population(mean, std, elites, elite_returns, weights, index, nonfinite)
@@ -293,6 +294,7 @@ def _search(
 
     def iterate(i, population: _Population) -> _Population:
         noise = sample_noise(key_noise, i, (num_free, *mean.shape), mean.dtype)
+        # Clipped before scoring: the model never sees actions that cannot be executed.
         samples = jnp.clip(population.mean[None] + population.std[None] * noise, -1.0, 1.0)
         # New keys per iteration: with the same draws, candidates could overfit lucky tail actions.
         tails = jax.random.split(jax.random.fold_in(key_tail, i), num_free)
@@ -358,6 +360,7 @@ def plan(
     final = _search(conformed, params, tuple(keys), mean.astype(conformed.dtype), config)
     scale = jnp.asarray(explore).astype(conformed.dtype)
     out = _output(final, key_select, key_explore, scale, config)
+    # In the caller's dtype: a scan over decisions must carry a single type.
     return out._replace(next_state=PlanState(out.next_state.mean.astype(mean.dtype)))
 
 

@@ -1,14 +1,14 @@
-"""Names that were nearly meant; imports nothing of the package."""
+"""The nearest known name to a misspelt one; imports nothing of the package."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
 CLOSE = 0.65
-"""Least similarity (``difflib``) of a name that is offered; below it a guess helps nobody."""
+"""Smallest similarity (``difflib``) of a suggested name; worse guesses do not help."""
 
 LONGEST = 100
-"""Characters of a name that is compared at all: the time goes with their square."""
+"""Longest name that is compared: the time grows with the square of its length."""
 
 
 def _plain(name: str) -> str:
@@ -19,14 +19,14 @@ def _last(name: str) -> str:
     return re.split(r"[./]", name)[-1]
 
 
-def _likeness(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+def _likeness(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, first, second).ratio()
 
 
 def find(name: object, names: Iterable[str]) -> str:
-    """The one of ``names`` that is nearest to ``name``, or "" where none is near.
+    """The nearest of ``names`` to ``name``, or "" if none is near.
 
-    Behind the last dot or slash names must be alike on their own: ``policy.nonsense`` is not
+    The parts after the last dot or slash must be alike on their own: ``policy.nonsense`` is not
     near ``policy.entropy``, however much of a path they share. ``kl_coef`` is near
     ``agent.policy.kl_coef``.
     """
@@ -37,20 +37,21 @@ def find(name: object, names: Iterable[str]) -> str:
     for known in names:
         plain = _plain(known)
         last = _likeness(_last(wanted), _last(plain))
-        if _last(plain).startswith(f"{_last(wanted)}_"):  # a domain for one of its tasks
+        if _last(plain).startswith(f"{_last(wanted)}_"):  # a domain instead of a task
             last = max(last, 0.9)
         if last >= CLOSE:
             alike.append((last, _likeness(wanted, plain), known))
-    return max(alike, key=lambda found: found[:2])[2] if alike else ""
+    # First by the last part, which is what people misspell; the whole path breaks ties.
+    return max(alike, key=lambda match: match[:2])[2] if alike else ""
 
 
 def hint(name: object, names: Iterable[str], form: str = "{}") -> str:
-    """``"; did you mean NAME?"``, or "" where none of ``names`` is near.
+    """``"; did you mean NAME?"``, or "" if none of ``names`` is near.
 
     Args:
-      name: what was written.
-      names: what could have been meant.
-      form: how the name is written where it belongs, for example ``--{}``.
+      name: the unknown name.
+      names: the known ones.
+      form: format of the suggestion, for example ``--{}``.
     """
-    found = find(name, names)
-    return f"; did you mean {form.format(found)}?" if found else ""
+    match = find(name, names)
+    return f"; did you mean {form.format(match)}?" if match else ""

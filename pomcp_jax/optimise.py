@@ -92,6 +92,7 @@ def improve(
       **options: ``epsilon`` and ``rate_scale`` of :func:`adam_step`.
     """
     (total, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    # Each term by itself, so that a run that stops can name the one at fault.
     finite = [jnp.isfinite(x) for x in ((total,) if terms is None else terms(aux))]
     step = adam_step(
         params,

@@ -241,6 +241,7 @@ def vary(tree: PyTree, axes: Sequence) -> PyTree:
     """``tree`` with the type that varies over ``axes``, as a loop's carry must; no operation."""
 
     def cast(x: Array) -> Array:
+        # ``pcast`` refuses axes over which an array varies already.
         missing = tuple(a for a in axes if a not in _varying(x))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 

@@ -60,8 +60,8 @@ def prior_loss(
 
     ``reverse`` KL(prior || record) has the precision-weighted geometric mean of
     the records as optimum, ``forward`` their moment match. With ``prior.gate`` a
-    record counts only where its plan's value is at least what the critic gives
-    to the prior's own mean action (the gated distillation of GEM-MPC, arXiv
+    record counts only if its plan's value is at least the critic's value of the
+    prior's own mean action (the gated distillation of GEM-MPC, arXiv
     2609.21735).
     """
     steps = latents.shape[0] - 1
@@ -101,7 +101,7 @@ def policy_loss(
 
     Running scales are updated from the batch at t = 0 and then used, both without gradient;
     the multiplier of ``kl_coef`` is used and then updated. ``params`` are the policy's;
-    ``frozen`` gives the world model and the learned prior.
+    ``frozen`` holds the world model and the learned prior.
     """
     # Split whether or not heads are drawn: methods that differ in the value term share their noise.
     key_sample, key_heads = jax.random.split(key)
@@ -162,6 +162,7 @@ def _updated(
 def _state_mask(batch: Batch, steps: int, *, stored: bool) -> Bool[Array, "T B"]:
     """States of the window's own episode; if ``stored``, only those with a planner record."""
     mask = batch.valid[:steps]
+    # A network covers final observations too; their rows hold no record.
     return mask & ~batch.rows.last[:steps] if stored else mask
 
 

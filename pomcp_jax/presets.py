@@ -29,6 +29,7 @@ def po_mpc(lambda_: float = 1.0, prior: str = "learned", fit: str = "reverse") -
         {
             "policy.prior": prior,
             "policy.kl_coef": lambda_,
+            # A window's last state may be final and without a record; a network covers it too.
             "policy.last_state": prior == "learned",
             "prior.divergence": fit,
         },
@@ -57,6 +58,7 @@ def tdmpc_square() -> AgentConfig:
 
     Strength ``A^2 / 61`` in units of the value's scale, off until that exceeds 2.
     """
+    # A^2 / 61 is the published coefficient after all factors, 0.05 the planner's own floor.
     changes = {"policy.kl_coef": 1.0 / 61.0, "policy.prior_std_min": 0.05}
     return config_lib.replace(AgentConfig(), _TANH | _SAMPLED | changes)
 
@@ -112,6 +114,7 @@ def qbmpc() -> AgentConfig:
 
 _TANH = {
     "world_model.squash": "tanh",
+    # BMPC's lower bound, -3, is the planner's: e^-3 = 0.05. That does not apply before a tanh.
     "world_model.log_std_min": -10.0,
     "world_model.log_std_max": 2.0,
 }
@@ -119,12 +122,15 @@ _TANH = {
 _SAMPLED = {
     "policy.prior": "stored",
     "policy.divergence": "cross_entropy",
+    # Their log-density helper multiplies by A, and the coefficient has another A.
     "policy.kl_dim_power": 2.0,
     "policy.kl_scale": "q",
+    # Both ignore the planner until the scale of Q exceeds 2.
     "policy.kl_gate": 2.0,
     "policy.entropy": "squashed",
     "policy.last_state": False,
     "policy.seed_record": "action",
+    # Their random actions get the largest std that the policy can have, e^2.
     "policy.seed_std": math.exp(2.0),
 }
 """A density term at the policy's sample, as in TD-M(PC)^2 and BOOM."""
@@ -133,9 +139,11 @@ _IMITATION = {
     "policy.q_coef": 0.0,
     "policy.q_source": "none",
     "policy.kl_coef": 1.0,
+    # BMPC averages over dimensions; PO-MPC's presets sum.
     "policy.kl_dim_power": -1.0,
     "policy.prior": "replanned",
     "policy.last_state": False,
+    # BMPC has only records of random actions to imitate before the agent acts.
     "policy.train_in_pretraining": False,
     "critic.target_reduce": "mean",
     "replan.interval": 10,
@@ -164,10 +172,10 @@ SIZES: dict[str, dict[str, int]] = {
     "19M": dict(latent_size=768, encoder_width=1024, mlp_width=1024, encoder_layers=3, num_heads=5),
     "48M": dict(latent_size=768, encoder_width=1792, mlp_width=1792, encoder_layers=4, num_heads=5),
 }
-"""Sizes of the world model; what a size leaves out has its default. 1M to 48M are those of
+"""Sizes of the world model; unnamed fields have their defaults. 1M to 48M are those of
 TD-MPC2's table 8 (``common/__init__.py``)."""
 SIZE_FIELDS = ("latent_size", "encoder_width", "encoder_layers", "mlp_width", "num_heads")
-"""Fields of the world model that a size decides."""
+"""Fields of the world model that a size sets."""
 
 
 def get(name: str) -> AgentConfig:
@@ -194,6 +202,7 @@ def with_size(config: AgentConfig, size: str) -> AgentConfig:
         hint = nearest.hint(size, SIZES)
         raise ConfigError(f"size = {size!r}: must be one of {', '.join(SIZES)}{hint}")
     changes = {name: getattr(WorldModelConfig(), name) for name in SIZE_FIELDS} | SIZES[size]
+    # Published V critics have their own numbers of heads: BMPC 2, its JAX port 5.
     if config.world_model.critic == "v":
         del changes["num_heads"]
     out = config_lib.replace(config, {"world_model": changes})
@@ -202,7 +211,7 @@ def with_size(config: AgentConfig, size: str) -> AgentConfig:
 
 
 class Origin(NamedTuple):
-    """Where a configuration comes from, found by its values."""
+    """The preset and size nearest to a configuration, by its values."""
 
     preset: str
     size: str
@@ -220,6 +229,7 @@ def origin(config: Config) -> Origin:
         base = config_lib.flatten(Config(agent=agent))
         return {k: v for k, v in config_lib.flatten(config).items() if v != base[k]}
 
+    # The size first: its fields are the same in every preset but for the heads of a V critic.
     size = min(SIZES, key=lambda size: len(changes(with_size(config.agent, size))))
     every = {preset: changes(with_size(get(preset), size)) for preset in PRESETS}
     preset = min(every, key=lambda preset: len(every[preset]))

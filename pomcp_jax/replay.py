@@ -145,7 +145,7 @@ def sample(replay: Replay, key: Key, batch_size: int, length: int) -> Batch:
 
 
 def read(replay: Replay, index: Index) -> Row:
-    """The rows at ``index``; overwritten rows give whatever replaced them."""
+    """The rows at ``index``; for overwritten rows, their replacements."""
     place = jnp.mod(index.row, replay.capacity)
     return jax.tree.map(lambda ring: ring[place, index.env], replay.rows)
 

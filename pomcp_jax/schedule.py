@@ -62,7 +62,7 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-    """The chunks of a phase, a sequence of :class:`Work` that is cut only as it is read.
+    """The chunks of a phase, a sequence of :class:`Work` that is computed as it is read.
 
     Chunks end at multiples of ``most`` and at ``stop``, wherever the phase starts.
     """

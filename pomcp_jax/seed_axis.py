@@ -41,6 +41,7 @@ def stack(configs: Sequence[C]) -> C:
     Raises:
       ConfigError: if a static field differs, with its name.
     """
+    # Only traced floats may differ: everything else decides the program that all rows share.
     first, *others = configs
     traced, reference = set(traced_fields(first)), config_lib.flatten(first)
     for other in others:

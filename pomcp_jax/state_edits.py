@@ -20,7 +20,7 @@ _FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
 
 @dataclasses.dataclass(frozen=True)
 class Works:
-    """Phases and chunks in order, cut only as they are read."""
+    """Phases and chunks in order, computed as they are read."""
 
     phases: tuple[tuple[str, Chunks], ...]
 
@@ -36,6 +36,7 @@ def _done(program: Program, iterations: int, updates: int) -> list[tuple[str, Ch
 
     From counters, not chunk numbers: chunks may have been cut differently before.
     """
+    # Iterations count seeding, then training; the first updates are those of pre-training.
     seeding, pretraining, training = program.seeding, program.pretraining, program.training
     return [
         ("seeding", seeding, min(iterations, seeding.stop)),
@@ -97,7 +98,7 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
     """
 
     def fresh(key):
-        # A stream of its own: the environments must not repeat the episodes that they began with.
+        # A separate stream: environments must not repeat their first episodes.
         folded = jax.random.fold_in(jax.random.fold_in(key, _FRESH), state.iteration)
         return jax.random.split(folded, config.env.num_envs)
 

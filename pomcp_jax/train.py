@@ -1,6 +1,6 @@
-"""Training as one loop on the device: act, step, insert, update - for all seeds at once.
+"""Training as a single loop on the device for all seeds: act, step, insert, update.
 
-Everything a run owns is one pytree, :class:`TrainState`. Learning state has the
+The state of a run is one pytree, :class:`TrainState`. Learning state has the
 seeds S as its leading axis; counters do not, so that schedules stay scalar
 conditions under ``vmap`` (a batched ``lax.cond`` would run both branches).
 Floats of ``config.agent`` may have that axis too (:mod:`pomcp_jax.seed_axis`).
@@ -119,8 +119,8 @@ def decide_randomly(state: TrainState, config: Config, spec: AgentSpec) -> Decis
     draw = lambda key: jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)  # noqa: E731
     action = jax.vmap(draw)(keys)
     policy = config.agent.policy
-    # A random action has no planner behind it: BMPC stores a standard normal for it, TD-M(PC)^2 and
-    # BOOM a wide Gaussian around the action.
+    # No planner chose these actions: BMPC stores a standard normal for them, TD-M(PC)^2 and BOOM a
+    # wide Gaussian around the action.
     prior = Gaussian(jnp.zeros_like(action), jnp.ones_like(action))
     if policy.seed_record == "action":
         spread = lambda config, x: jnp.full_like(x, config.policy.seed_std)  # noqa: E731
@@ -132,6 +132,7 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
     """Step all environments and insert one row for each."""
     num_seeds = config.train.num_seeds
     flat = decision.action.reshape(-1, decision.action.shape[-1])
+    # Flat, because an environment knows nothing of seeds: it steps a batch of S N.
     env_state, following = env.step(state.env, flat)
     before = _split_seeds(state.timestep, num_seeds)
     after = _split_seeds(following, num_seeds)
@@ -285,7 +286,7 @@ def _divide(total: dict[str, Array], count: Int[Array, ""]) -> dict[str, Array]:
     return {name: value / count for name, value in total.items()}
 
 
-def _without_what_did_not_happen(
+def _nan_means_of_no_steps(
     result: tuple[TrainState, dict[str, Array | np.ndarray]],
     state: TrainState,
     config: Config,
@@ -394,6 +395,7 @@ def build(config: Config, env: Env) -> Program:
     )
 
     def begin_with(config: Config, seeds: Int[Array, " S"] | None = None) -> TrainState:
+        # Seeds are an argument, so that another ``train.seed`` does not compile again.
         return begin(config, own_seeds(config) if seeds is None else seeds)
 
     def run_chunk(state, config, work):
@@ -409,6 +411,6 @@ def build(config: Config, env: Env) -> Program:
         spec,
         mesh,
         begin_with,
-        Compiled(compiled, CHUNK_READS, _check_state, _without_what_did_not_happen),
+        Compiled(compiled, CHUNK_READS, _check_state, _nan_means_of_no_steps),
         *schedule.phases(config),
     )

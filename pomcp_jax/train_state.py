@@ -91,6 +91,7 @@ def init(
     env_keys = jax.vmap(
         lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
     )(keys)
+    # All environments of all seeds are one flat batch, seed-major.
     env_state, timestep = env.reset(env_keys.reshape(-1))
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     # Only rows have the axis of seeds; the count of inserted ones is shared.
@@ -117,7 +118,7 @@ def broken_resets(timestep: TimeStep, num_seeds: int) -> Int[Array, " S"]:
 
 
 def own_seeds(config: Config) -> Int[Array, " S"]:
-    """Numbers of a run's seeds: ``train.seed`` and those after it."""
+    """Numbers of a run's seeds: ``train.seed`` and its successors."""
     return config.train.seed + jnp.arange(config.train.num_seeds, dtype=jnp.int32)
 
 

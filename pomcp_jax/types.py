@@ -1,4 +1,4 @@
-"""Aliases and records shared by every room of the package.
+"""Aliases and records shared by all modules of the package.
 
 Shape symbols used in all docstrings:
 
@@ -49,9 +49,9 @@ class TimeStep(NamedTuple):
     reward: Float[Array, " B"]
     """Summed over the action repeat; 0 on first steps."""
     terminated: Bool[Array, " B"]
-    """The task ended here; its value is zero from now on."""
+    """The task ended here; the value of this state is zero."""
     truncated: Bool[Array, " B"]
-    """The time limit cut the episode here; values go on."""
+    """The time limit cut the episode here; later rewards still count in values."""
     is_first: Bool[Array, " B"]
     invalid: Bool[Array, " B"]
     """The step gave a non-finite number and was replaced by a fresh episode."""

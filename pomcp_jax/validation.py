@@ -1,7 +1,7 @@
-"""Agreements between fields, one small rule each; nothing here compiles or allocates.
+"""Rules between fields, a small function each; nothing here compiles or allocates.
 
-What a single field may hold stands beside the field (:mod:`pomcp_jax.config`). A rule takes a
-configuration and returns None, or one line that names a field, its value and what would work.
+Ranges and choices of a single field are declared with it (:mod:`pomcp_jax.config`). A rule takes
+a configuration and returns None, or one line that names a field, its value and what would work.
 """
 
 import math
@@ -18,7 +18,7 @@ LEARNED = "agent.policy.prior is 'learned' or 'mixture'"
 
 
 def _wrong(group: object, name: str, wanted: str) -> str:
-    """The line about field ``name``, whose ``group`` is the configuration that has it."""
+    """Error message about the field ``name`` of the configuration ``group``."""
     return f"{name} = {getattr(group, name.rpartition('.')[2])!r}: must be {wanted}"
 
 
@@ -84,6 +84,7 @@ def policy_heads_exist(agent: AgentConfig) -> str | None:
 def replanning_has_candidates(agent: AgentConfig) -> str | None:
     """Proposals and elites fit into the candidates of a re-planning."""
     samples = agent.replan.num_samples
+    # At least one candidate is drawn at random: proposals alone would not search.
     fewest = max(agent.mppi.num_proposals + 1, agent.mppi.num_elites)
     if samples == 0 or samples >= fewest:
         return None
@@ -96,7 +97,7 @@ def replanning_has_candidates(agent: AgentConfig) -> str | None:
 
 
 def replanned_windows_are_of_the_batch(agent: AgentConfig) -> str | None:
-    """Windows are re-planned of those that an update sampled."""
+    """Re-planned windows are a part of the sampled batch."""
     batch = agent.optimizer.batch_size
     if agent.replan.batch_size <= batch:
         return None
@@ -120,11 +121,12 @@ def value_term_fits_the_critic(agent: AgentConfig) -> str | None:
 
 
 def _value_sources(agent: AgentConfig) -> tuple[str, str]:
+    # A Q critic needs no model to value an action; a V critic cannot value one without it.
     return {"q": ("critic", "none"), "v": ("model", "none")}[agent.world_model.critic]
 
 
 def no_weight_without_a_value_term(agent: AgentConfig) -> str | None:
-    """A value term that is not there has no weight."""
+    """A value term needs a source to have a weight."""
     if agent.policy.q_source != "none" or agent.policy.q_coef == 0.0:
         return None
     source = _value_sources(agent)[0]
@@ -147,7 +149,7 @@ def policy_learns_from_something(agent: AgentConfig) -> str | None:
 
 
 def no_weight_without_a_prior(agent: AgentConfig) -> str | None:
-    """A divergence from nothing has no weight."""
+    """A divergence needs a prior to have a weight."""
     if agent.policy.prior != "none" or agent.policy.kl_coef == 0.0:
         return None
     return _wrong(
@@ -158,7 +160,7 @@ def no_weight_without_a_prior(agent: AgentConfig) -> str | None:
 
 
 def imitation_has_weight(agent: AgentConfig) -> str | None:
-    """Without a value term the divergence is all there is."""
+    """Without a value term the divergence needs a weight."""
     if agent.policy.q_source != "none" or agent.policy.kl_coef > 0.0:
         return None
     return _wrong(
@@ -220,7 +222,8 @@ def proposers_have_proposals(agent: AgentConfig) -> str | None:
 
 
 def tail_penalty_has_heads(agent: AgentConfig) -> str | None:
-    """A spread takes two heads."""
+    """A standard deviation needs at least two heads."""
+    # The draw takes all heads if the ensemble has fewer.
     heads = min(agent.critic.num_tail_heads, agent.world_model.num_heads)
     if agent.critic.tail_penalty == 0.0 or heads > 1:
         return None
@@ -241,6 +244,7 @@ def gate_has_a_learned_prior(agent: AgentConfig) -> str | None:
 
 def priors_have_spread(agent: AgentConfig) -> str | None:
     """A record without spread is a point, from which divergences are infinite."""
+    # ``best_elite`` adds 1e-6 to the variance, so its std never is 0.
     spread = agent.mppi.std_min > 0 or agent.mppi.record == "best_elite"
     if agent.policy.prior == "none" or spread or agent.policy.prior_std_min > 0.0:
         return None
@@ -305,7 +309,7 @@ def target_actor_exists(agent: AgentConfig) -> str | None:
 
 
 def soft_target_has_prior_and_q(agent: AgentConfig) -> str | None:
-    """Soft targets are those of a Q critic, at states that only a learned prior knows."""
+    """Soft targets need a Q critic, and a prior at next states, which only a network has."""
     if not agent.critic.soft_target:
         return None
     if agent.policy.learns_prior and agent.world_model.critic == "q":
@@ -388,6 +392,7 @@ AGENT_RULES: tuple[AgentRule, ...] = (
 
 def seeds_are_int32(config: Config) -> str | None:
     """The last seed's number fits into 32 bits."""
+    # Seed k has the key of ``train.seed + k``, computed in int32 on the device.
     if config.train.seed <= 2**31 - 1 - config.train.num_seeds:
         return None
     return _wrong(config.train, "train.seed", "<= 2**31 - 1 - train.num_seeds")
@@ -419,8 +424,9 @@ def run_outlasts_the_random_phase(config: Config) -> str | None:
 
 
 def replay_feeds_a_batch(config: Config) -> str | None:
-    """Replay has room for a batch and for a window of every environment."""
+    """Replay can store a batch and a window of every environment."""
     agent = config.agent
+    # A smaller replay would repeat transitions within most batches.
     rows = max(_window_rows(config), agent.optimizer.batch_size * agent.mppi.horizon)
     if config.train.capacity >= rows:
         return None
@@ -441,11 +447,12 @@ RUN_RULES: tuple[RunRule, ...] = (
 
 
 def validate_agent(config: AgentConfig) -> None:
-    """Check every value of an agent's configuration, then what fields demand of each other.
+    """Check every value of an agent's configuration, then the rules between fields.
 
     Raises:
       ConfigError: one line naming the field, the value and what would work.
     """
+    # Values first: rules divide by fields and index by choices.
     config_lib.check(config, "agent")
     _apply_agent_rules(config)
 
@@ -458,7 +465,7 @@ def _apply_agent_rules(config: AgentConfig) -> None:
 
 
 def validate_run(config: Config) -> None:
-    """Check a whole run on an environment that may have any name and any sizes.
+    """Check a whole run, for an environment of any name and sizes.
 
     Raises:
       ConfigError: one line naming the field, the value and what would work.
@@ -477,6 +484,7 @@ def validate_config(config: Config) -> None:
     Raises:
       ConfigError: one line naming the field, the value and what would work.
     """
+    # Imported here: environments load MuJoCo, which validating an agent does not need.
     from pomcp_jax import envs
 
     try:
@@ -498,6 +506,7 @@ def validate_memory(config: Config, replay_bytes: int) -> None:
     """
     limit = config.train.memory_limit_gb * 1e9
     if replay_bytes > limit:
+        # Rounded down, so that the suggestion itself is accepted.
         fits = math.floor(config.train.capacity * limit / replay_bytes)
         raise ConfigError(
             f"train.capacity = {config.train.capacity}: needs {replay_bytes / 1e9:.3g} GB for"

@@ -31,12 +31,13 @@ def scalar(value: Any) -> Any:
     if type(value) in FIELD_KINDS or isinstance(value, jax.core.Tracer):
         return value
     if isinstance(value, np.generic | np.ndarray | jax.Array):
+        # Arrays of a sweep and PRNG keys have no single Python value.
         if np.ndim(value) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
             return value
         value = np.asarray(value)[()]
         if isinstance(value, np.float16 | np.float32) and np.isfinite(value):
             return float(rational(value))  # 0.1, not its float32 digits; rounds to the same
-        # longdouble.item() returns a longdouble
+        # ``item`` of a longdouble returns a longdouble, not a Python float.
         value = float(value) if isinstance(value, np.longdouble) else value.item()
     if isinstance(value, bool):
         return value
@@ -50,14 +51,15 @@ def scalar(value: Any) -> Any:
 def rational(value: Any) -> Fraction:
     """The simplest fraction that rounds to a number.
 
-    0.333 is 333/1000, and the float next to a third is 1/3, in the precision that
-    ``value`` has.
+    0.333 is 333/1000, and the float nearest to a third is 1/3, in the precision of
+    ``value``.
     """
     if isinstance(value, numbers.Rational):
         return Fraction(int(value.numerator), int(value.denominator))
     value = np.asarray(value)[()]
     kind = value.dtype.type
     exact = Fraction(float(value))
+    # Neighbours in the precision of ``value``: all numbers between the midpoints round to it.
     gaps = [Fraction(float(np.nextafter(value, kind(end)))) for end in (-np.inf, np.inf)]
     low, high = ((exact + gap) / 2 for gap in gaps)
     return exact if exact == 0 else _simplest(low, high)
@@ -85,6 +87,7 @@ def traced(value: Any) -> Any:
         return plain(float, value)
     if not (jnp.issubdtype(value.dtype, np.floating) or jnp.issubdtype(value.dtype, np.integer)):
         raise TypeError("must be a number or an array of numbers")
+    # float32, or float64 under x64; anything else would compile another program.
     wanted = jnp.zeros(()).dtype
     if isinstance(value, np.ndarray) or value.dtype != wanted:
         value = jnp.asarray(value, wanted)
@@ -99,6 +102,7 @@ def plain(kind: type, value: Any) -> Any:
     """
     if isinstance(value, jax.core.Tracer):
         raise TypeError(f"must be a plain {kind.__name__}: it is part of the compiled program")
+    # ``float`` of a larger integer raises OverflowError.
     if kind is float and type(value) is int:
         if abs(value) > 2**1023:
             raise TypeError("must be finite")
@@ -112,7 +116,7 @@ def plain(kind: type, value: Any) -> Any:
 
 
 def taken(kind: type, is_traced: bool, value: Any) -> Any:
-    """``value`` converted to what a field of that kind stores.
+    """``value`` converted to the type that a field of that kind stores.
 
     Args:
       kind: ``bool``, ``int``, ``float`` or ``str``.

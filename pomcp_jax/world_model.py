@@ -158,6 +158,7 @@ def step(
     bins: Bins,
 ) -> Step:
     """Predict the next latent and the reward of taking ``action`` in ``latent``."""
+    # The reward of (z, a), not of the next latent, as in TD-MPC2.
     reward = reward_logits(nets, params.reward, latent, action)
     following = dynamics(nets, params.dynamics, latent, action)
     return Step(following, maths.two_hot_decode(reward, bins))
@@ -166,7 +167,7 @@ def step(
 def continues(
     nets: Networks, params: ModelParams, latent: Float[Array, "*batch L"]
 ) -> Float[Array, "*batch"] | None:
-    """1 where ``latent`` is at most as likely terminal as not, else 0; None if never learned.
+    """0 if ``latent`` is more likely terminal than not, else 1; None without a termination head.
 
     [TD-MPC2] plans past a state under the same rule.
     """

@@ -75,7 +75,7 @@ def test_returns_of_episodes_that_are_not_there_yet_count_for_nothing(finished, 
     found = stats(0, finished)
     found.returns[0, -3:] = 1.0
     np.testing.assert_array_equal(metrics.recent_returns(found), [expected])
-    assert counters.held(found).sum() == min(finished, counters.RECENT)
+    assert counters.filled(found).sum() == min(finished, counters.RECENT)
 
 
 # An environment that breaks

@@ -31,7 +31,7 @@ def mean(values: np.ndarray) -> float:
 
 def recent_returns(stats: Stats) -> np.ndarray:
     """Mean of each seed's latest finished training episodes ``[S]``, NaN if there are none."""
-    in_use = counters.held(stats) & np.isfinite(stats.returns)
+    in_use = counters.filled(stats) & np.isfinite(stats.returns)
     finished = np.sum(in_use, axis=1)
     total = np.sum(np.where(in_use, stats.returns, 0), axis=1)
     return np.where(finished > 0, total / np.maximum(finished, 1), np.nan)
