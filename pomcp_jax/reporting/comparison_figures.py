@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pomcp_jax.reporting import canvas
-from pomcp_jax.reporting.comparison import BANDS, RETURN, Line, Panel
+from pomcp_jax.reporting.comparison import BANDS, RETURN, Panel
 from pomcp_jax.reporting.figures import compact
 from pomcp_jax.reporting.published import SLACK, Published, of_task
 
