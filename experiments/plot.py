@@ -156,6 +156,9 @@ def _draw(args: argparse.Namespace) -> None:
     beside = _published(panels, args.x) if args.published else []
     look = comparison_figures.Look(args.x, args.band, _size(args.size))
     comparison_figures.draw(panels, args.out, look, beside)
+    if any(comparison_figures.crowded(panel) for panel in panels) and not args.metric:
+        most = comparison_figures.MANY
+        notes.append(f"more than {most} methods: no training returns; --returns=training has them")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 

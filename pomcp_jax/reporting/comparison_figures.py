@@ -107,23 +107,24 @@ def _free_size(panels: int, rows: int, columns: int, labels: int) -> tuple[float
     return width, PANEL[1] * rows + 0.3 + 0.17 * math.ceil(labels / (2 * columns))
 
 
-def _crowded(panel: Panel) -> bool:
+def crowded(panel: Panel) -> bool:
+    """Whether a panel has more than :data:`MANY` methods."""
     return len(panel.lines) > MANY
 
 
 def _panel(ax: Any, panel: Panel, styles: dict[str, dict[str, Any]], look: Look) -> None:
     """Bands first, then training, then lines: a band must not hide another method's line."""
-    crowded = _crowded(panel)
+    many = crowded(panel)
     for line in panel.lines:
         if line.band:
-            color, alpha = styles[line.label]["color"], 0.08 if crowded else 0.18
+            color, alpha = styles[line.label]["color"], 0.08 if many else 0.18
             ax.fill_between(line.x, *line.band, color=color, alpha=alpha, linewidth=0)
     for line in panel.lines:
-        if line.training and not crowded:
+        if line.training and not many:
             ax.plot(*line.training, linewidth=0.5, alpha=0.6, **styles[line.label])
     for line in panel.lines:
         # Marks fill the gaps of dashes; a single point would be invisible without one.
-        marked = len(line.x) == 1 or (len(line.x) <= FEW and not crowded)
+        marked = len(line.x) == 1 or (len(line.x) <= FEW and not many)
         kind = styles[line.label] | {"marker": "o" if marked else "", "markersize": 2}
         ax.plot(line.x, line.mean, linewidth=1.3, label=line.label, **kind)
 
@@ -182,7 +183,7 @@ def _caption(panels: Sequence[Panel], look: Look, others: Sequence[Published]) -
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     band = f" and {BANDS[look.band]}" if any(line.band for line in lines) else ""
     text = f"mean{band} of {count} seeds" if seeds != [1] else "one seed"
-    if any(line.training and not _crowded(panel) for panel in panels for line in panel.lines):
+    if any(line.training and not crowded(panel) for panel in panels for line in panel.lines):
         text += "; thin: training"
     steps = sorted(
         {compact(float(np.median(np.diff(c.frames)))) for c in others if len(c.frames) > 1}
