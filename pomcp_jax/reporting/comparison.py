@@ -30,6 +30,8 @@ class Line(NamedTuple):
     mean: np.ndarray
     band: tuple[np.ndarray, np.ndarray] | None
     """Low and high end."""
+    extent: tuple[float, float]
+    """Least and largest value of any seed."""
     seeds: int
     training: Series | None
     """Mean of training returns, drawn beside evaluations."""
@@ -96,7 +98,8 @@ def check_metrics(metrics: Sequence[str], loaded: Sequence[Loaded]) -> None:
     known = columns.metrics([table for one in loaded for table in one.tables])
     for metric in metrics:
         if metric not in known:
-            hint = nearest.hint(metric, known) or f"; must be one of {', '.join(known)}"
+            table = loaded[0].tables[-1].path
+            hint = nearest.hint(metric, known) or f"; `head -1 {table}` lists them"
             raise ConfigError(f"--metric = {metric}: no column of the runs' tables{hint}")
 
 
@@ -163,7 +166,8 @@ def _line(
     if training:
         points, trained = _pooled(training, label)
         thin = Series(points, trained.mean(axis=0))
-    return Line(label, grid, values.mean(axis=0), ends_of_band, len(values), thin), notes
+    extent = float(values.min()), float(values.max())
+    return Line(label, grid, values.mean(axis=0), ends_of_band, extent, len(values), thin), notes
 
 
 def _gather(group: Sequence[Loaded], column: str, x: str) -> dict[tuple[str, int], Series]:

@@ -1,12 +1,14 @@
 """Pictures that compare methods: a panel for every task, legible at a column's width."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import canvas
 from pomcp_jax.reporting.comparison import BANDS, RETURN, Panel
 from pomcp_jax.reporting.figures import compact
@@ -31,6 +33,8 @@ MANY = 6
 """Methods beyond which a panel has faint bands, no marks and no training returns."""
 WORDS = {"frames": "environment frames", "decisions": "decisions per seed", "hours": "hours"}
 DPI = 300
+LOWEST = 0.6
+"""Least height and width of a panel's axes in inches."""
 
 
 class Look(NamedTuple):
@@ -82,6 +86,8 @@ def draw(panels: Sequence[Panel], out: Path, look: Look, beside: Sequence[Publis
         if i % columns and len({panel.metric for panel in panels}) == 1:
             ax.set_ylabel("")
     _legend(figure, axes, _caption(panels, look, others), font, width)
+    if look.size:
+        _check_room(figure, axes[0], rows)
     canvas.save(figure, out, dpi=DPI)
 
 
@@ -110,6 +116,27 @@ def _free_size(panels: int, rows: int, columns: int, labels: int) -> tuple[float
 def crowded(panel: Panel) -> bool:
     """Whether a panel has more than :data:`MANY` methods."""
     return len(panel.lines) > MANY
+
+
+def _check_room(figure: Any, ax: Any, rows: int) -> None:
+    """Refuse a size that legend and labels leave no room in.
+
+    Raises:
+      ConfigError: one line with the height that is enough.
+    """
+    width, height = figure.get_size_inches()
+    with warnings.catch_warnings():
+        # Axes that collapse to nothing are reported as a warning, and then overlap.
+        warnings.simplefilter("ignore", UserWarning)
+        figure.draw_without_rendering()
+    place = ax.get_position()
+    collapsed = place.height * height > height / rows
+    if not collapsed and min(place.width * width, place.height * height) >= LOWEST:
+        return
+    raise ConfigError(
+        f"--size = {width:g}x{height:g}: leaves no room for {rows} rows of panels above the legend;"
+        f" must be higher, for example {max(width, 2):g}x{height + rows:g}"
+    )
 
 
 def _panel(ax: Any, panel: Panel, styles: dict[str, dict[str, Any]], look: Look) -> None:
@@ -156,7 +183,7 @@ def _points(ax: Any, panel: Panel, curve: Published, mark: dict[str, Any], x: st
     inside = curve.frames <= max(end * (1 + SLACK), float(curve.until(1).frames[-1]))
     ax.plot(
         curve.frames[inside] / scale, curve.mean[inside], linestyle="none", markersize=4,
-        markerfacecolor="none", markeredgewidth=0.9, label=f"{curve.label}, published", **mark,
+        markerfacecolor="none", markeredgewidth=0.9, clip_on=False, label=f"{curve.label}, published", **mark,
     )  # fmt: skip
 
 
@@ -170,10 +197,21 @@ def _finish(ax: Any, panel: Panel, x: str, font: int) -> None:
     if x != "hours":
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     ax.set_xlim(left=0)
+    _limit(ax, panel)
     ax.tick_params(labelsize=font, length=2, pad=2)
     ax.grid(alpha=0.25, linewidth=0.5)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def _limit(ax: Any, panel: Panel) -> None:
+    """Vertical limits by seeds and lines: the t interval of few seeds would dwarf them."""
+    drawn = [line.get_ydata() for line in ax.get_lines()]
+    low, high = ax.get_ylim()
+    ends = np.concatenate([*drawn, *(line.extent for line in panel.lines)])
+    margin = 0.05 * max(float(np.ptp(ends)), 1e-9 * float(np.abs(ends).max()))
+    if margin > 0:
+        ax.set_ylim(max(low, ends.min() - margin), min(high, ends.max() + margin))
 
 
 def _caption(panels: Sequence[Panel], look: Look, others: Sequence[Published]) -> str:
@@ -194,6 +232,22 @@ def _caption(panels: Sequence[Panel], look: Look, others: Sequence[Published]) -
     return text
 
 
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """Columns of a legend that fits ``width``, in sizes of its font: few rows, then few columns."""
+
+    def needed(count: int) -> float:
+        rows, extra = divmod(len(labels), count)
+        ends = np.cumsum([rows + (i < extra) for i in range(count)])
+        # A letter is about half as wide as high; handle and gaps take four heights.
+        longest = [
+            max(map(len, column)) for column in np.split(np.array(labels, object), ends[:-1])
+        ]
+        return sum(0.55 * letters + 4 for letters in longest)
+
+    most = max((n for n in range(1, len(labels) + 1) if needed(n) <= width), default=1)
+    return math.ceil(len(labels) / math.ceil(len(labels) / most))
+
+
 def _legend(figure: Any, axes: Sequence[Any], title: str, font: int, width: float) -> None:
     """One legend for all panels below them, published curves last."""
     handles: dict[str, Any] = {}
@@ -201,11 +255,9 @@ def _legend(figure: Any, axes: Sequence[Any], title: str, font: int, width: floa
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     order = sorted(handles, key=lambda label: ", published" in label)
-    # A letter is about 0.58 of the font's size wide, the handle and its gaps 4 of it.
-    entry = font * (0.58 * max(map(len, order)) + 4) / 72
     legend = figure.legend(
         [handles[label] for label in order], order, loc="outside lower center", frameon=False,
-        ncols=max(1, min(len(order), int(width / entry))), fontsize=font, title=title,
+        ncols=legend_columns(order, width * 72 / font), fontsize=font, title=title,
         title_fontsize=font, columnspacing=1.0, handlelength=2.4, handletextpad=0.5,
         labelspacing=0.25, borderpad=0.1,
     )  # fmt: skip
