@@ -153,7 +153,12 @@ def _panel(ax: Any, panel: Panel, styles: dict[str, dict[str, Any]], look: Look)
         # Marks fill the gaps of dashes; a single point would be invisible without one.
         marked = len(line.x) == 1 or (len(line.x) <= FEW and not many)
         kind = styles[line.label] | {"marker": "o" if marked else "", "markersize": 2}
-        ax.plot(line.x, line.mean, linewidth=1.3, label=line.label, **kind)
+        ax.plot(line.x, line.mean, linewidth=1.3, label=_plain(line.label), **kind)
+
+
+def _plain(label: str) -> str:
+    """A label as it is: matplotlib sets ``$`` as maths and hides what begins with ``_``."""
+    return label.replace("$", r"\$") if label[:1] != "_" else " " + label.replace("$", r"\$")
 
 
 def _shown(panel: Panel, beside: Sequence[Published]) -> list[Published]:
@@ -183,7 +188,8 @@ def _points(ax: Any, panel: Panel, curve: Published, mark: dict[str, Any], x: st
     inside = curve.frames <= max(end * (1 + SLACK), float(curve.until(1).frames[-1]))
     ax.plot(
         curve.frames[inside] / scale, curve.mean[inside], linestyle="none", markersize=4,
-        markerfacecolor="none", markeredgewidth=0.9, clip_on=False, label=f"{curve.label}, published", **mark,
+        markerfacecolor="none", markeredgewidth=0.9, clip_on=False,
+        label=f"{curve.label}, published", **mark,
     )  # fmt: skip
 
 
@@ -223,9 +229,8 @@ def _caption(panels: Sequence[Panel], look: Look, others: Sequence[Published]) -
     text = f"mean{band} of {count} seeds" if seeds != [1] else "one seed"
     if any(line.training and not crowded(panel) for panel in panels for line in panel.lines):
         text += "; thin: training"
-    steps = sorted(
-        {compact(float(np.median(np.diff(c.frames)))) for c in others if len(c.frames) > 1}
-    )
+    every = {float(np.median(np.diff(c.frames))) for c in others if len(c.frames) > 1}
+    steps = [compact(step) for step in sorted(every)]
     if steps:
         between = steps[0] if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
         text += f"\npoints: published, every {between} frames"
