@@ -257,10 +257,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _is_result_set(args: argparse.Namespace) -> bool:
-    flags = (args.baseline, args.labels, args.max_return, args.csv, args.latex, args.out)
+    named = (args.baseline, args.labels, args.max_return, args.out)
+    flagged = args.csv or args.latex or any(value is not None for value in named)
     one = args.runs[0]
     run = (one / "config.json").exists() or (one / "sweep.json").exists()
-    return len(args.runs) == 1 and not run and all(flag in (None, False) for flag in flags)
+    return len(args.runs) == 1 and not run and not flagged
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -273,6 +274,8 @@ def _compare(args: argparse.Namespace) -> None:
     scale = statistics.MAX_RETURN if args.max_return is None else args.max_return
     if not 0 < scale < float("inf"):
         raise ConfigError(f"--max-return = {scale:g}: must be > 0 and finite")
+    if args.baseline == "":
+        raise ConfigError("--baseline: is empty; must be a method of these runs")
     loaded = comparison.load(runs_lib.find(args.runs, args.labels))
     found = summary.summarise(loaded, args.baseline or "", scale)
     for note in found.notes:
