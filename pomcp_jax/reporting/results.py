@@ -88,7 +88,7 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
     Args:
       workdir: of :mod:`experiments.run`.
       folder: of the cell.
-      facts: added to its run.json, which then says what the cell is.
+      facts: added to its run.json, or replaced in it: what the cell is.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -98,7 +98,8 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
             shutil.copyfile(workdir / name, partial / name)
     if (workdir / "metrics.csv").is_file():
         thin(workdir / "metrics.csv", partial / "metrics.csv")
-    about = facts | json.loads((workdir / "run.json").read_text())
+    # First and last: what the suite says comes first in the file, and wins.
+    about = facts | json.loads((workdir / "run.json").read_text()) | facts
     files.write_json(partial / "run.json", about)
     replaced = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)

@@ -131,7 +131,7 @@ def draw(options: Options, cells: Sequence[Cell], books: Books) -> None:
     """
     workdir = options.workdir
     if not options.grid:
-        run_figures.draw([workdir], workdir / "learning_curve.png")
+        run_figures.draw(workdir, workdir / "learning_curve.png")
         return
     swept = [
         SweptCell(
