@@ -107,6 +107,8 @@ def _check(args: argparse.Namespace) -> None:
     for name, default in OWN.items():
         if mode and getattr(args, name) != default:
             raise ConfigError(f"--{name}: has no effect with {mode}; leave one of them out")
+    if args.returns == "training" and (args.metric or args.diagnostics):
+        raise ConfigError("--returns: has no effect with --metric or --diagnostics; leave it out")
     try:
         canvas.check_format(args.out)
     except ValueError as error:

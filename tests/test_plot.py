@@ -283,6 +283,7 @@ def refused(capsys, folder, argv, words):
         (["--size=3.3x0.9"], "leaves no room"),
         (["--published", "--x=hours"], "must be --x=frames or decisions"),
         (["--published", "--metric=loss/value"], "--metric must have eval/return"),
+        (["--returns=training", "--metric=loss/value"], "--returns: has no effect with --metric"),
         (["--labels", "a", "b"], "--labels: 2 for 1 runs"),
         (["--diagnostics", "--metric=loss/value"], "--metric: has no effect with --diagnostics"),
         (["--out=x.bmp"], "x.bmp: must end in one of .png, .pdf, .svg"),

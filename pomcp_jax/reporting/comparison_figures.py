@@ -134,8 +134,8 @@ def _check_room(figure: Any, ax: Any, rows: int) -> None:
     if not collapsed and min(place.width * width, place.height * height) >= LOWEST:
         return
     raise ConfigError(
-        f"--size = {width:g}x{height:g}: leaves no room for {rows} rows of panels above the legend;"
-        f" must be higher, for example {max(width, 2):g}x{height + rows:g}"
+        f"--size = {width:g}x{height:g}: leaves no room for the panels above the legend; must"
+        f" be higher, for example {max(width, 2):g}x{height + rows:g}"
     )
 
 
