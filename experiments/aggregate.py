@@ -278,14 +278,17 @@ def _compare(args: argparse.Namespace) -> None:
         raise ConfigError("--baseline: is empty; must be a method of these runs")
     loaded = comparison.load(runs_lib.find(args.runs, args.labels))
     found = summary.summarise(loaded, args.baseline or "", scale)
-    for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
     text = markup.text(found, form)
     if args.out is None:
         print(text)
-        return
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(args.out, text + "\n")
+    else:
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(args.out, text + "\n")
+        except OSError as error:
+            raise ConfigError(f"--out = {args.out}: cannot be written: {error.strerror}") from None
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _format(args: argparse.Namespace) -> str:

@@ -157,7 +157,10 @@ def _draw(args: argparse.Namespace) -> None:
     panels, notes = comparison.panels(loaded, list(dict.fromkeys(metrics)), args.x, args.band)
     beside = _published(panels, args.x) if args.published else []
     look = comparison_figures.Look(args.x, args.band, _size(args.size))
-    comparison_figures.draw(panels, args.out, look, beside)
+    try:
+        comparison_figures.draw(panels, args.out, look, beside)
+    except OSError as error:
+        raise ConfigError(f"--out = {args.out}: cannot be written: {error.strerror}") from None
     if any(comparison_figures.crowded(panel) for panel in panels) and not args.metric:
         most = comparison_figures.MANY
         notes.append(f"more than {most} methods: no training returns; --returns=training has them")

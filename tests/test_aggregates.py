@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -196,6 +197,16 @@ def no_evaluation(folder):
     (folder / "reacher-easy-po_mpc" / "evaluations.csv").unlink()
 
 
+def all_diverged(folder):
+    lost = {str(seed): {} for seed in range(3)}
+    path = folder / "reacher-easy-po_mpc" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"diverged": lost}))
+
+
+def unwritable(folder):
+    (folder / "x.md").mkdir()
+
+
 def twice(folder):
     make_run(folder / "again", "po_mpc", [[1, 2]])
 
@@ -209,18 +220,21 @@ def twice(folder):
         (None, ["--max-return=0"], "--max-return = 0: must be > 0"),
         (None, ["--out=FOLDER/x.doc"], "x.doc: must end in one of .md, .txt, .csv, .tex"),
         (None, ["--csv", "--out=FOLDER/x.tex"], "is latex by its suffix, not csv"),
-        (no_evaluation, ["--out=FOLDER/x.md"], "holds no eval/return; `python"),
+        (no_evaluation, ["--out=FOLDER/x.md"], "holds no eval/return of a healthy seed; `python"),
+        (all_diverged, ["--csv"], "po_mpc: holds no eval/return of a healthy seed"),
+        (unwritable, ["--out=FOLDER/x.md"], "x.md: cannot be written: Is a directory"),
         (twice, ["--out=FOLDER/x.md"], "seed 0 of po_mpc is in"),
     ],
 )
 def test_bad_input_is_one_line(folder, capsys, break_it, flags, words):
     if break_it:
         break_it(folder)
+    before = sorted(folder.rglob("*"))
     flags = [flag.replace("FOLDER", str(folder)) for flag in flags]
     assert aggregate.main([str(folder), *flags]) == 2
     out, err = capsys.readouterr()
     assert not out and words in err and err.startswith("error: ") and err.count("\n") == 1
-    assert not list(folder.glob("x.*"))
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_rows_name_every_number_once(folder):

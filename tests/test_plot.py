@@ -277,7 +277,7 @@ def refused(capsys, folder, argv, words):
     [
         (["--metric=loss/valu"], "did you mean loss/value?"),
         (["--metric=zzz"], "lists them"),
-        (["--metric=loss/none"], "has no value in any run yet"),
+        (["--metric=loss/none"], "has no value of a healthy seed yet"),
         (["--size=3.3"], "--size = 3.3: must be WIDTHxHEIGHT"),
         (["--size=0x3"], "must be WIDTHxHEIGHT"),
         (["--size=3.3x0.9"], "leaves no room"),
@@ -307,6 +307,14 @@ def test_folders_that_are_no_runs(tmp_path, capsys):
         "bad": "sweep.json is unreadable",
     }.items():  # fmt: skip
         refused(capsys, tmp_path, [str(tmp_path / name)], words)
+
+
+def test_a_place_that_cannot_be_written(tmp_path, capsys):
+    run = make_run(tmp_path / "a", "x", [[1, 2]])
+    (tmp_path / "x.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    refused(capsys, tmp_path, [str(run), f"--out={tmp_path / 'x.png'}"], "cannot be written: Is a")
+    assert sorted(tmp_path.rglob("*")) == before  # no partial file either
 
 
 def test_published_curves_of_other_tasks(tmp_path, capsys):

@@ -54,11 +54,11 @@ class Loaded(NamedTuple):
     tables: list[Table]
 
     def series(self, column: str, x: str) -> dict[tuple[str, int], Series]:
-        """Curves of the seeds that did not diverge; of all where every one did."""
+        """Curves of the seeds that did not diverge, by folder and seed."""
         for table in self.tables:
             if column in table.columns and (found := columns.series(table, column, x)):
-                healthy = {k: v for k, v in found.items() if k not in self.run.diverged}
-                return {(str(self.run.folder), k): v for k, v in (healthy or found).items()}
+                lost = self.run.diverged
+                return {(str(self.run.folder), k): v for k, v in found.items() if k not in lost}
         return {}
 
 
@@ -134,7 +134,7 @@ def panels(
     for metric in metrics:
         if metric not in {panel.metric for panel in out}:
             mend = loaded[0].run.mend
-            raise ConfigError(f"--metric = {metric}: has no value in any run yet; {mend}")
+            raise ConfigError(f"--metric = {metric}: has no value of a healthy seed yet; {mend}")
     return out, list(dict.fromkeys(notes))
 
 
@@ -143,18 +143,18 @@ def _line(
 ) -> tuple[Line | None, list[str]]:
     """The curve of one method in one panel, None without values, and notes."""
     notes = []
+    if lost := sum(len(one.run.diverged) for one in group):
+        notes.append(f"{lost} diverged seeds are left out")
     found = _gather(group, metric, x)
     training = _gather(group, TRAINING, x) if metric == RETURN else {}
     if not found and training:
         found, training, label = training, {}, f"{label} (training)"
     if not found:
-        return None, [f"no value of {metric}"]
+        return None, [*notes, f"no value of {metric}"]
     seeds = [seed for _, seed in found]
     if len(seeds) > len(set(seeds)):
         twice = next(seed for seed in seeds if seeds.count(seed) > 1)
         notes.append(f"seed {twice} is in several folders and counts once for each")
-    if lost := sum(len(one.run.diverged) for one in group):
-        notes.append(f"{lost} diverged seeds are left out")
     grid, values = _pooled(found, label)
     ends = [curve.x[-1] for curve in found.values()]
     if max(ends) > min(ends) * (1 + UNEVEN):

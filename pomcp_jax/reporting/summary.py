@@ -118,7 +118,9 @@ def _curves(group: Sequence[Loaded]) -> dict[int, Series]:
     for one in group:
         found = one.series(comparison.RETURN, "frames")
         if not found:
-            raise ConfigError(f"{one.run.folder}: holds no {comparison.RETURN}; {one.run.mend}")
+            raise ConfigError(
+                f"{one.run.folder}: holds no {comparison.RETURN} of a healthy seed; {one.run.mend}"
+            )
         for (folder, seed), curve in found.items():
             if seed in out:
                 raise ConfigError(
