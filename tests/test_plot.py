@@ -183,7 +183,8 @@ def test_published_points_are_those_up_to_our_end(tmp_path):
         run = make_run(tmp_path / f"{count}", "x", [[1] * count])
         ((panel,), _) = panels(run, x="decisions")
         ax = canvas.figure(2, 2).subplots()
-        comparison_figures._points(ax, panel, curve, {"color": "k", "marker": "o"}, "decisions")
+        (shown,) = comparison_figures._shown(panel, [curve], "decisions")
+        comparison_figures._points(ax, shown, {"color": "k", "marker": "o"}, 2)
         (points,) = ax.get_lines()
         # Ours are short: their first evaluation in training is shown all the same.
         assert points.get_xdata()[-1] == end / 2 and points.get_linestyle() == "None"

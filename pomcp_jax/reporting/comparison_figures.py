@@ -16,6 +16,8 @@ from pomcp_jax.reporting.published import SLACK, Published, of_task
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette without yellow, distinct to colour-blind readers too."""
+GREY = "#777777"
+"""Of published methods where no colour is left."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1, 1.5)))
 """Line styles; a method has one of seven colours and of four styles."""
 MARKERS = "os^Dv<>p"
@@ -67,7 +69,7 @@ def draw(panels: Sequence[Panel], out: Path, look: Look, beside: Sequence[Publis
     rows = math.ceil(len(panels) / columns)
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     styles = {label: style(i) for i, label in enumerate(labels)}
-    others = [curve for panel in panels for curve in _shown(panel, beside)]
+    others = [curve for panel in panels for curve in _shown(panel, beside, look.x)]
     marks = _published_styles(others, styles)
     width, height = look.size or _free_size(len(panels), rows, columns, len(labels))
     font = 7 if width < NARROW else 8
@@ -75,8 +77,8 @@ def draw(panels: Sequence[Panel], out: Path, look: Look, beside: Sequence[Publis
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel, ax in zip(panels, axes, strict=False):
         _panel(ax, panel, styles, look)
-        for curve in _shown(panel, beside):
-            _points(ax, panel, curve, marks[curve.label], look.x)
+        for curve in _shown(panel, beside, look.x):
+            _points(ax, curve, marks[curve.label], panel.repeat if look.x == "decisions" else 1)
         _finish(ax, panel, look.x, font)
     for i, ax in enumerate(axes):
         if i >= len(panels):
@@ -161,8 +163,18 @@ def _plain(label: str) -> str:
     return label.replace("$", r"\$") if label[:1] != "_" else " " + label.replace("$", r"\$")
 
 
-def _shown(panel: Panel, beside: Sequence[Published]) -> list[Published]:
-    return of_task(list(beside), panel.task) if panel.metric == RETURN else []
+def _shown(panel: Panel, beside: Sequence[Published], x: str) -> list[Published]:
+    """Published curves up to where ours end, but their first evaluation in training at least."""
+    if panel.metric != RETURN:
+        return []
+    scale = panel.repeat if x == "decisions" else 1
+    end = max(float(line.x[-1]) for line in panel.lines) * scale * (1 + SLACK)
+    out = []
+    for curve in of_task(list(beside), panel.task):
+        count = int(np.sum(curve.frames <= max(end, float(curve.until(1).frames[-1]))))
+        parts = {name: getattr(curve, name)[:count] for name in ("frames", "mean", "std")}
+        out.append(curve._replace(**parts))
+    return out
 
 
 def _published_styles(
@@ -170,7 +182,7 @@ def _published_styles(
 ) -> dict[str, dict[str, Any]]:
     """Colour and mark by label: the colour of our run of the same method, else one that is left."""
     used = {kind["color"] for kind in styles.values()}
-    free = [color for color in COLORS if color not in used] or list(COLORS)
+    free = [color for color in COLORS if color not in used] or [GREY]
     missing = sorted({curve.method for curve in curves} - styles.keys())
     colors = {label: kind["color"] for label, kind in styles.items()}
     colors |= {method: free[i % len(free)] for i, method in enumerate(missing)}
@@ -181,15 +193,11 @@ def _published_styles(
     }
 
 
-def _points(ax: Any, panel: Panel, curve: Published, mark: dict[str, Any], x: str) -> None:
-    """A published curve up to where ours end, but its first evaluation in training at least."""
-    scale = panel.repeat if x == "decisions" else 1
-    end = max(float(line.x[-1]) for line in panel.lines) * scale
-    inside = curve.frames <= max(end * (1 + SLACK), float(curve.until(1).frames[-1]))
+def _points(ax: Any, curve: Published, mark: dict[str, Any], scale: int) -> None:
+    """A published curve; ``scale`` is frames per unit of the axis."""
     ax.plot(
-        curve.frames[inside] / scale, curve.mean[inside], linestyle="none", markersize=4,
-        markerfacecolor="none", markeredgewidth=0.9, clip_on=False,
-        label=f"{curve.label}, published", **mark,
+        curve.frames / scale, curve.mean, linestyle="none", markersize=4, clip_on=False,
+        markerfacecolor="none", markeredgewidth=0.9, label=f"{curve.label}, published", **mark,
     )  # fmt: skip
 
 
