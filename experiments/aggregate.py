@@ -1,7 +1,16 @@
-"""Tables of a result set: ``python -m experiments.aggregate experiments/results/NAME``.
+"""Tables that compare methods.
 
-Prints markdown and writes into the folder: ``summary.csv`` (a row per task and method, then the
-aggregate of each method), ``returns.csv`` (a row per evaluation of each seed) and ``summary.png``
+    python -m experiments.aggregate RUN [RUN ...] [--baseline=METHOD] [--csv | --latex] [--out=FILE]
+    python -m experiments.aggregate experiments/results/NAME
+
+The first prints, for workdirs of experiments.run, sweeps and folders of such, the return of every
+method on every task and the IQM, median, mean and optimality gap over tasks; with a baseline also
+the probability of improvement over it and the difference by seed. All have 95 % intervals of the
+stratified bootstrap (:mod:`pomcp_jax.reporting.aggregates`). It writes a file only with --out.
+
+The second, for a result set of experiments.reproduce and without any flag, prints markdown and
+writes into the folder: ``summary.csv`` (a row per task and method, then the aggregate of each
+method), ``returns.csv`` (a row per evaluation of each seed) and ``summary.png``
 (:mod:`pomcp_jax.reporting.figures`).
 """
 
@@ -20,7 +29,17 @@ from experiments import arguments, streams
 from experiments import published as own
 from pomcp_jax import files
 from pomcp_jax.config import ConfigError
-from pomcp_jax.reporting import canvas, figures, published, result_sets
+from pomcp_jax.reporting import (
+    canvas,
+    comparison,
+    figures,
+    markup,
+    published,
+    result_sets,
+    statistics,
+    summary,
+)
+from pomcp_jax.reporting import runs as runs_lib
 from pomcp_jax.reporting.published import Published
 from pomcp_jax.reporting.result_sets import Runs
 from pomcp_jax.running.progress import duration, number
@@ -206,28 +225,108 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str] | None) -> int:
+    args, _ = arguments.parse(_parser(), argv)
+    try:
+        if _is_result_set(args):
+            _result_set(args.runs[0])
+        else:
+            _compare(args)
+    except (ConfigError, ValueError, LookupError, OSError, csv.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", type=Path, help="folder of experiments.reproduce")
-    args, _ = arguments.parse(parser, argv)
-    try:
-        all_runs, unfinished = result_sets.load(args.results)
-        curves = published.load(own.FOLDER)
-        rows, totals = task_rows(all_runs, curves), aggregate_rows(all_runs)
-        if canvas.available():  # tables do not need matplotlib
-            figures.draw(args.results, args.results / "summary.png", beside=curves, bands=own.BANDS)
-        write(rows + totals, args.results / "summary.csv")
-        write(return_rows(all_runs), args.results / "returns.csv")
-    except (ConfigError, ValueError, LookupError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    text = markdown(rows, totals)
-    print(text)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, help="runs, sweeps, folders of such; or one result set")
+    add("--baseline", help="method that the others are compared with, for example tdmpc2")
+    add("--labels", nargs="*", help="one per run; runs of equal labels are seeds of one method")
+    add(
+        "--max_return", type=float,
+        help=f"what returns are divided by in aggregates (default {statistics.MAX_RETURN:g})",
+    )  # fmt: skip
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="csv, a line per number, not markdown")
+    form.add_argument("--latex", action="store_true", help="LaTeX with booktabs, not markdown")
+    add("--out", type=Path, help="file to write instead of printing: .md, .csv or .tex")
+    return parser
+
+
+def _is_result_set(args: argparse.Namespace) -> bool:
+    named = (args.baseline, args.labels, args.max_return, args.out)
+    flagged = args.csv or args.latex or any(value is not None for value in named)
+    one = args.runs[0]
+    run = (one / "config.json").exists() or (one / "sweep.json").exists()
+    return len(args.runs) == 1 and not run and not flagged
+
+
+def _compare(args: argparse.Namespace) -> None:
+    """Print or write the tables of runs.
+
+    Raises:
+      ConfigError: one line about a flag or a run; no file was changed.
+    """
+    form = _format(args)
+    scale = statistics.MAX_RETURN if args.max_return is None else args.max_return
+    if not 0 < scale < float("inf"):
+        raise ConfigError(f"--max-return = {scale:g}: must be > 0 and finite")
+    if args.baseline == "":
+        raise ConfigError("--baseline: is empty; must be a method of these runs")
+    loaded = comparison.load(runs_lib.find(args.runs, args.labels))
+    found = summary.summarise(loaded, args.baseline or "", scale)
+    text = markup.text(found, form)
+    if args.out is None:
+        print(text)
+    else:
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(args.out, text + "\n")
+        except OSError as error:
+            raise ConfigError(f"--out = {args.out}: cannot be written: {error.strerror}") from None
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _format(args: argparse.Namespace) -> str:
+    """The format by flag or suffix.
+
+    Raises:
+      ConfigError: an unknown suffix, or one that contradicts the flag.
+    """
+    wanted = "csv" if args.csv else "latex" if args.latex else ""
+    if args.out is None:
+        return wanted or "markdown"
+    suffix = args.out.suffix.lower()
+    names = [name for name, endings in markup.FORMATS.items() if suffix in endings]
+    if not names:
+        endings = ", ".join(ending for every in markup.FORMATS.values() for ending in every)
+        raise ConfigError(f"--out = {args.out}: must end in one of {endings}")
+    if wanted and wanted != names[0]:
+        raise ConfigError(f"--out = {args.out}: is {names[0]} by its suffix, not {wanted}")
+    return names[0]
+
+
+def _result_set(folder: Path) -> None:
+    """Print the tables of a result set and write its files.
+
+    Raises:
+      ConfigError: one line about the results.
+    """
+    all_runs, unfinished = result_sets.load(folder)
+    curves = published.load(own.FOLDER)
+    rows, totals = task_rows(all_runs, curves), aggregate_rows(all_runs)
+    if canvas.available():  # tables do not need matplotlib
+        figures.draw(folder, folder / "summary.png", beside=curves, bands=own.BANDS)
+    write(rows + totals, folder / "summary.csv")
+    write(return_rows(all_runs), folder / "returns.csv")
+    print(markdown(rows, totals))
     for cell in unfinished:
         status = cell.about.get("status", "unknown")
         print(f"\nnot counted: {cell.task} {cell.method}: {status} ({cell.folder})")
-    return 0
 
 
 if __name__ == "__main__":

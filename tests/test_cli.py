@@ -97,6 +97,7 @@ def test_record_of_what_ran(run):
     about = json.loads((run[0] / "run.json").read_text())
     assert about["exit_code"] == 0 and about["status"] == "done"
     assert {"commit", "versions", "device", "command", "peak_memory_gb", "seconds"} <= set(about)
+    assert about["preset"] == "po_mpc"
     config = json.loads((run[0] / "config.json").read_text())
     assert config["train"]["num_seeds"] == 2 and config["env"]["task"] == "probe/lqr"
 

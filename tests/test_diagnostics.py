@@ -355,7 +355,8 @@ def test_every_metric_of_a_run_and_what_means_nothing_is_nan(preset, seeds):
 
 def a_run(folder, names=diagnostics.NAMES):
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({}))
+    env = {"task": "probe/lqr", "action_repeat": 1}
+    (folder / "config.json").write_text(json.dumps({"env": env}))
     lines = ["decisions,seed," + ",".join(names)]
     for decisions in (100, 200):
         for seed in (0, 1):

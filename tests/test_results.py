@@ -196,6 +196,14 @@ def test_metrics_are_thinned_evenly(tmp_path):
     assert len(rows(out)) == 202
 
 
+def test_a_kept_cell_is_what_its_suite_says(tmp_path):
+    """The run's own guess at its preset, the nearest one, does not replace the suite's."""
+    make_cell(tmp_path / "run", "reacher-easy", "nearest", [[1]])
+    cells.keep(tmp_path / "run", tmp_path / "cell", {"method": "mine", "preset": "bmpc"})
+    about = json.loads((tmp_path / "cell" / "run.json").read_text())
+    assert (about["method"], about["preset"], about["status"]) == ("mine", "bmpc", "done")
+
+
 def test_published_curves_are_of_tasks_of_ours():
     curves_ = published.load(PUBLISHED)
     tasks = {curve.task for curve in curves_}

@@ -38,8 +38,8 @@ def check_format(out: Path) -> str:
     return kind
 
 
-def save(drawn: Any, out: Path) -> None:
-    """Write a picture atomically, in the format of its suffix.
+def save(drawn: Any, out: Path, dpi: float = 120) -> None:
+    """Write a picture in one step, in the format of its suffix; ``dpi`` is that of a png.
 
     Raises:
       ValueError: as :func:`check_format`.
@@ -49,8 +49,12 @@ def save(drawn: Any, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since a rename is atomic within one file system only.
     partial = out.with_name(f".{out.name}.partial")
+    import matplotlib
+
     try:
-        drawn.savefig(partial, dpi=120, format=kind)
+        # Type 42: journals refuse Type 3 fonts, and text stays text.
+        with matplotlib.rc_context({"pdf.fonttype": 42}):
+            drawn.savefig(partial, dpi=dpi, format=kind)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)

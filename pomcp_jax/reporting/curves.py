@@ -1,7 +1,6 @@
 """Learning curves of single runs, read from their tables."""
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +26,6 @@ def read_curves(path: Path, column: str) -> dict[int, Curve]:
                 pair = (float(row["decisions"]), float(row[column]))
                 points.setdefault(int(row["seed"]), []).append(pair)
     return {seed: Curve(*np.array(pairs).T) for seed, pairs in points.items()}
-
-
-def gather(runs: Sequence[Path], file: str, column: str) -> dict[tuple[int, int], Curve]:
-    """Curves of all seeds of several runs, by index of the run and seed."""
-    return {
-        (i, seed): curve
-        for i, run in enumerate(runs)
-        for seed, curve in read_curves(run / file, column).items()
-    }
 
 
 def mean_curve(curves: dict[Any, Curve]) -> Curve:

@@ -87,9 +87,9 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
     """Copy the results of a finished run to ``folder`` and replace what was there.
 
     Args:
-      workdir: workdir of :mod:`experiments.run`.
-      folder: folder of the cell.
-      facts: added to its run.json, for example the method.
+      workdir: of :mod:`experiments.run`.
+      folder: of the cell.
+      facts: added to its run.json, or replaced in it: what the cell is.
     """
     # Complete under another name first: a process killed at any point leaves either the old or the
     # new results, never a mixture, and dot names are not read as cells.
@@ -101,7 +101,8 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
             shutil.copyfile(workdir / name, partial / name)
     if (workdir / "metrics.csv").is_file():
         thin(workdir / "metrics.csv", partial / "metrics.csv")
-    about = facts | json.loads((workdir / "run.json").read_text())
+    # First and last: what the suite says comes first in the file, and wins.
+    about = facts | json.loads((workdir / "run.json").read_text()) | facts
     files.write_json(partial / "run.json", about)
     replaced = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)

@@ -133,7 +133,7 @@ def draw(options: Options, cells: Sequence[Cell], books: Books) -> None:
     """
     workdir = options.workdir
     if not options.grid:
-        run_figures.draw([workdir], workdir / "learning_curve.png")
+        run_figures.draw(workdir, workdir / "learning_curve.png")
         return
     swept = [
         SweptCell(
@@ -163,10 +163,12 @@ def write_records(
       about: record of the whole sweep; ``status`` and ``exit_code`` of its end.
     """
     all_results = results(cells, books)
+    # "done, 2 of 4 rows diverged" is about the sweep, not about a cell without such rows.
+    whole = "done" if about["exit_code"] == 0 else about["status"]
     for result in all_results:
         lost = {str(seed): what._asdict() for seed, what in result.diverged.items()}
         named = {f"seed {seed}": what for seed, what in result.diverged.items()}
-        status = f"diverged: {health.describe(named)}" if lost else about["status"]
+        status = f"diverged: {health.describe(named)}" if lost else whole
         # A cell without healthy seeds has the code of a run that broke, whatever the sweep's is.
         code = 3 if len(lost) == len(result.cell.seeds) else about["exit_code"]
         own = {"status": status, "exit_code": code, "diverged": lost}

@@ -15,7 +15,7 @@ import numpy as np
 
 from pomcp_jax import cells as cells_lib
 from pomcp_jax import config as config_lib
-from pomcp_jax import files, seed_axis, train, validation
+from pomcp_jax import files, presets, seed_axis, train, validation
 from pomcp_jax.cells import Grid
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
@@ -291,6 +291,7 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> tuple[int, 
     """
     saves = run.checkpoints.seconds
     about = about | {
+        "preset": presets.origin(run.options.config).preset,
         "seconds": run.seconds(),
         "peak_memory_gb": round(process.peak_memory_gb(), 3),
         "decisions_per_seed": run.done,
