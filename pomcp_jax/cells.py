@@ -18,6 +18,10 @@ Grid = Mapping[str, Sequence[float]]
 """Swept fields of the agent and their values: ``{"policy.kl_coef": (0.1, 1.0)}``."""
 
 
+LONGEST_NAME = 255
+"""Bytes in the name of a folder (NAME_MAX of Linux' file systems)."""
+
+
 class Cell(NamedTuple):
     """One setting: its changed values, its configuration and its slice of the seed axis."""
 
@@ -82,7 +86,7 @@ def _value(field: str, value: object) -> float:
         if isinstance(value, bool):
             raise TypeError
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"grid: {field} = {value!r:.100}: must be a number") from None
 
 
@@ -127,6 +131,11 @@ def cells(config: Config, grid: Grid) -> tuple[Cell, ...]:
         changes = dict(zip(grid, values, strict=True))
         named = {short(field): value for field, value in changes.items()}
         name = ",".join(f"{field}={text(value)}" for field, value in named.items())
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(
+                f"grid: the cell {name!r:.60}... has a name of {len(name)} bytes; must be <="
+                f" {LONGEST_NAME}, for it is a folder: fewer fields, or shorter numbers"
+            )
         try:
             cell_config = config_lib.replace(config, changes)
             validation.validate_run(cell_config)

@@ -23,6 +23,7 @@ from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running import sweeps, workdirs
+from pomcp_jax.running import trainer as trainer_lib
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.health import Diverged
 from pomcp_jax.running.progress import Progress
@@ -339,10 +340,29 @@ def test_ctrl_c_ends_a_sweep_cleanly(swept, tmp_path):
 
 
 GRID = {"policy.kl_coef": (0.1, 5.0)}
+LONG_FIELDS = (
+    "optimizer.encoder_rate_scale", "optimizer.learning_rate", "optimizer.target_rate",
+    "optimizer.rho", "policy.entropy_coef", "policy.kl_coef", "policy.q_coef",
+)  # fmt: skip
 SWEEP = tiny.run(
     train__num_seeds=2, train__eval_decisions=20, train__checkpoint_decisions=20,
     train__max_bad_updates=3,
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_program_for_equal_sweeps():
+    """Trainers of equal configurations share their compiled functions."""
+    programs, build = {}, trainer_lib.build
+
+    def shared(config, env):
+        key = repr(config)
+        programs[key] = programs.get(key) or build(config, env)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_lib, "build", shared)
+        yield
 
 
 def make_trainer(workdir, config=SWEEP, grid=GRID, **options):
@@ -401,7 +421,8 @@ def test_rows_of_a_sweep_are_reset_when_asked(tmp_path):
 
 
 def test_the_folder_of_a_sweep_is_for_that_sweep(tmp_path):
-    (tmp_path / "config.json").write_text(workdirs.config_text(SWEEP))
+    first = config_lib.replace(SWEEP, {"agent.policy.kl_coef": 0.1})
+    (tmp_path / "config.json").write_text(workdirs.config_text(first))
     with pytest.raises(ConfigError, match="holds a run, no sweep"):
         make_trainer(tmp_path)
     record = {"grid": {"agent.policy.kl_coef": [0.1, 5.0]}, "cells": ["a"]}
@@ -411,6 +432,19 @@ def test_the_folder_of_a_sweep_is_for_that_sweep(tmp_path):
         make_trainer(tmp_path, grid={"policy.kl_coef": (0.1, 1.0)})
     with pytest.raises(ConfigError, match="holds a sweep; choose another folder"):
         make_trainer(tmp_path, grid=None)
+    swapped = {"mppi.temperature": (1.0, 2.0), "policy.kl_coef": (0.1, 5.0)}
+    record["grid"] = {f"agent.{name}": swapped[name] for name in reversed(swapped)}
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="of agent.policy.kl_coef=0.1,5.0; agent.mppi"):
+        make_trainer(tmp_path, grid=swapped)
+    more = config_lib.replace(SWEEP, {"train.num_seeds": 3})
+    record["grid"] = {"agent.policy.kl_coef": [0.1, 5.0]}
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="train.num_seeds = 2, this one has 3; choose another"):
+        make_trainer(tmp_path, more)
+    (tmp_path / "policy.kl_coef=5").write_text("a file")
+    with pytest.raises(ConfigError, match="its policy.kl_coef=5 is no folder"):
+        make_trainer(tmp_path)
     with pytest.raises(ConfigError, match="resume = 'change_seeds': not in a sweep"):
         make_trainer(tmp_path, resume="change_seeds")
 
@@ -423,8 +457,36 @@ def test_the_folder_of_a_sweep_is_for_that_sweep(tmp_path):
         ({"policy.kl_coef": []}, "must be a list of numbers"),
         ({"policy.kl_coef": [True, 2.0]}, "True: must be a number"),
         ({"policy.kl_coef": [1], "agent.policy.kl_coef": [2]}, "appears twice"),
+        ({"policy.kl_coef": [10**400]}, "must be a number"),
+        ({name: [1 / 3, 1 / 7] for name in LONG_FIELDS}, "has a name of .* bytes; must be <= 255"),
     ],
 )
 def test_grids_that_are_none(grid, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         make_trainer(tmp_path / "sweep", grid=grid)
+
+
+def test_a_shared_value_that_fits_no_cell_is_not_needed(tmp_path):
+    """The configuration's own value of a swept field would not be valid."""
+    config = config_lib.replace(SWEEP, {"agent.optimizer.discount": 1.5})
+    trainer = make_trainer(tmp_path, config, {"optimizer.discount": (0.9, 0.95)})
+    assert trainer.options.config.agent.optimizer.discount == 0.9
+
+
+def test_names_outside_of_a_workdir_are_not_moved(tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps({"cells": ["../..", "", "a/b"]}))
+    assert workdirs.swept(tmp_path, "x").folders == ["b"]
+
+
+def test_a_sweep_whose_results_cannot_be_written_is_not_done(tmp_path):
+    """And the next start writes them."""
+    outcome = make_trainer(tmp_path).run()
+    (tmp_path / "summary.csv").unlink()
+    (tmp_path / "sweep.json").write_text(
+        json.dumps(json.loads((tmp_path / "sweep.json").read_text()) | {"exit_code": None})
+    )
+    assert make_trainer(tmp_path).run().nothing_to_do
+    assert len(table(tmp_path / "summary.csv")) == 2
+    for found in outcome.cells:
+        about = json.loads((found.cell.folder(tmp_path) / "run.json").read_text())
+        assert about["exit_code"] == 0 and about["status"] == "done"

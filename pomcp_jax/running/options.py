@@ -14,7 +14,7 @@ class Options(NamedTuple):
     """Configuration of a run, and where and how to run it."""
 
     config: Config
-    """In a sweep, the configuration that its cells share; ``train.num_seeds`` is per cell."""
+    """In a sweep, the first cell's; ``train.num_seeds`` is per cell."""
     workdir: Path
     tensorboard: bool = False
     """Also write TensorBoard events."""

@@ -96,7 +96,7 @@ def begin(options: Options, program: Program) -> Start:
     except MemoryError:
         raise Stop(4, f"{folder}: no memory to read a checkpoint; nothing was changed") from None
     except OSError as error:
-        text = f"--workdir = {str(options.workdir)!r:.300}: {error.strerror or error}"
+        text = f"--workdir = {str(options.workdir)!r:.300}: {workdirs.reason(error)}"
         raise (Stop(4, text) if error.errno in SHORTAGES else ConfigError(text)) from None
 
 
@@ -109,19 +109,19 @@ def _everything(options: Options) -> list[str]:
 
 def _write_configs(options: Options) -> None:
     """Write config.json; for a sweep also each cell's, and the record with the cells' names."""
-    files.write_text(options.workdir / "config.json", workdirs.config_text(options.config))
-    if not options.grid:
-        return
     cells = cells_lib.cells(options.config, options.grid)
-    about = {"grid": options.grid, "cells": [cell.name for cell in cells]}
-    record = options.workdir / options.record
-    # An existing record has the status of earlier sittings, which must not be lost.
-    if not record.exists():
-        files.write_json(record, about)
-    for cell in cells:
-        folder = cell.folder(options.workdir)
-        folder.mkdir(exist_ok=True)
-        files.write_text(folder / "config.json", workdirs.config_text(cell.config))
+    if options.grid:
+        about = {"grid": options.grid, "cells": [cell.name for cell in cells]}
+        record = options.workdir / options.record
+        # First, since it tells a sweep's folder from a run's if the process is killed here. An
+        # existing record has the status of earlier sittings, which must not be lost.
+        if not record.exists():
+            files.write_json(record, about)
+        for cell in cells:
+            folder = cell.folder(options.workdir)
+            folder.mkdir(exist_ok=True)
+            files.write_text(folder / "config.json", workdirs.config_text(cell.config))
+    files.write_text(options.workdir / "config.json", workdirs.config_text(options.config))
 
 
 def _newest(options: Options, program: Program, folder: Path) -> Start | None:
@@ -165,6 +165,8 @@ def _from_scratch(options: Options, folder: Path) -> Start:
     """
     workdir, over = options.workdir, "--resume=never moves everything aside and starts over"
     places = [cell.name for cell in cells_lib.cells(options.config, options.grid)]
+    before = workdirs.swept(workdir, str(workdir))
+    places = list(dict.fromkeys([*places, *(before.folders if before else ())]))
     rows = [
         str(Path(place, name))
         for place in places
@@ -249,7 +251,9 @@ def _check_fits(options: Options, manifest: Manifest, books: Books, place: Path)
     config = options.config
     cells = cells_lib.cells(config, options.grid)
     before, wanted = manifest.sizes[2], sum(len(cell.seeds) for cell in cells)
-    if books.grid != options.grid or len(books.tables) != len(cells):
+    # Lists: the order of the fields decides which rows of the seed axis belong to a cell.
+    same = list(books.grid.items()) == list(options.grid.items())
+    if not same or len(books.tables) != len(cells):
         raise CheckpointError(
             f"{place}: has the grid {books.grid!r:.200}, must have {options.grid!r:.200};"
             " choose another folder"

@@ -107,11 +107,11 @@ class Trainer:
         """
         self.options = _checked(Options(config, Path(workdir), tensorboard, resume, grid or {}))
         config = self.options.config
-        if env is None:
-            validation.validate_config(config)
-        else:
-            validation.validate_run(config)
         self.cells = cells_lib.cells(config, self.options.grid)
+        if env is None:
+            validation.validate_config(self.cells[0].config)
+        else:
+            validation.validate_run(self.cells[0].config)
         self.config = cells_lib.joined(self.cells)
         """Configuration of all seeds: swept floats have the axis S."""
         # The workdir first: building the functions imports the physics, which takes seconds.
@@ -181,8 +181,12 @@ def _checked(options: Options) -> Options:
         raise ConfigError(f"resume = {resume!r}: must be one of {', '.join(RESUME)}")
     grid = cells_lib.check_grid(options.grid, config)
     if grid and resume == "change_seeds":
-        raise ConfigError("resume = 'change_seeds': not in a sweep; must be auto or never")
+        raise ConfigError(
+            "resume = 'change_seeds': not in a sweep; must be auto, never or reset_envs"
+        )
     # In a sweep some settings are expected to diverge; one of them must not stop the others.
+    # Of the swept fields the first cell's values: they fit, whatever the configuration has there.
+    config = config_lib.replace(config, {field: values[0] for field, values in grid.items()})
     if grid and config.train.on_broken_seed == "stop":
         config = config_lib.replace(config, {"train.on_broken_seed": "leave"})
     if options.tensorboard:
@@ -310,11 +314,13 @@ def write_about(run: Run, about: dict[str, Any], resumed_at: int) -> tuple[int, 
         about |= {"grid": options.grid, "cells": names, "rows": run.config.train.num_seeds}
     run.checkpoints.about = about
     try:
-        files.write_json(options.workdir / options.record, about)
-        if options.grid and about["exit_code"] is not None:
+        # The whole sweep's record comes last: it says that all others are written.
+        if options.grid:
             sweeps.write_records(options, run.cells, run.books, about)
+        files.write_json(options.workdir / options.record, about)
     except OSError as error:
-        return DISK, f"{options.workdir}/{options.record}: {error.strerror or error}"
+        place = error.filename or options.workdir / options.record
+        return DISK, f"{place}: {error.strerror or error}"
     return 0, ""
 
 

@@ -4,12 +4,12 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pomcp_jax import config as config_lib
-from pomcp_jax.cells import Grid
+from pomcp_jax.cells import Grid, cells
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import crash
 
@@ -128,7 +128,7 @@ def check_workdir(
         _check_place(workdir, name)
         if resume == "never":
             return
-        _check_kinds(workdir, name)
+        _check_kinds(workdir, name, [cell.name for cell in cells(config, grid)] if grid else [])
         path = workdir / "config.json"
         values = read_json(path) if path.exists() else None
         if type(values) not in (dict, type(None)):
@@ -141,7 +141,7 @@ def check_workdir(
             text = f"{name}: holds a run of another version ({text}); choose another folder"
         raise ConfigError(text) from None
     except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror or error}") from None
+        raise ConfigError(f"{name}: {reason(error)}") from None
     except (ValueError, TypeError, AttributeError):
         raise ConfigError(
             f"{name}: its config.json is unreadable; remove it (checkpoints hold it too) or"
@@ -150,8 +150,14 @@ def check_workdir(
     differ = "" if before is None else differences(before, config, resume)
     if differ:
         hint = "--resume=change_seeds drops the last ones or adds some, or "
-        hint = hint if "train.num_seeds = " in differ else ""
+        hint = hint if "train.num_seeds = " in differ and not grid else ""
         raise ConfigError(f"{name}: holds a run with {differ}; {hint}choose another folder")
+
+
+def reason(error: OSError) -> str:
+    """What the system says, with the file that it is about."""
+    place = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{place}"
 
 
 def _check_grid(workdir: Path, name: str, grid: Grid) -> None:
@@ -168,7 +174,8 @@ def _check_grid(workdir: Path, name: str, grid: Grid) -> None:
     if not grid:
         raise ConfigError(f"{name}: holds a sweep; choose another folder")
     old, new = ({k: [*map(float, v)] for k, v in g.items()} for g in (before.grid, grid))
-    if old and old != new:
+    # Lists: the order of the fields decides which rows of the seed axis belong to a cell.
+    if old and list(old.items()) != list(new.items()):
         shown = "; ".join(f"{k}={','.join(map(str, v))}" for k, v in old.items())
         raise ConfigError(
             f"{name}: holds a sweep of {shown:.300}; choose another folder, or --resume=never"
@@ -197,7 +204,7 @@ def swept(workdir: Path, name: str) -> Swept | None:
     try:
         about = read_json(path)
         # Last components only: a name like ../.. must not reach folders outside of the workdir.
-        folders = [Path(cell).name for cell in about["cells"]]
+        folders = [name for cell in about["cells"] if (name := Path(cell).name) not in ("", "..")]
         grid = {str(k): [*map(float, v)] for k, v in about.get("grid", {}).items()}
         return Swept(grid, folders)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -243,20 +250,20 @@ def _check_place(workdir: Path, name: str) -> None:
             raise ConfigError(f"{name}: a name in it is longer than 255 bytes")
 
 
-def _check_kinds(workdir: Path, name: str) -> None:
+def _check_kinds(workdir: Path, name: str, cell_names: Sequence[str]) -> None:
     """Refuse files in place of folders, folders in place of files, and anything read-only.
 
     Raises:
       ConfigError: one line for the user.
     """
-    for entry in (*FILES, "."):
+    for entry in (*FILES, *SWEEP_FILES, *cell_names, "."):
         path = workdir / entry
         # A picture that cannot be replaced is a warning while training, not a reason to refuse.
-        if not os.path.lexists(path) or entry == "learning_curve.png":
+        if not os.path.lexists(path) or entry.endswith(".png"):
             continue
         if not path.exists():
             raise ConfigError(f"{name}: its {entry} is a link to nothing")
-        folder = entry in FOLDERS
+        folder = entry in (*FOLDERS, *cell_names)
         if path.is_dir() != folder or not (folder or path.is_file()):
             raise ConfigError(f"{name}: its {entry} is no {'folder' if folder else 'file'}")
         if not os.access(path, os.R_OK | os.W_OK):
