@@ -269,9 +269,9 @@ def test_without_a_home_compiled_programs_are_not_kept(monkeypatch):
         (reproduce, ["--suite=zzz"], "--suite = 'zzz': unknown (debug, classic3"),
         (reproduce, ["--dry-run"], "the following arguments are required: --suite"),
         (reproduce, ["--suite=debug", "--jobs=x"], "argument --jobs: invalid int value: 'x'"),
-        (plot, ["x", "--diagnostic"], "must be a workdir"),
+        (plot, ["x", "--diagnostic"], "x: no such folder"),
         (plot, ["x", "--label=3", "--outt=y"], "--outt: unknown argument; did you mean --out?"),
-        (aggregate, [], "the following arguments are required: results"),
+        (aggregate, [], "the following arguments are required: runs"),
         (aggregate, ["x", "--zzz"], "--zzz: unknown argument; see --help"),
     ],
 )
