@@ -156,6 +156,14 @@ def test_size_of_a_configuration_file():
     assert "did you mean small?" in message(debug.get_config, ",,smal")
 
 
+@pytest.mark.parametrize("task", ["humanoid_CMU-run", "humanoid-walk", "dog-run", "quadruped-run"])
+def test_two_more_iterations_for_twenty_actions(task):
+    """TD-MPC2's rule, from the model itself."""
+    low, _ = envs.action_bounds(task)
+    iterations = dm_control.get_config(f"{task},tdmpc2").agent.mppi.iterations
+    assert iterations == (8 if len(low) >= 20 else 6)
+
+
 def test_unknown_size():
     assert "5M" in message(presets.with_size, AgentConfig(), "6M")
 
