@@ -58,7 +58,7 @@ def test_outcome_and_rows(whole):
 
 def test_every_column_is_documented(whole):
     page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
-    documented = set(re.findall("`([a-z_/]+)`", page))
+    documented = set(re.findall("`([a-z_/0-9]+)`", page))
     for name in ("metrics.csv", "evaluations.csv"):
         header = (whole[0].workdir / name).read_text().splitlines()[0].split(",")
         assert {column for column in header if "episode_" not in column} <= documented
