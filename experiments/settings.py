@@ -34,6 +34,8 @@ class HelpWanted(Exception):
 
 
 MEANT = {
+    "seeds": "--config.train.num_seeds",
+    "num_seeds": "--config.train.num_seeds",
     "task": "--config=FILE.py:TASK",
     "env": "--config=FILE.py:TASK",
     "preset": "--config=FILE.py:TASK,PRESET",

@@ -183,6 +183,7 @@ def test_overrides_that_cannot_be(flag, expected):
     [
         (["--seed=3"], "--seed: unknown flag; did you mean --config.train.seed?"),
         (["--num-seeds=3"], "did you mean --config.train.num_seeds?"),
+        (["--seeds=3"], "--seeds: unknown flag; did you mean --config.train.num_seeds?"),
         (["--task=walker-run"], "did you mean --config=FILE.py:TASK?"),
         (["--preset=bmpc"], "did you mean --config=FILE.py:TASK,PRESET?"),
         (["--steps", "3"], "did you mean --config.train.total_decisions?"),

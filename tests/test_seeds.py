@@ -98,7 +98,7 @@ def test_fewer_seeds_are_the_first_ones(halfway, whole, tmp_path):
     for name, leaf in leaves(found.state).items():
         np.testing.assert_array_equal(part(leaf, 0, 1), part(saved[name], 0, 2), name)
     run = tiny_run(1).sit(workdir, resume="change_seeds")
-    assert run.done == 60 and len(run.returns) == 1
+    assert run.done == 60 and len(run.books.returns) == 1
     same_rows(workdir / "metrics.csv", whole[0] / "1" / "metrics.csv", {0})
     assert len([r for r in table(workdir / "metrics.csv") if r["seed"] == "1"]) == 5
     # Now it is a complete run of one seed, without the flag too.
