@@ -145,6 +145,8 @@ def test_a_signal_while_importing_ends_without_a_traceback(number, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "experiments.run", *arguments],
         cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Shells start background jobs with SIGINT ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )  # fmt: skip
     for line in process.stderr:
         if "experiments.early" in line:

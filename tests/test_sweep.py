@@ -23,7 +23,6 @@ from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running import sweeps, workdirs
-from pomcp_jax.running import trainer as trainer_lib
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.health import Diverged
 from pomcp_jax.running.progress import Progress
@@ -353,15 +352,7 @@ SWEEP = tiny.run(
 @pytest.fixture(scope="module", autouse=True)
 def one_program_for_equal_sweeps():
     """Trainers of equal configurations share their compiled functions."""
-    programs, build = {}, trainer_lib.build
-
-    def shared(config, env):
-        key = repr(config)
-        programs[key] = programs.get(key) or build(config, env)
-        return programs[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_lib, "build", shared)
+    with tiny.shared_programs():
         yield
 
 

@@ -20,6 +20,13 @@ from pomcp_jax.running.trainer import Trainer
 CONFIG = tiny.run(train__eval_decisions=20, train__checkpoint_decisions=20)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_program_for_equal_runs():
+    """Trainers of equal configurations share their compiled functions."""
+    with tiny.shared_programs():
+        yield
+
+
 def quiet():
     return Control(Progress(interval=float("inf")))
 

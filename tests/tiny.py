@@ -1,8 +1,13 @@
 """Tiny configurations shared by the tests of agents, training and checkpoints."""
 
+import contextlib
+
+import pytest
+
 from pomcp_jax import arrays, presets
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config
+from pomcp_jax.running import trainer
 
 AGENT = {
     "world_model.latent_size": 16,
@@ -54,3 +59,20 @@ def saved(workdir, decisions):
         for item, leaves in found.items()
         for name, x in leaves.items()
     }
+
+
+@contextlib.contextmanager
+def shared_programs():
+    """Let trainers of equal configurations, on environments of ours, share compiled functions."""
+    programs, build = {}, trainer.build
+
+    def shared(config, env):
+        if env is not None:
+            return build(config, env)
+        key = repr(config)
+        programs[key] = programs.get(key) or build(config, env)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "build", shared)
+        yield
