@@ -16,6 +16,7 @@ import pytest
 import tiny
 
 import pomcp_jax
+from experiments.benchmarks.checkpoint_damage import mutate
 from pomcp_jax import acting, agent, arrays, checkpoint, digests, envs, replay, train
 from pomcp_jax.checkpoint import CheckpointError, DamagedError, MismatchError
 
@@ -368,26 +369,6 @@ def test_deep_nesting_is_refused(copy):
     head = b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n'
     (copy / "120" / digests.NAME).write_bytes(head + body)
     assert "not a manifest" in refused(copy)
-
-
-def mutate(draw, value, depth=0):
-    """Plain JSON with one random change."""
-    junk = [None, -1, 2**63, 1e308, "", "../x", "\x00", [], {}, True, [2**62] * 3, "key<fry>"]
-    if isinstance(value, dict) and value and (draw.random() < 0.9 or depth == 0):
-        name = draw.choice(list(value))
-        kind = draw.random()
-        if kind < 0.1:
-            del value[name]
-        elif kind < 0.2:
-            value[draw.choice(["x", "../../x", "", name * 2])] = value.pop(name)
-        else:
-            value[name] = mutate(draw, value[name], depth + 1)
-        return value
-    if isinstance(value, list) and value and draw.random() < 0.7:
-        i = draw.randrange(len(value))
-        value[i] = mutate(draw, value[i], depth + 1)
-        return value
-    return draw.choice(junk)
 
 
 def test_mutated_manifests_load_unchanged_or_are_refused(trained, copy, tmp_path):
