@@ -141,12 +141,14 @@ def test_programs_whose_readers_leave(line):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_importing_ends_without_a_traceback(number, tmp_path):
-    arguments = ["--config=experiments/configs/debug.py", f"--workdir={tmp_path / 'run'}"]
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.run"]
+    command += ["--config=experiments/configs/debug.py", f"--workdir={tmp_path / 'run'}"]
+    # Shells start background jobs with SIGINT ignored, which children inherit. (A preexec_fn
+    # would fork, which JAX warns about.)
+    start = f"import os, signal; signal.signal({int(number)}, signal.SIG_DFL); "
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "experiments.run", *arguments],
+        [sys.executable, "-c", f"{start}os.execv({sys.executable!r}, {command!r})"],
         cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Shells start background jobs with SIGINT ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )  # fmt: skip
     for line in process.stderr:
         if "experiments.early" in line:
