@@ -60,9 +60,9 @@ def prior_loss(
 
     ``reverse`` KL(prior || record) has the precision-weighted geometric mean of
     the records as optimum, ``forward`` their moment match. With ``prior.gate`` a
-    record counts only if its plan's value is at least the critic's value of the
-    prior's own mean action (the gated distillation of GEM-MPC, arXiv
-    2609.21735).
+    record counts only if its plan's value, or the critic's value of its mean
+    action, is at least the critic's value of the prior's own mean action (the
+    gated distillation of GEM-MPC, arXiv 2609.21735).
     """
     steps = latents.shape[0] - 1
     latents = latents[:steps]
@@ -79,7 +79,11 @@ def prior_loss(
         bins = world_model.bins(config.world_model)
         # All heads: a random pair would add noise to a yes-or-no decision.
         own = world_model.values(nets, value, latents, action, bins)
-        fitted = mask & (batch.rows.prior_value[:steps] >= jnp.mean(own, axis=0))
+        worth = batch.rows.prior_value[:steps]
+        if config.prior.gate_value == "critic":
+            planned = jnp.clip(record.mean, -1.0, 1.0)
+            worth = jnp.mean(world_model.values(nets, value, latents, planned, bins), axis=0)
+        fitted = mask & (worth >= jnp.mean(own, axis=0))
     scale = _updated(scale, kl, fitted, config.policy)
     total = maths.rho_mean(kl / scale, fitted, config.optimizer.rho)
     share = maths.masked_mean(fitted.astype(kl.dtype), mask)

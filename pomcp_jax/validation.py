@@ -235,6 +235,17 @@ def tail_penalty_has_heads(agent: AgentConfig) -> str | None:
     )
 
 
+def gate_compares_actions(agent: AgentConfig) -> str | None:
+    """Only a Q critic values a record's action."""
+    if agent.prior.gate_value != "critic" or agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.prior,
+        "agent.prior.gate_value",
+        "'plan' when agent.world_model.critic is 'v': V has no action",
+    )
+
+
 def gate_has_a_learned_prior(agent: AgentConfig) -> str | None:
     """Only a prior that is fitted can be fitted selectively."""
     if not agent.prior.gate or agent.policy.learns_prior:
@@ -308,6 +319,28 @@ def target_actor_exists(agent: AgentConfig) -> str | None:
     return _wrong(agent.critic, "agent.critic.target_actor", f"'policy' unless {LEARNED}")
 
 
+def target_values_plans(agent: AgentConfig) -> str | None:
+    """Only a Q critic values the action of a stored plan."""
+    if agent.critic.target_actor not in ("stored", "best") or agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.target_actor",
+        "'policy' when agent.world_model.critic is 'v': V has no action",
+    )
+
+
+def long_returns_have_rewards(agent: AgentConfig) -> str | None:
+    """Targets of a V critic are made in the model, not from the window's rewards."""
+    if agent.critic.td_lambda == 0.0 or agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.td_lambda",
+        "0 when agent.world_model.critic is 'v': its targets are one step of the model",
+    )
+
+
 def soft_target_has_prior_and_q(agent: AgentConfig) -> str | None:
     """Soft targets need a Q critic, and a prior at next states, which only a network has."""
     if not agent.critic.soft_target:
@@ -377,12 +410,15 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     proposers_have_proposals,
     tail_penalty_has_heads,
     gate_has_a_learned_prior,
+    gate_compares_actions,
     priors_have_spread,
     replanned_prior_is_replanned,
     replanning_has_a_reader,
     selection_has_replanning,
     selection_compares_like_with_like,
     target_actor_exists,
+    target_values_plans,
+    long_returns_have_rewards,
     soft_target_has_prior_and_q,
     value_weight_has_values,
     divergence_compares_like_with_like,

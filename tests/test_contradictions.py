@@ -106,6 +106,19 @@ CONTRADICTIONS = [
         "must be 'policy'": {"critic.target_actor": "policy"},
         "unless agent.policy.prior is 'learned'": {"policy.prior": "learned"},
     }),
+    ("bmpc", {"critic.target_actor": "stored"}, "critic.target_actor", {
+        "must be 'policy'": {"critic.target_actor": "policy"},
+    }),
+    ("bmpc", {"critic.target_actor": "best"}, "critic.target_actor", {
+        "must be 'policy'": {"critic.target_actor": "policy"},
+    }),
+    ("bmpc", {"critic.td_lambda": 0.5}, "critic.td_lambda", {
+        "must be 0": {"critic.td_lambda": 0.0},
+    }),
+    ("qbmpc", {"policy.prior": "learned", "prior.gate": True, "prior.gate_value": "critic"},
+     "prior.gate_value", {
+        "must be 'plan'": {"prior.gate_value": "plan"},
+    }),
     ("po_mpc_direct", {"critic.soft_target": True}, "critic.soft_target", {
         "must be False": {"critic.soft_target": False},
         "unless agent.policy.prior is 'learned'": {"policy.prior": "learned"},
