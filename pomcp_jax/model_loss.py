@@ -116,10 +116,7 @@ def targets(
     following = bootstrap(latents[1:], sample.action)
     if critic.target_actor in ("stored", "best"):
         planned = bootstrap(latents[1:], jnp.clip(rows.prior.mean[1:], -1.0, 1.0))
-        if critic.target_actor == "best":
-            planned = jnp.maximum(planned, following)
-        # An episode's final observation has no plan.
-        following = jnp.where(rows.last[1:], following, planned)
+        following = _of_plans(following, planned, batch, config)
     if critic.soft_target and params.prior is not None:
         # KL-regularised backup (arXiv 2510.04280 eq. 3). The closed form has less variance than the
         # log-ratio at a sampled action.
@@ -138,6 +135,19 @@ def targets(
         td_lambda=critic.td_lambda,
     )
     return Targets(latents[1:], value)
+
+
+def _of_plans(
+    own: Float[Array, "H B"], planned: Float[Array, "H B"], batch: Batch, config: AgentConfig
+) -> Float[Array, "H B"]:
+    """Next values under ``critic.target_actor`` ``stored`` or ``best``.
+
+    ``own`` are those of the actor's actions, ``planned`` those of the stored plans.
+    """
+    if config.critic.target_actor == "best":
+        planned = jnp.maximum(planned, own)
+    # An episode's final observation has no plan.
+    return jnp.where(batch.rows.last[1:], own, planned)
 
 
 def clipped_share(
