@@ -126,14 +126,9 @@ def targets(
         kl = jnp.clip(kl, 0.0, critic.soft_target_clip)
         following = following - kl_weight * kl
     # Unweighted although behaviour differs from the actor: it plans close to it (docs/method.md).
-    value = losses.lambda_returns(
-        rows.reward[:-1],
-        ended,
-        following,
-        batch.transition,
-        discount=config.optimizer.discount,
-        td_lambda=critic.td_lambda,
-    )
+    weights = {"discount": config.optimizer.discount, "td_lambda": critic.td_lambda}
+    rewards, mask = rows.reward[:-1], batch.transition
+    value = losses.lambda_returns(rewards, ended, following, mask, **weights)
     return Targets(latents[1:], value)
 
 
