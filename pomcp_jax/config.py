@@ -203,6 +203,11 @@ class PolicyConfig:
     q_source: Literal["critic", "model", "none"] = "critic"
     """``critic``: Q(z, a) of a Q critic. ``model``: R(z, a) + gamma V(d(z, a)) of a V critic.
     ``none``: the loss has no value term."""
+    q_scale: Literal["states", "prior"] = "states"
+    """What divides the value term: the running range of Q over ``states``, as in TD-MPC2, or the
+    running standard deviation of Q over the actions of the ``prior`` in a state. With the latter
+    the optimum is KL = 1 / (2 kl_coef^2) nats away from a Gaussian prior where Q is linear,
+    whatever the task and the number of actions (docs/method.md)."""
     kl_coef: NotNegative = 1.0
     """Weight of the divergence from the prior, the paper's lambda."""
     kl_tuning: Literal["fixed", "dual"] = "fixed"

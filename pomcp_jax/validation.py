@@ -170,6 +170,15 @@ def imitation_has_weight(agent: AgentConfig) -> str | None:
     )
 
 
+def value_scale_exists(agent: AgentConfig) -> str | None:
+    """Q's spread over the prior's actions needs a prior and a Q."""
+    policy = agent.policy
+    if policy.q_scale == "states" or (policy.prior != "none" and policy.q_source != "none"):
+        return None
+    field = "prior" if policy.prior == "none" else "q_source"
+    return _wrong(policy, "agent.policy.q_scale", f"'states' when agent.policy.{field} is 'none'")
+
+
 def tuning_has_a_prior(agent: AgentConfig) -> str | None:
     """The dual factor tunes a divergence that exists."""
     if agent.policy.kl_tuning == "fixed" or agent.policy.prior != "none":
@@ -403,6 +412,7 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     policy_learns_from_something,
     no_weight_without_a_prior,
     imitation_has_weight,
+    value_scale_exists,
     tuning_has_a_prior,
     tuning_has_a_weight,
     proposer_exists,

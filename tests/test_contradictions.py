@@ -119,6 +119,12 @@ CONTRADICTIONS = [
      "prior.gate_value", {
         "must be 'plan'": {"prior.gate_value": "plan"},
     }),
+    ("tdmpc2", {"policy.q_scale": "prior"}, "policy.q_scale", {
+        "must be 'states'": {"policy.q_scale": "states"},
+    }),
+    ("bmpc", {"policy.q_scale": "prior"}, "policy.q_scale", {
+        "must be 'states'": {"policy.q_scale": "states"},
+    }),
     ("po_mpc_direct", {"critic.soft_target": True}, "critic.soft_target", {
         "must be False": {"critic.soft_target": False},
         "unless agent.policy.prior is 'learned'": {"policy.prior": "learned"},

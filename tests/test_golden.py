@@ -825,6 +825,30 @@ def test_actor_policy_loss(prior, last_state):
     near(total, ref.rho_mean(loss, mask, case.config.optimizer.rho), 3e-5)
 
 
+@pytest.mark.parametrize("prior", ["stored", "learned"])
+def test_values_relative_to_their_spread_over_the_priors_actions(prior):
+    case = Setting({"policy.prior": prior, "policy.q_scale": "prior", "policy.last_state": False})
+    latents, key = case.roll_out(), jax.random.key(12)
+    _, aux = case.run(
+        policy_loss.policy_loss,
+        case.policy, case.agent, jnp.asarray(latents, jnp.float32), case.batch,
+        scales(4.0, 1.5), key,
+    )  # fmt: skip
+    z = latents[:1]
+    if prior == "stored":
+        mean, std = case.rows.prior.mean[:1], case.rows.prior.std[:1]
+    else:
+        mean, std = case.actor(case.prior, z)[0][1:]
+    noise = jax.random.normal(jax.random.fold_in(key, 2), (2, *mean[0].shape))
+    q = [
+        case.values(case.params.value, z, np.clip(mean + std * eps, -1.0, 1.0)).mean(0)
+        for eps in np.asarray(noise, np.float64)
+    ]
+    mask = np.asarray(case.batch.transition)[:1]
+    spread = np.sqrt(np.mean(np.square(q[0] - q[1])[mask]) / 2.0)
+    near(aux.scales.q, 4.0 + 0.01 * (spread - 4.0), 3e-5)
+
+
 def test_soft_target():
     """Q minus the price of the clipped KL, summed over dimensions."""
     case = Setting({"critic.soft_target": True})
