@@ -2,8 +2,8 @@
 
 No code path knows the names of members. They are rows of the table in docs/method.md. Sources:
 TD-MPC2 arXiv 2310.16828 (nicklashansen/tdmpc2), TD-M(PC)^2 arXiv 2502.03550, BMPC arXiv 2503.18871
-(wertyuilife2/bmpc), BOOM (molumitu/BOOM_MBRL), PO-MPC arXiv 2510.04280, GEM-MPC arXiv 2609.21735. Every preset uses the 5M
-model; :func:`with_size` changes that.
+(wertyuilife2/bmpc), BOOM (molumitu/BOOM_MBRL), PO-MPC arXiv 2510.04280, GEM-MPC arXiv
+2609.21735. Every preset uses the 5M model; :func:`with_size` changes that.
 """
 
 import math
