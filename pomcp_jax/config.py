@@ -179,6 +179,11 @@ class CriticConfig:
     """Whose action a target evaluates: the policy's, the learned ``prior``'s, the mean of the
     ``stored`` plan at the next state, or the ``best`` of policy and stored plan by the target's
     own heads."""
+    target_action: Literal["sample", "mode"] = "sample"
+    """The actor's action in a target: drawn, as in TD-MPC2, or without noise (``mode``)."""
+    tail_action: Literal["sample", "mode"] = "sample"
+    """The policy's action at a plan's end, likewise. Candidates that draw it are ranked by their
+    luck too, which matters as soon as the policy is wider than the plans."""
     td_lambda: Share = 0.0
     """Weight of longer returns in a target: 0 bootstraps after one reward, as in TD-MPC2, 1 after
     all rewards until the window's end."""

@@ -108,11 +108,11 @@ def targets(
     if model.critic == "v":
         here = latents[:-1]
         # Not the stored action and reward: those are the planner's, and V values the actor.
-        action = actors.sample(nets, actor, key_action, here, model).action
+        action = actors.act(nets, actor, key_action, here, model, critic.target_action).action
         value = look_ahead(nets, params.model, here, action, bootstrap, config, ended)
         return Targets(latents[1:], value)
 
-    sample = actors.sample(nets, actor, key_action, latents[1:], model)
+    sample = actors.act(nets, actor, key_action, latents[1:], model, critic.target_action)
     following = bootstrap(latents[1:], sample.action)
     if critic.target_actor in ("stored", "best"):
         planned = bootstrap(latents[1:], jnp.clip(rows.prior.mean[1:], -1.0, 1.0))

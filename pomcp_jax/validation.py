@@ -230,6 +230,17 @@ def proposers_have_proposals(agent: AgentConfig) -> str | None:
     )
 
 
+def tail_has_an_action(agent: AgentConfig) -> str | None:
+    """The value of a V critic at a plan's end takes no action."""
+    if agent.critic.tail_action == "sample" or agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.tail_action",
+        "'sample' when agent.world_model.critic is 'v': V has no action",
+    )
+
+
 def tail_penalty_has_heads(agent: AgentConfig) -> str | None:
     """A standard deviation needs at least two heads."""
     # The draw takes all heads if the ensemble has fewer.
@@ -418,6 +429,7 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     proposer_exists,
     tuning_has_a_kl,
     proposers_have_proposals,
+    tail_has_an_action,
     tail_penalty_has_heads,
     gate_has_a_learned_prior,
     gate_compares_actions,

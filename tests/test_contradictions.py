@@ -74,6 +74,9 @@ CONTRADICTIONS = [
         "unless agent.policy.prior is 'learned'": {"policy.prior": "learned"},
         "or 'mixture'": {"policy.prior": "mixture"},
     }),
+    ("bmpc", {"critic.tail_action": "mode"}, "critic.tail_action", {
+        "must be 'sample'": {"critic.tail_action": "sample"},
+    }),
     ("po_mpc", {"critic.tail_penalty": 1.0, "critic.num_tail_heads": 1}, "critic.tail_penalty", {
         "must be 0": {"critic.tail_penalty": 0.0},
         "make that 2": {"critic.num_tail_heads": 2},

@@ -688,6 +688,22 @@ def test_what_follows_an_end_is_not_in_a_return():
     assert returns[0, 0] == 1.5
 
 
+@pytest.mark.parametrize("squash", ["tanh", "clip"])
+def test_targets_without_noise(squash):
+    changes = {"critic.target_action": "mode", "world_model.squash": squash}
+    if squash == "tanh":
+        changes |= {"policy.prior": "none", "policy.kl_coef": 0.0}
+    case = Setting(changes)
+    out = case.run(model_loss.targets, case.agent, case.target, case.batch, jax.random.key(5))
+    latents = case.encode(case.rows.obs)[1:]
+    (action, _, _), _, _ = case.actor(case.policy, latents, 0.0)
+    expected = ref.q_target(
+        case.rows.reward[:-1], case.rows.terminated[:-1], case.config.optimizer.discount,
+        case.values(case.target, latents, action), "min",
+    )  # fmt: skip
+    near(out.value, expected, 3e-5)
+
+
 @pytest.mark.parametrize("actor", ["stored", "best"])
 def test_targets_of_stored_plans(actor):
     case = Setting({"critic.target_actor": actor, "critic.td_lambda": 0.6})
