@@ -46,6 +46,26 @@ def po_mpc_direct(lambda_: float = 1.0) -> AgentConfig:
     return po_mpc(lambda_, prior="stored")
 
 
+def po_mpc_relative(lambda_: float = 1.0) -> AgentConfig:
+    """PO-MPC whose strength means the same for every task and number of actions.
+
+    The value term is relative to how much Q differs over the prior's actions, and the prior has
+    the spread of the plans that it is fitted to: the policy ends ``1 / (2 lambda_^2)`` nats away
+    from it where Q is linear (docs/method.md, "A strength that carries over").
+    """
+    changes = {
+        "policy.kl_coef": lambda_,
+        "policy.q_scale": "prior",
+        # Its own scale would grow with the divergence and let it run off (docs/notebook.md).
+        "policy.kl_scale": "none",
+        # A policy as wide as the prior ranks plans and targets by the luck of its draws.
+        "critic.tail_action": "mode",
+        "critic.target_action": "mode",
+        "critic.td_lambda": 1.0,
+    }
+    return config_lib.replace(po_mpc_forward(), changes)
+
+
 def gem_mpc() -> AgentConfig:
     """GEM-MPC by its abstract (arXiv 2609.21735): PO-MPC with more exchange between its actors.
 
@@ -163,6 +183,7 @@ PRESETS: dict[str, Callable[[], AgentConfig]] = {
     "po_mpc": po_mpc,
     "po_mpc_forward": po_mpc_forward,
     "po_mpc_direct": po_mpc_direct,
+    "po_mpc_relative": po_mpc_relative,
     "gem_mpc": gem_mpc,
     "tdmpc2": tdmpc2,
     "tdmpc_square": tdmpc_square,

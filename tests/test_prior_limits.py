@@ -143,3 +143,36 @@ def test_optimum_of_a_gaussian_prior_and_a_quadratic_value(lambda_, scale):
     np.testing.assert_allclose(jnp.exp(log_std), jnp.sqrt(variance), rtol=1e-3)
     expected = prior.mean + variance * slope / (lambda_ * scale)
     np.testing.assert_allclose(jnp.tanh(mean), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("size,unit,strength", [(1, 1e-3, 1.0), (38, 1.0, 1.0), (6, 1e3, 0.5)])
+def test_a_strength_that_carries_over(size, unit, strength):
+    """``q_scale = prior``: KL 1 / (2 lambda^2) at the optimum, whatever A and the unit of Q."""
+    rng = np.random.default_rng(size)
+    slope, std = unit * rng.normal(size=size), rng.uniform(0.1, 1.0, size)
+    slope, std = jnp.asarray(slope, jnp.float32), jnp.asarray(std, jnp.float32)
+    prior = Gaussian(jnp.zeros(size), std)
+    config = PolicyConfig(kl_coef=strength, entropy_coef=0.0, kl_scale="none", q_scale="prior")
+    # What the running scale estimates from draws: the standard deviation of Q under the prior.
+    spread = jnp.sqrt(jnp.sum(jnp.square(slope * std)))
+    # Both signs of a noise have the mean of any other pair: Q is linear.
+    noise = jnp.stack([jnp.ones(size), -jnp.ones(size)])
+
+    def drawn(params):
+        dist = Gaussian(params[0] * std, std * jnp.exp(params[1]))
+        dist = jax.tree.map(lambda x: jnp.broadcast_to(x, noise.shape), dist)
+        return actors.PolicySample(dist, noise, dist.mean + dist.std * noise)
+
+    def divergence(params):
+        return losses.divergence(drawn(params), prior, config)
+
+    def loss(params):
+        sample = drawn(params)
+        used = dict(scale_q=spread, scale_kl=jnp.ones(()), weight=1.0, config=config)
+        return jnp.mean(
+            losses.policy_loss(sample, sample.action @ slope, divergence(params), **used).loss
+        )
+
+    with jax.numpy_rank_promotion("allow"):
+        best = minimise(loss, jnp.zeros((2, size)))
+        np.testing.assert_allclose(divergence(best), 1.0 / (2.0 * strength**2), rtol=1e-2)
