@@ -76,7 +76,7 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Take]:
             f"--train-seed = {args.train_seed}: this run has the seeds {first} to"
             f" {first + count - 1}"
         )
-    return agents, take._replace(select=select, index=index)
+    return agents, take._replace(select=select, agent=index)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -119,9 +119,11 @@ def _main(argv: list[str] | None) -> int:
         say(f"error: {' '.join(str(error).split())}")
         return code
 
+    # The first line comes before anything is read or compiled.
+    say(f"reading {args.run}")
     try:
         agents, take = prepare(args)
-        name = f"seed {agents.config.train.seed + take.index}, {take.actor}, select {take.select}"
+        name = f"seed {agents.config.train.seed + take.agent}, {take.actor}, select {take.select}"
         print(f"{agents_lib.heading(agents)}: {name}, {take.episodes} episodes", flush=True)
         recordings = film.render(
             agents, args.out, env=_environment(agents, args.backend), take=take, say=say

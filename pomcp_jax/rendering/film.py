@@ -1,8 +1,8 @@
 """Films of a trained agent: record episodes, draw them, write one file.
 
-    from pomcp_jax import controller
-    from pomcp_jax.rendering import film
-    film.render(controller.load("runs/reach"), "reach.mp4", env=make_env(task))
+from pomcp_jax import controller
+from pomcp_jax.rendering import film
+film.render(controller.load("runs/reach"), "reach.mp4", env=make_env(task))
 """
 
 import os
@@ -31,7 +31,7 @@ class Take(NamedTuple):
     select: str = "sample"
     seed: int = 1000
     """Seed of the episodes; ``experiments.evaluate`` plays the same ones."""
-    index: int = 0
+    agent: int = 0
     """Which of the run's agents acts, from 0."""
     imagine: bool = False
     """Draw what the model predicts beside the frames."""
@@ -63,8 +63,8 @@ def check_agents(agents: Restored, take: Take) -> None:
     Raises:
       ValueError: one line.
     """
-    if not 0 <= take.index < agents.num_seeds:
-        raise ValueError(f"index = {take.index}: must be from 0 to {agents.num_seeds - 1}")
+    if not 0 <= take.agent < agents.num_seeds:
+        raise ValueError(f"agent = {take.agent}: must be from 0 to {agents.num_seeds - 1}")
     controller.make_fns(agents.config.agent, agents.spec, actor=take.actor, select=take.select)  # type: ignore[arg-type]
 
 
@@ -87,7 +87,7 @@ def render(
     out: Path | str,
     *,
     env: Env,
-    take: Take = Take(),
+    take: Take = Take(),  # noqa: B008  # immutable
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Recording]:
     """Play episodes with a trained agent and write them as a film.
@@ -115,7 +115,7 @@ def render(
     recordings = episodes.record(
         agents,
         env,
-        index=take.index,
+        index=take.agent,
         episodes=take.episodes,
         actor=take.actor,
         select=take.select,
@@ -197,4 +197,3 @@ def _counted(pictures: Any, total: int, say: Callable[[str], None]) -> Any:
         if i % max(total // 10, 1) == 0:
             say(f"drawing frame {i + 1} of {total}")
         yield picture
-

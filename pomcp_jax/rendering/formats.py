@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -179,8 +180,8 @@ def write_npz(path: Path, recordings: Sequence[Recording], facts: dict) -> None:
             add("elite_weight", _padded(recording.predictions.weights, states))
             add("chosen_elite", _padded(recording.predictions.chosen, states))
     out = io.BytesIO()
-    joined = {name: np.concatenate(rows) for name, rows in columns.items()}
-    np.savez_compressed(out, **joined, **{name: np.asarray(x) for name, x in facts.items()})
+    arrays: dict[str, Any] = {name: np.concatenate(rows) for name, rows in columns.items()}
+    np.savez_compressed(out, **(arrays | facts))
     files.write_bytes(path, out.getvalue())
 
 

@@ -47,7 +47,7 @@ def check(env: Env, camera: str | int | None = None) -> Scene:
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     shapes = jax.eval_shape(lambda key: poses(scene, env.reset(key)[0].task), key)
     if "qpos" not in shapes:
-        raise ValueError(f"task {env.name!r}: scene.pose returns no 'qpos'; must return at least it")
+        raise ValueError(f"task {env.name!r}: scene.pose returns no 'qpos'; must return it")
     for name, shape in shapes.items():
         field = getattr(data, name, getattr(scene.model, name, None))
         if not isinstance(field, np.ndarray):

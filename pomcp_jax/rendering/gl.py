@@ -2,17 +2,19 @@
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 LIBRARIES = ("egl", "osmesa")
 """Values of ``MUJOCO_GL`` that need no display, in the order in which they are tried."""
 PROGRAM = (sys.executable, "-P", str(Path(__file__).with_name("draw.py")))
 """Command of the drawing process."""
-PACKAGES = {"libEGL.so.1": "libegl1", "libGL.so.1": "libgl1", "libOSMesa.so.8": "libosmesa6"}
-"""Shared libraries and the Debian packages that have them."""
+PACKAGES = {"libEGL.so.1": "libegl1", "libGL.so.1": "libgl1"}
+"""Shared libraries of EGL and the Debian packages that have them."""
+DRIVER = "libgl1-mesa-dri"
+"""Debian package of the driver that needs no GPU."""
 PATIENCE = 60
 """Seconds that a library may take for its first picture; a loaded machine takes 10."""
 
@@ -43,50 +45,41 @@ def attempt(library: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line of a traceback that says something, at most 200 characters."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    # Destructors of a half-made renderer complain after the error itself, indented.
-    errors = [line for line in text.splitlines() if ": " in line and line[:1].isalpha()]
-    errors = [line for line in errors if not line.startswith(("Exception ignored", "Traceback"))]
-    return (errors or lines or [""])[0 if errors else -1][:200]
+    """The line of a traceback that names the exception, else the last one; 200 characters."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    # Destructors of half-made renderers add tracebacks of their own behind the first one.
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+    return (named or lines[-1:] or [""])[0].strip()[:200]
 
 
-def choose(
-    chosen: str = "",
-    attempt: Callable[[str], str] = attempt,
-    missing: Callable[[], list[str]] | None = None,
-) -> str:
+def choose(chosen: str = "") -> str:
     """The first library that draws; ``chosen``, the user's ``MUJOCO_GL``, is the only one tried.
 
     Raises:
-      RuntimeError: one line with the reason and the Debian package that is missing.
+      RuntimeError: one line with the reasons and the Debian packages that mend it.
     """
     errors: dict[str, str] = {}
     for library in (chosen.lower(),) if chosen else LIBRARIES:
         errors[library] = attempt(library)
         if not errors[library]:
             return library
-    raise RuntimeError(_message(errors, (missing or missing_packages)(), bool(chosen)))
+    tried = "; ".join(f"{name}: {error}" for name, error in errors.items())
+    if chosen:
+        tried = f"MUJOCO_GL={tried}; unset it to try {' and '.join(LIBRARIES)}"
+    # If both libraries load, they find no device: the driver without a GPU is missing.
+    packages = " ".join([*missing_packages(), DRIVER])
+    raise RuntimeError(
+        f"no GL library draws ({tried}); `apt-get install {packages}` installs EGL;"
+        " .html and .npz need none"
+    )
 
 
 def missing_packages() -> list[str]:
     """Debian packages of the libraries of EGL that cannot be loaded."""
     absent = []
-    for library in ("libEGL.so.1", "libGL.so.1"):
+    for library, package in PACKAGES.items():
         try:
             ctypes.CDLL(library)
         except OSError:
-            absent.append(PACKAGES[library])
+            absent.append(package)
     return absent
-
-
-def _message(errors: Mapping[str, str], missing: list[str], chosen: bool) -> str:
-    tried = "; ".join(f"{name}: {error}" for name, error in errors.items())
-    if chosen:
-        tried = f"MUJOCO_GL = {tried}; unset it to try {' and '.join(LIBRARIES)}"
-    # Both libraries load but find no device: the software driver is missing.
-    packages = " ".join([*missing, "libgl1-mesa-dri"])
-    return (
-        f"no GL library draws ({tried}): `apt-get install {packages}` installs EGL;"
-        " .html and .npz need none"
-    )

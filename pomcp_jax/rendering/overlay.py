@@ -86,8 +86,10 @@ class Panel:
         count = max(len(recording.reward), 1)
         w, h = (SHARPNESS * x for x in self.size)
         left, right = round(0.2 * w), round(0.05 * w)
-        self.above = Axes((left, round(0.2 * h), w - right, round(0.47 * h)), self.horizon, low, high)
-        self.below = Axes((left, round(0.66 * h), w - right, round(0.92 * h)), count, low, high)
+        self.above = Axes(
+            (left, round(0.2 * h), w - right, round(0.5 * h)), self.horizon, low, high
+        )
+        self.below = Axes((left, round(0.64 * h), w - right, round(0.94 * h)), count, low, high)
         self.still = self._background()
 
     def _background(self) -> Any:
@@ -144,7 +146,7 @@ class Axes(NamedTuple):
         share = (y - self.low) / (self.high - self.low)
         return left + (right - left) * x / self.last, bottom - (bottom - top) * share
 
-    def line(self, draw: Any, values: Sequence[float], colour: Any, width: int) -> None:
+    def line(self, draw: Any, values: Iterable[float], colour: Any, width: int) -> None:
         """A line through values at 0, 1, ..."""
         points = [self.point(i, float(y)) for i, y in enumerate(values)]
         if len(points) > 1:
@@ -170,7 +172,10 @@ def panel_width(height: int) -> int:
 
 
 def compose(
-    frames: Iterable[np.ndarray], name: str, recordings: Sequence[Recording], states: Sequence[tuple]
+    frames: Iterable[np.ndarray],
+    name: str,
+    recordings: Sequence[Recording],
+    states: Sequence[tuple],
 ) -> Iterator[np.ndarray]:
     """Frames with captions, and with panels if the recordings have predictions.
 

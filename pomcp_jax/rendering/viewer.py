@@ -1,7 +1,8 @@
 """A page that shows episodes in 3D in a browser, self-contained; needs no GL library here.
 
 Poses of all visible geoms and sites are computed by MuJoCo and drawn by the browser (WebGL), with
-the shapes and colours of the model but without its textures, skins and shadows.
+the shapes and colours of the model but without textures and shadows. A model with a skin shows the
+shapes that collide instead.
 """
 
 import base64
@@ -20,8 +21,8 @@ from pomcp_jax.envs.protocol import Scene
 from pomcp_jax.rendering.episodes import Recording
 from pomcp_jax.rendering.overlay import caption
 
-GROUPS = 3
-"""MuJoCo draws geoms and sites of the groups below this one."""
+GROUPS, SKINNED = 3, 4
+"""MuJoCo draws geoms and sites of the groups below 3; dm_control's skins hide group 3."""
 FLOOR = 100.0
 """Half side of an infinite plane, times the model's extent."""
 
@@ -51,7 +52,7 @@ def write(
         "poses": _text(poses),
         "look": _text(look),
         "camera": view,
-        "tile": max(round(float(model.stat.extent) / 2, 1), 0.1),
+        "tile": max(round(float(model.stat.extent) / 4, 1), 0.1),
     }
     page = Path(__file__).with_name("viewer.html").read_text()
     # "</" would end the script early; a task's name is the user's.
@@ -62,7 +63,8 @@ def write(
 
 def _visible(model: Any, kind: str) -> list[int]:
     groups = getattr(model, f"{kind}_group")
-    return [i for i in range(len(groups)) if groups[i] < GROUPS and _colour(model, kind, i)[3] > 0]
+    end = SKINNED if model.nskin and kind == "geom" else GROUPS
+    return [i for i in range(len(groups)) if groups[i] < end and _colour(model, kind, i)[3] > 0]
 
 
 def _colour(model: Any, kind: str, index: int) -> list[float]:
@@ -105,7 +107,7 @@ def _poses(
     drawn: Sequence[tuple[str, int]],
     camera: str | int | None,
 ) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Positions and quaternions ``[states, drawn, 7]``, points looked at ``[states, 3]``, camera."""
+    """Positions and quaternions ``[states, drawn, 7]``, points in view ``[states, 3]``, camera."""
     mujoco = load_mujoco()
     data, quaternion = mujoco.MjData(model), np.zeros(4)
     out = np.zeros((len(poses["qpos"]), len(drawn), 7), np.float32)
@@ -133,7 +135,11 @@ def _view(model: Any, data: Any, camera: str | int | None) -> tuple[dict, np.nda
         joints = np.nonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)[0]
         body = int(model.jnt_bodyid[joints[0]]) if joints.size else 0
         at = data.subtree_com[body] if body else model.stat.center
-        view = {"azimuth": np.pi / 2, "elevation": -np.pi / 4, "fovy": float(model.vis.global_.fovy)}
+        view = {
+            "azimuth": np.pi / 2,
+            "elevation": -np.pi / 4,
+            "fovy": float(model.vis.global_.fovy),
+        }
         return view | {"distance": 1.5 * float(model.stat.extent)}, np.array(at), body
     i = model.camera(camera or 0).id
     forward, up = -data.cam_xmat[i].reshape(3, 3)[:, 2], data.cam_xmat[i].reshape(3, 3)[:, 1]
