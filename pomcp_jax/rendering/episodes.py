@@ -130,7 +130,7 @@ def _cut(trace: evaluate.Trace, valid: bool, seconds: float, gamma: float) -> Re
         poses={name: x[:states] for name, x in seen.state.items()},
         obs=seen.obs[:states],
         action=seen.action[:decisions],
-        reward=trace.reward[:decisions],
+        reward=np.asarray(trace.reward[:decisions]),
         terminated=bool(np.any(trace.terminated)),
         valid=valid,
         seconds=seconds,

@@ -100,7 +100,7 @@ def draw(
     with tempfile.TemporaryDirectory(prefix="pomcp_jax_") as name:
         folder = Path(name)
         load_mujoco().mj_saveModel(scene.model, str(folder / "model.mjb"))
-        np.savez(folder / "poses.npz", **poses)
+        np.savez(folder / "poses.npz", **dict[str, Any](poses))
         (folder / "options.json").write_text(json.dumps(options))
         with (folder / "errors.txt").open("wb") as errors:
             process = subprocess.Popen(
