@@ -14,7 +14,7 @@ from pomcp_jax.config import AgentConfig
 from pomcp_jax.envs.protocol import Env, EnvState
 from pomcp_jax.mppi import Imagined, PlanOutput, PlanState
 from pomcp_jax.seed_axis import over_seeds
-from pomcp_jax.types import Key, PyTree
+from pomcp_jax.types import Key, PyTree, TimeStep
 
 
 class Episodes(NamedTuple):
@@ -234,13 +234,7 @@ def _play(
         state = record(env_state)
         action, plan, seen = over_seeds(decide, config, params, stream(1), stream(2), *now)
         env_state, timestep = env.step(env_state, action.reshape(-1, action.shape[-1]))
-        # Shapes are static: environments whose episode has ended step on, and are masked here.
-        broke = running & timestep.invalid
-        going = running & ~timestep.invalid
-        # A broken step was replaced by a new episode, whose return is not that of this one.
-        returns = jnp.where(going, timestep.episode_return, result.returns)
-        lengths = jnp.where(going, timestep.episode_length, result.lengths)
-        result = Episodes(returns, lengths, result.valid & ~broke)
+        result, going = _updated(result, timestep, running)
         trace = None
         if seen is not None:
             reward = jnp.where(going, timestep.reward, 0.0)
@@ -253,3 +247,16 @@ def _play(
     carry = (env_state, timestep, plan, alive, result)
     carry, trace = jax.lax.scan(body, carry, jnp.arange(steps, dtype=jnp.int32))
     return jax.tree.map(lambda x: x.reshape(num_seeds, episodes), carry[-1]), trace
+
+
+def _updated(
+    result: Episodes, timestep: TimeStep, running: Bool[Array, " B"]
+) -> tuple[Episodes, Bool[Array, " B"]]:
+    """Results after a time step, and whether it belongs to the episode of each environment."""
+    # Shapes are static: environments whose episode has ended step on, and are masked here.
+    broke = running & timestep.invalid
+    going = running & ~timestep.invalid
+    # A broken step was replaced by a new episode, whose return is not that of this one.
+    returns = jnp.where(going, timestep.episode_return, result.returns)
+    lengths = jnp.where(going, timestep.episode_length, result.lengths)
+    return Episodes(returns, lengths, result.valid & ~broke), going
