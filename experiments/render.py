@@ -16,12 +16,13 @@ from experiments import clock  # isort: skip
 
 import argparse
 import re
+import signal
 import sys
 import time
 from pathlib import Path
 
 from experiments import agents as agents_lib
-from experiments import arguments, streams, xla
+from experiments import arguments, signals, streams, xla
 from pomcp_jax import config as config_lib
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
@@ -132,6 +133,9 @@ def _main(argv: list[str] | None) -> int:
         return failed(error, 2)
     except (RuntimeError, OSError) as error:
         return failed(error, 1)
+    except KeyboardInterrupt as stop:
+        say("stopped; nothing was written")
+        return 128 + (stop.args or (signal.SIGINT,))[0]
     for i, recording in enumerate(recordings, 1):
         broke = "" if recording.valid else ", broken"
         steps = len(recording.reward)
@@ -142,4 +146,5 @@ def _main(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
+    signals.interrupt()
     sys.exit(main())

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -361,14 +362,15 @@ def test_a_task_of_ones_own_is_unknown_to_the_command_line(tmp_path, capsys):
 
 def test_no_gl_is_one_line_with_the_package(run, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(gl, "attempt", lambda library: f"ImportError: no {library}")
-    monkeypatch.setattr(gl, "missing_packages", lambda: ["libegl1"])
+    monkeypatch.setattr(gl, "PROGRAM", (sys.executable, "-c", "raise ImportError('broken')"))
+    names = {"egl": {"libNone.so.1": "libegl1"}, "osmesa": {}}
+    monkeypatch.setattr(gl, "FILES", names)
     out = tmp_path / "film.mp4"
     monkeypatch.setattr(episodes, "record", pytest.fail)  # nothing is compiled
     assert render.main([str(run[0]), f"--out={out}"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == (
-        "error: no GL library draws (egl: ImportError: no egl; osmesa: ImportError: no osmesa);"
+        "error: no GL library draws (egl: libNone.so.1 not found; osmesa: ImportError: broken);"
         " `apt-get install libegl1 libgl1-mesa-dri` installs EGL; .html and .npz need none"
     )
     assert not out.exists()
@@ -395,6 +397,29 @@ def test_a_crash_while_drawing_leaves_no_file(film_of, tmp_path, monkeypatch, su
     with pytest.raises(RuntimeError, match=r"^drawing frame 1 failed: ValueError: broken$"):
         write(film_of, tmp_path / f"film{suffix}", "egl")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_while_drawing_leaves_no_file(film_of, library, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    recordings, env, _ = film_of
+
+    def stop(text):
+        if text.startswith("drawing frame 3 of"):
+            assert list(tmp_path.iterdir())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        film.write(tmp_path / "film.mp4", recordings, env, TAKE, library, stop)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_command_says_so(run, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt(15)
+
+    monkeypatch.setattr(episodes, "record", stop)
+    assert render.main([str(run[0]), f"--out={tmp_path / 'x.npz'}"]) == 128 + 15
+    assert capsys.readouterr().err.endswith("stopped; nothing was written\n")
 
 
 def test_no_encoder(run, tmp_path, monkeypatch, capsys):

@@ -11,8 +11,11 @@ LIBRARIES = ("egl", "osmesa")
 """Values of ``MUJOCO_GL`` that need no display, in the order in which they are tried."""
 PROGRAM = (sys.executable, "-P", str(Path(__file__).with_name("draw.py")))
 """Command of the drawing process."""
-PACKAGES = {"libEGL.so.1": "libegl1", "libGL.so.1": "libgl1"}
-"""Shared libraries of EGL and the Debian packages that have them."""
+FILES = {
+    "egl": {"libEGL.so.1": "libegl1", "libGL.so.1": "libgl1"},
+    "osmesa": {"libOSMesa.so.8": "libosmesa6"},
+}
+"""Shared libraries that each needs, with their Debian packages."""
 DRIVER = "libgl1-mesa-dri"
 """Debian package of the driver that needs no GPU."""
 PATIENCE = 60
@@ -41,6 +44,10 @@ def attempt(library: str) -> str:
         return f"no picture within {PATIENCE} s"
     if done.returncode == 0:
         return ""
+    # PyOpenGL's own message is about an attribute of None.
+    absent = missing(library)
+    if absent:
+        return f"{' and '.join(absent)} not found"
     return last_line(done.stderr) or f"exit code {done.returncode}"
 
 
@@ -66,20 +73,20 @@ def choose(chosen: str = "") -> str:
     tried = "; ".join(f"{name}: {error}" for name, error in errors.items())
     if chosen:
         tried = f"MUJOCO_GL={tried}; unset it to try {' and '.join(LIBRARIES)}"
-    # If both libraries load, they find no device: the driver without a GPU is missing.
-    packages = " ".join([*missing_packages(), DRIVER])
+    # If all libraries load, they find no device: the driver without a GPU is missing.
+    packages = " ".join([*(FILES["egl"][name] for name in missing("egl")), DRIVER])
     raise RuntimeError(
         f"no GL library draws ({tried}); `apt-get install {packages}` installs EGL;"
         " .html and .npz need none"
     )
 
 
-def missing_packages() -> list[str]:
-    """Debian packages of the libraries of EGL that cannot be loaded."""
+def missing(library: str) -> list[str]:
+    """Shared libraries that a GL library needs and that cannot be loaded."""
     absent = []
-    for library, package in PACKAGES.items():
+    for name in FILES.get(library, {}):
         try:
-            ctypes.CDLL(library)
+            ctypes.CDLL(name)
         except OSError:
-            absent.append(package)
+            absent.append(name)
     return absent
