@@ -289,6 +289,8 @@ def test_own_tasks_are_drawn(library):
     ("scene", "message"),
     [
         ({"model": "ball.xml"}, "task 'ball': scene.model is str; must be a mujoco.MjModel"),
+        ({"timestep": 0.0}, "task 'ball': scene.timestep = 0.0; must be > 0 s"),
+        ({"pose": lambda x: x}, "scene.pose returns no 'qpos'"),
         ({"pose": lambda x: {"qvel": x[:6]}}, "scene.pose returns no 'qpos'"),
         ({"pose": lambda x: {"qpos": x[:3]}}, "scene.pose returns qpos [3]; the model's is [7]"),
         ({"pose": lambda x: {"qpos": x, "colour": x}}, "returns 'colour'; must be an array of"),

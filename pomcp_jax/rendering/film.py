@@ -6,7 +6,8 @@ film.render(controller.load("runs/reach"), "reach.mp4", env=make_env(task))
 """
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ class Take(NamedTuple):
 
     episodes: int = 1
     actor: str = "planner"
-    select: str = "sample"
+    select: str | None = None
+    """How the planner chooses its elite, ``sample`` or ``argmax``; None as in the run."""
     seed: int = 1000
     """Seed of the episodes; ``experiments.evaluate`` plays the same ones."""
     agent: int = 0
@@ -106,7 +108,8 @@ def render(
       ValueError: one line about an argument; nothing was compiled or written.
       RuntimeError: drawing or encoding failed; nothing was written.
     """
-    path = Path(out)
+    path, select = Path(out), take.select or agents.config.train.eval_select
+    take = take._replace(select=select)
     check(path, take)
     check_agents(agents, take)
     check_env(agents, env, path, take)
@@ -118,7 +121,7 @@ def render(
         index=take.agent,
         episodes=take.episodes,
         actor=take.actor,
-        select=take.select,
+        select=select,
         seed=take.seed,
         imagine=take.imagine,
     )
@@ -191,9 +194,13 @@ def _poses(recordings: list[Recording], states: list[tuple[int, int]]) -> dict[s
     }
 
 
-def _counted(pictures: Any, total: int, say: Callable[[str], None]) -> Any:
-    """``pictures``, with a line for every tenth of them."""
+def _counted(
+    pictures: Iterable[np.ndarray], total: int, say: Callable[[str], None]
+) -> Iterator[np.ndarray]:
+    """``pictures``, with a line for every tenth of them and the time of all."""
+    begin = time.monotonic()
     for i, picture in enumerate(pictures):
         if i % max(total // 10, 1) == 0:
             say(f"drawing frame {i + 1} of {total}")
         yield picture
+    say(f"{total} frames took {time.monotonic() - begin:.1f} s")

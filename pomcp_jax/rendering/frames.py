@@ -38,15 +38,25 @@ def check(env: Env, camera: str | int | None = None) -> Scene:
             " or write .npz"
         )
     mujoco = load_mujoco()
+    if not isinstance(scene, Scene):
+        raise ValueError(f"task {env.name!r}: scene is {scene!r:.100}; must be a Scene")
     if not isinstance(scene.model, mujoco.MjModel):
         raise ValueError(
             f"task {env.name!r}: scene.model is {type(scene.model).__name__}; must be a"
             " mujoco.MjModel"
         )
-    data = mujoco.MjData(scene.model)
+    if not 0.0 < scene.timestep < float("inf"):
+        raise ValueError(f"task {env.name!r}: scene.timestep = {scene.timestep}; must be > 0 s")
+    _check_pose(env, scene)
+    _check_camera(env.name, scene, camera)
+    return scene
+
+
+def _check_pose(env: Env, scene: Scene) -> None:
+    data = load_mujoco().MjData(scene.model)
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     shapes = jax.eval_shape(lambda key: poses(scene, env.reset(key)[0].task), key)
-    if "qpos" not in shapes:
+    if not isinstance(shapes, Mapping) or "qpos" not in shapes:
         raise ValueError(f"task {env.name!r}: scene.pose returns no 'qpos'; must return it")
     for name, shape in shapes.items():
         field = getattr(data, name, getattr(scene.model, name, None))
@@ -60,8 +70,6 @@ def check(env: Env, camera: str | int | None = None) -> Scene:
                 f"task {env.name!r}: scene.pose returns {name} {list(shape.shape[1:])}; the model's"
                 f" is {list(field.shape)}"
             )
-    _check_camera(env.name, scene, camera)
-    return scene
 
 
 def poses(scene: Scene, states: Any) -> Mapping[str, Any]:
