@@ -11,7 +11,6 @@ from experiments import clock  # isort: skip
 import argparse
 import csv
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments import agents as agents_lib
 from experiments import arguments, streams, xla
 from experiments.benchmarks.dm_control import controls, flat, original
 from pomcp_jax import config as config_lib
-from pomcp_jax import controller, envs, evaluate, files
+from pomcp_jax import evaluate, files
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
 from pomcp_jax.controller import Controller
@@ -36,8 +36,6 @@ from pomcp_jax.running.progress import duration
 
 DM_CONTROL = "dm_control"
 """Backend of dm_control's own Python environments, unmodified."""
-EPISODE_SEED = 1000
-"""Default seed of episodes and plans; far from the seeds of training."""
 
 
 class Request(NamedTuple):
@@ -182,17 +180,11 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m experiments.evaluate", description=__doc__.split("\n\n")[0]
     )
-    made.add_argument("run", type=Path, help="workdir of a run")
+    agents_lib.add_arguments(made)
     made.add_argument("--episodes", type=int, default=50, help="number per seed (default 50)")
-    made.add_argument(
-        "--checkpoint", default="best", help="best (default), newest, or a number of decisions"
-    )
-    made.add_argument("--actor", default="planner", choices=controller.ACTORS)
-    made.add_argument("--select", choices=("sample", "argmax"), help="default: as in training")
     made.add_argument(
         "--backend", help="mjx, host, ..., or dm_control itself (default: as in training)"
     )
-    made.add_argument("--seed", type=int, default=EPISODE_SEED, help="seed of the episodes")
     made.add_argument("--csv", type=Path, help="write one row per episode to this file")
     return made
 
@@ -203,32 +195,17 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
     Raises:
       ValueError: one line for the user.
     """
-    if args.episodes < 1:
-        raise ValueError(f"--episodes = {args.episodes}: must be >= 1")
-    if args.seed < 0:
-        raise ValueError(f"--seed = {args.seed}: must be >= 0")
-    which = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
+    agents_lib.check_counts(args)
     if args.csv is not None:
-        _check_csv(args.csv)
-    agents = controller.load(args.run, which)
+        files.check_writable(args.csv, "--csv")
+    agents, select = agents_lib.load(args)
     config = agents.config
     backend = args.backend or config.env.backend
     if backend == DM_CONTROL:
         check_dm_control(config.env.task)
     else:
-        envs.check_name(config.env.task)
-        envs.check_backend(config.env.task, backend)
-    select = args.select or config.train.eval_select
-    # Called for its checks alone: `prior` without a learned prior, for example, is an error.
-    controller.make_fns(config.agent, agents.spec, actor=args.actor, select=select)
+        agents_lib.check_task(config.env.task, backend)
     return agents, Request(args.episodes, args.actor, select, backend, args.seed)
-
-
-def _check_csv(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise ValueError(f"--csv = {str(path)!r}: {path.parent} is no folder")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"--csv = {str(path)!r}: cannot be written")
 
 
 def check_dm_control(task: str) -> None:
@@ -254,9 +231,8 @@ def _main(argv: list[str] | None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     config = agents.config
-    frames = agents.decisions * config.env.action_repeat
     print(
-        f"{config.env.task} after {agents.decisions:,} decisions ({frames:,} frames) per seed:"
+        f"{agents_lib.heading(agents)}:"
         f" {request.actor}, select {request.select}, backend {request.backend},"
         f" {request.episodes} episodes a seed",
         flush=True,

@@ -1,9 +1,10 @@
-"""Signal handlers of a run: the first signal requests a clean stop, the second exits at once."""
+"""Signal handlers: the first signal requests a clean stop, the second exits at once."""
 
 import os
 import signal
 from typing import Any
 
+from experiments.early import SIGNALS
 from pomcp_jax.running.background import Control
 
 ECHO = 0.5
@@ -30,6 +31,22 @@ def install(control: Control) -> None:
         except RuntimeError:  # a reentrant write: the signal interrupted a write to this stream
             pass
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handle)
+
+
+def interrupt() -> None:
+    """Let the first signal raise ``KeyboardInterrupt(number)``, so that temporary files go.
+
+    A second one exits at once. SIGHUP stays ignored if it was ignored before (nohup).
+    """
+
+    def handle(number: int, _frame: Any) -> None:
+        for each in SIGNALS:
+            signal.signal(each, lambda number, _frame: os._exit(128 + number))
+        raise KeyboardInterrupt(number)
+
+    for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handle)

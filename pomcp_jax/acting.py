@@ -4,7 +4,8 @@ All functions are pure and serve one seed with N environments; ``vmap`` them ove
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pomcp_jax import actors, losses, maths, mppi, networks, world_model
 from pomcp_jax.actors import AgentParams, Bound
 from pomcp_jax.config import AgentConfig, ConfigError
-from pomcp_jax.mppi import ModelFns, PlanOutput, PlanState
+from pomcp_jax.mppi import Imagined, ModelFns, PlanOutput, PlanState
 from pomcp_jax.planner_checks import Number
 from pomcp_jax.planner_model import Proposer
 from pomcp_jax.replay import Batch
@@ -135,6 +136,39 @@ def act(
       ConfigError: for observations of another size than the agent's, and for a warm
         start or ``is_first`` of another number of environments.
     """
+    return _plans(mppi.plan, params, key, obs, plan_state, is_first, spec, config, explore)
+
+
+def imagine(
+    params: AgentParams,
+    key: Key,
+    obs: Float[Array, "N O"],
+    plan_state: PlanState,
+    is_first: Bool[Array, " N"],
+    *,
+    spec: AgentSpec,
+    config: AgentConfig,
+) -> tuple[PlanOutput, Imagined]:
+    """:func:`act` without exploration, and the model's predictions for the elites of each plan.
+
+    Raises:
+      ConfigError: as :func:`act`.
+    """
+    return _plans(mppi.imagine, params, key, obs, plan_state, is_first, spec, config, 0.0)
+
+
+def _plans(
+    planner: Callable[..., Any],
+    params: AgentParams,
+    key: Key,
+    obs: Float[Array, "N O"],
+    plan_state: PlanState,
+    is_first: Bool[Array, " N"],
+    spec: AgentSpec,
+    config: AgentConfig,
+    explore: Number,
+) -> Any:
+    """Results of ``planner``, :func:`mppi.plan` or one of its signature, for N observations."""
     _check_obs(obs, spec)
     num, horizon = obs.shape[0], config.mppi.horizon
     _check_rows("plan_state.mean", plan_state.mean.shape, (num, horizon, spec.action_size))
@@ -146,8 +180,8 @@ def act(
     mean = jnp.where(is_first[:, None, None], 0.0, plan_state.mean)
     model = model_fns(spec, config)
 
-    def plan(key: Key, root: Array, state: PlanState) -> PlanOutput:
-        return mppi.plan(params, key, root, state, model=model, config=config.mppi, explore=explore)
+    def plan(key: Key, root: Array, state: PlanState) -> Any:
+        return planner(params, key, root, state, model=model, config=config.mppi, explore=explore)
 
     # A key per environment, so that their plans do not share noise.
     keys = jax.random.split(key_plan, obs.shape[0])

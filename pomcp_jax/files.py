@@ -6,6 +6,18 @@ from pathlib import Path
 from typing import Any
 
 
+def check_writable(path: Path, name: str) -> None:
+    """Refuse a file that could not be written; ``name`` is the argument that gives it.
+
+    Raises:
+      ValueError: one line.
+    """
+    if not path.parent.is_dir():
+        raise ValueError(f"{name} = {str(path)!r}: {path.parent} is no folder")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{name} = {str(path)!r}: cannot be written")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file in one step: it has the old bytes or the new ones, whatever happens.
 

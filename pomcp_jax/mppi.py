@@ -68,6 +68,18 @@ class PlanOutput(NamedTuple):
     diagnostics: PlanDiagnostics
 
 
+class Imagined(NamedTuple):
+    """The model's predictions for the elites of a plan's last iteration; see :func:`imagine`."""
+
+    actions: Float[Array, "E H A"]
+    rewards: Float[Array, "E H"]
+    discounts: Float[Array, "E H"]
+    """Discount of each step, as the model returns it."""
+    weights: Float[Array, " E"]
+    chosen: Int[Array, ""]
+    """Index of the elite whose first action is executed."""
+
+
 class _Population(NamedTuple):
     mean: Float[Array, "H A"]
     std: Float[Array, "H A"]
@@ -355,6 +367,49 @@ def plan(
       ConfigError: for sizes and numbers that cannot work, a warm start of another
         shape, and model functions that do not return what :class:`ModelFns` says.
     """
+    return _plan(params, key, root, state, model, config, explore)[0]
+
+
+def imagine(
+    params: Params,
+    key: Key,
+    root: PyTree,
+    state: PlanState,
+    *,
+    model: ModelFns,
+    config: MppiConfig,
+    explore: Number | Float[Array, " A"] = 1.0,
+) -> tuple[PlanOutput, Imagined]:
+    """:func:`plan`, and what the model predicts for its elites, to draw or to analyse.
+
+    The plan is that of :func:`plan` with the same arguments; the elites are rolled out once more.
+
+    Raises:
+      ConfigError: as :func:`plan`.
+    """
+    out, final, chosen, conformed = _plan(params, key, root, state, model, config, explore)
+    step = jax.vmap(conformed.step, in_axes=(None, 0, 0))
+    num = final.elites.shape[0]
+    latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), conformed.root)
+
+    def advance(latent: PyTree, action: Array) -> tuple[PyTree, tuple[Array, Array]]:
+        latent, reward, discount = step(params, latent, action)
+        return latent, (reward, discount)
+
+    _, (rewards, discounts) = jax.lax.scan(advance, latent, jnp.moveaxis(final.elites, 1, 0))
+    return out, Imagined(final.elites, rewards.T, discounts.T, final.weights, chosen)
+
+
+def _plan(
+    params: Params,
+    key: Key,
+    root: PyTree,
+    state: PlanState,
+    model: ModelFns,
+    config: MppiConfig,
+    explore: Number | Array,
+) -> tuple[PlanOutput, _Population, Array, Conformed]:
+    """The plan, the population of its last iteration, the chosen elite's index and the model."""
     proposes = bool(planner_model.proposers(model)) and config.num_proposals != 0
     planner_checks.check_sizes(config, proposes=proposes)
     planner_checks.check_numbers(config)
@@ -374,16 +429,18 @@ def plan(
     *keys, key_select, key_explore = jax.random.split(key, 5)
     final = _search(conformed, params, tuple(keys), mean.astype(conformed.dtype), config)
     scale = jnp.asarray(explore).astype(conformed.dtype)
-    out = _output(final, key_select, key_explore, scale, config)
+    chosen = _choose(final.weights, key_select, config)
+    out = _output(final, chosen, key_explore, scale, config)
     # In the caller's dtype: a scan over decisions must carry a single type.
-    return out._replace(next_state=PlanState(out.next_state.mean.astype(mean.dtype)))
+    out = out._replace(next_state=PlanState(out.next_state.mean.astype(mean.dtype)))
+    return out, final, chosen, conformed
 
 
 def _output(
-    final: _Population, key_select: Key, key_explore: Key, explore: Array, config: MppiConfig
+    final: _Population, index: Array, key_explore: Key, explore: Array, config: MppiConfig
 ) -> PlanOutput:
-    """Result of a plan, from the population of the last iteration."""
-    chosen = final.elites[_choose(final.weights, key_select, config)]
+    """Result of a plan that executes elite ``index`` of the last iteration's population."""
+    chosen = final.elites[index]
     # Drawn even for ``explore`` 0, which may be traced.
     noise = jax.random.normal(key_explore, chosen[0].shape, chosen.dtype)
     noisy = chosen[0] + explore * final.std[0] * noise

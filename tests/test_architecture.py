@@ -92,6 +92,12 @@ def test_only_actors_apply_the_network_of_an_actor():
     assert users == {"actors"}
 
 
+def test_the_drawing_process_imports_numpy_and_mujoco_only():
+    """It starts for every film, and JAX takes longer to import than it takes to draw."""
+    names = {name.split(".")[0] for name in imports(PACKAGE / "rendering/draw.py")}
+    assert names - sys.stdlib_module_names == {"mujoco", "numpy", "OpenGL"}
+
+
 def test_environments_know_nothing_of_learning():
     for path in (PACKAGE / "envs").rglob("*.py"):
         assert rooms(path) <= {"envs"} | GROUND, path
@@ -131,7 +137,9 @@ def test_imports_form_no_circle():
 
 
 def test_nobody_imports_a_command_line():
-    programs = {f"experiments.{name}" for name in "run sweep evaluate plot aggregate".split()}
+    programs = {
+        f"experiments.{name}" for name in "run sweep evaluate render plot aggregate".split()
+    }
     for name, used in modules().items():
         assert name.startswith("experiments.benchmarks") or not used & programs, name
 

@@ -121,6 +121,20 @@ def test_lq_plan_value_is_within_1_percent_of_the_optimum():
     np.testing.assert_allclose(lq_plan().value, -lq_optimum()[0], rtol=0.01)
 
 
+def test_imagined_rewards_are_those_of_the_executed_plan():
+    """:func:`mppi.imagine` plans as :func:`mppi.plan` does and rolls the elites out."""
+    args = f32(FINAL_COST), jax.random.key(8), f32(ROOTS[0]), mppi.init(LQ, 2)
+    options = {"model": LQ_MODEL, "config": LQ, "explore": 0.0}
+    out, imagined = jax.jit(lambda *args: mppi.imagine(*args, **options))(*args)
+    plan = jax.jit(lambda *args: mppi.plan(*args, **options))(*args)
+    np.testing.assert_allclose(out.action, plan.action, rtol=1e-5)
+    np.testing.assert_allclose(out.action, imagined.actions[imagined.chosen, 0], rtol=1e-6)
+    for actions, rewards in zip(imagined.actions, imagined.rewards, strict=True):
+        expected = -lq_cost(ROOTS[0], np.asarray(actions, np.float64), 0 * FINAL_COST)
+        np.testing.assert_allclose(rewards.sum(), expected, rtol=1e-4)
+    np.testing.assert_array_equal(imagined.discounts, 1.0)
+
+
 def test_lq_plan_value_never_beats_the_optimum():
     assert np.all(lq_plan().value <= -lq_optimum()[0] * (1 - 1e-5))
 

@@ -157,6 +157,8 @@ TOOLS = (
     ("experiments.plot", ("{work}", "--labels", "a", "b")),
     ("experiments.plot", ("--results={work}", "--out={work}/x.png")),
     ("experiments.plot", ("--results=README.md", "--diagnostics")),
+    ("experiments.render", ()), ("experiments.render", ("nowhere", "--out={work}/x.mp4")),
+    ("experiments.render", ("nowhere", "--out=x.avi")),
     ("experiments.aggregate", ("nowhere",)), ("experiments.aggregate", ("README.md",)),
     ("experiments.aggregate", ("{work}",)),
     ("experiments.reproduce", ("--suite=nothing",)), ("experiments.reproduce", ("--suite=",)),

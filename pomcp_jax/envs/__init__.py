@@ -20,6 +20,7 @@ from pomcp_jax.envs.importing import load_mujoco
 from pomcp_jax.envs.protocol import (
     Env,
     EnvState,
+    Scene,
     Task,
     check_action_repeat,
     full_precision,
@@ -29,6 +30,7 @@ from pomcp_jax.envs.protocol import (
 __all__ = [
     "Env",
     "EnvState",
+    "Scene",
     "Task",
     "action_bounds",
     "available",

@@ -1,4 +1,4 @@
-"""Import of MuJoCo without a GL library: nothing in this package renders."""
+"""Import of MuJoCo without a GL library: a process of its own draws (pomcp_jax.rendering.draw)."""
 
 import importlib
 import os

@@ -15,7 +15,7 @@ Three properties hold for every ``Env``:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,20 @@ from pomcp_jax.types import Key, PyTree, TimeStep
 
 State = Any
 """The state of a task: any pytree of arrays."""
+
+
+class Scene(NamedTuple):
+    """What a renderer needs of a task, as plain data."""
+
+    model: Any
+    """``mujoco.MjModel`` to draw."""
+    pose: Callable[[State], Mapping[str, Array]]
+    """Fields of ``mujoco.MjData`` (``qpos``, ``mocap_pos``) or ``mujoco.MjModel`` (``geom_pos``)
+    and their values in a state; at least ``qpos``."""
+    timestep: float
+    """Seconds of one control step."""
+    camera: str | int | None = None
+    """Name or number of the camera; None for the model's first one, or a free one."""
 
 
 class Task(NamedTuple):
@@ -45,6 +59,8 @@ class Task(NamedTuple):
     action_size: int
     episode_steps: int
     """Control steps until truncation."""
+    scene: Scene | None = None
+    """How to draw a state; None for tasks without a picture."""
 
 
 class EnvState(NamedTuple):
@@ -75,6 +91,8 @@ class Env(NamedTuple):
     action_repeat: int
     terminates: bool | None = None
     """Whether episodes can end before their time limit; None if unknown."""
+    scene: Scene | None = None
+    """How to draw the state of one row; see :class:`Task`."""
 
 
 class _Advance(NamedTuple):
@@ -179,6 +197,7 @@ def _batched(task: Task, action_repeat: int) -> Env:
         action_size=task.action_size,
         episode_length=math.ceil(task.episode_steps / action_repeat),
         action_repeat=action_repeat,
+        scene=task.scene,
     )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pomcp_jax.envs.physics import quiet_mjx, quiet_mujoco, relaxed
-from pomcp_jax.envs.protocol import Task
+from pomcp_jax.envs.protocol import Scene, Task
 from pomcp_jax.types import Key, PyTree
 
 _EPISODE_STEPS = 1000
@@ -80,4 +80,10 @@ def make(name: str, backend: str = "mjx", episode_steps: int = _EPISODE_STEPS) -
         observation_size=jax.eval_shape(reset, key).obs.shape[0],
         action_size=env.action_size,
         episode_steps=episode_steps,
+        scene=Scene(
+            model=env.sys.mj_model,
+            # brax's own names: all of its pipelines have them, with MuJoCo's layout.
+            pose=lambda state: {"qpos": state.pipeline.q, "qvel": state.pipeline.qd},
+            timestep=round(float(env.dt), 6),  # a float32
+        ),
     )

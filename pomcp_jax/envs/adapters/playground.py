@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from pomcp_jax import nearest
 from pomcp_jax.envs.physics import quiet_mjx, quiet_mujoco, relaxed
-from pomcp_jax.envs.protocol import Task
+from pomcp_jax.envs.protocol import Scene, Task
 from pomcp_jax.types import Key
 
 
@@ -139,6 +139,10 @@ def make(name: str, impl: str = "jax", **overrides: Any) -> Task:
             full = state.replace(data=blank.replace(**state.data))
             return keep(env.step(full, action.astype(full.data.ctrl.dtype)))
 
+    def pose(state: Any) -> dict[str, Array]:
+        # Targets and references of its robots are mocap bodies.
+        return {key: state.data[key] for key in ("qpos", "qvel", "mocap_pos", "mocap_quat")}
+
     return Task(
         name=f"playground/{name}",
         reset=reset,
@@ -149,4 +153,5 @@ def make(name: str, impl: str = "jax", **overrides: Any) -> Task:
         observation_size=seen.shape[0],
         action_size=env.action_size,
         episode_steps=int(config.episode_length),
+        scene=Scene(env.mj_model, pose, float(env.dt)),
     )

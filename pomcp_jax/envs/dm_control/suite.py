@@ -25,11 +25,14 @@ from pomcp_jax.envs.physics import (
     relaxed,
     view,
 )
-from pomcp_jax.envs.protocol import Task
+from pomcp_jax.envs.protocol import Scene, Task
 from pomcp_jax.types import Key, PyTree
 
 BACKENDS = ("mjx", "host", "warp")
 """MJX on the accelerator, MuJoCo's C code on the host, or MJX's Warp kernels."""
+
+_CAMERAS = {"fish": "tracking_y", "humanoid": "side", "humanoid_CMU": "side", "quadruped": "x"}
+"""Cameras of pictures where the model's first one shows less."""
 
 
 class Start(NamedTuple):
@@ -70,6 +73,15 @@ class State(NamedTuple):
         return self.motion.qvel
 
 
+class Marks(NamedTuple):
+    """How pictures show what dm_control changes in its model per task and episode: targets."""
+
+    model: Any
+    """``mujoco.MjModel`` to draw: a copy of the original, with this task's sizes and colours."""
+    place: Callable[[PyTree], Mapping[str, Array]]
+    """Fields of the model and their values in an episode."""
+
+
 class Domain(NamedTuple):
     """Physics of a family of tasks, how its episodes start and what is observed."""
 
@@ -78,6 +90,7 @@ class Domain(NamedTuple):
     look: Callable[[View, PyTree], Seen]
     """``(view, episode) -> seen``."""
     episode_steps: int = 1000
+    marks: Marks | None = None
 
 
 def load(
@@ -146,6 +159,11 @@ def velocity_after_one_step(model: Any) -> np.ndarray:
     return data.qvel.copy()
 
 
+def moved(values: np.ndarray, index: tuple[int, slice], place: Float[Array, " C"]) -> Array:
+    """A field of a model with ``place`` at ``index``, for :class:`Marks`."""
+    return jnp.asarray(values, place.dtype).at[index].set(place)
+
+
 def place(domain: Domain, start: Start) -> State:
     """State at the beginning of an episode."""
     model, real = domain.physics.model, start.qpos.dtype
@@ -184,6 +202,14 @@ def make_task(
         start = jax.eval_shape(domain.begin, jax.random.key(0))
         return jax.eval_shape(lambda s: place(domain, s), start).seen.obs.shape[0]
 
+    def pose(state: State) -> dict[str, Array]:
+        marks = {} if domain.marks is None else domain.marks.place(state.episode)
+        return {"qpos": state.qpos, "qvel": state.qvel, **marks}
+
+    # The original even on MJX, whose edited model has no skins.
+    drawn = physics.model if domain.marks is None else domain.marks.model
+    seconds = float(physics.model.opt.timestep) * physics.substeps
+    camera = _CAMERAS.get(name.partition("-")[0])
     return Task(
         name=name,
         reset=lambda key: place(domain, domain.begin(key)),
@@ -194,4 +220,5 @@ def make_task(
         observation_size=observation_size(),
         action_size=physics.model.nu,
         episode_steps=domain.episode_steps,
+        scene=Scene(drawn, pose, seconds, camera),
     )

@@ -3,10 +3,12 @@
 Source of every constant: ``dm_control/suite/finger.py``.
 """
 
+import copy
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pomcp_jax.envs.dm_control import suite
@@ -75,5 +77,21 @@ def make(task: str, backend: str = "mjx") -> Task:
         good = seen.distance <= 0 if is_turn else seen.hinge_velocity <= -_SPIN_VELOCITY
         return good.astype(seen.distance.dtype)
 
-    domain = suite.Domain(physics, begin, look)
+    domain = suite.Domain(physics, begin, look, marks=_marks(task, model, centre))
     return suite.make_task(f"finger-{task}", domain, reward)
+
+
+def _marks(task: str, model: Any, centre: np.ndarray) -> suite.Marks:
+    """The target, which ``Turn`` moves and ``Spin`` hides; ``centre`` is x and z of the hinge."""
+    drawn = copy.copy(model)
+    target = model.site("target").id
+    if task not in _TARGET_SIZE:
+        drawn.site_rgba[[target, model.site("tip").id], 3] = 0.0
+        return suite.Marks(drawn, lambda episode: {})
+    drawn.site_size[target, 0] = _TARGET_SIZE[task]
+
+    def place(offset: Float[Array, "2"]) -> dict[str, Array]:
+        at = jnp.asarray(centre, offset.dtype) + offset
+        return {"site_pos": suite.moved(drawn.site_pos, (target, slice(0, 3, 2)), at)}
+
+    return suite.Marks(drawn, place)

@@ -3,6 +3,7 @@
 Source of every constant: ``dm_control/suite/fish.py`` (and its XML, read from the model).
 """
 
+import copy
 from typing import NamedTuple
 
 import jax
@@ -44,7 +45,8 @@ def make(task: str, backend: str = "mjx") -> Task:
     model = physics.model
     at = np.array([model.joint(name).qposadr[0] for name in _JOINTS])
     torso, mouth = model.body("torso").id, model.geom("mouth").id
-    radii = float(model.geom_size[[mouth, model.geom("target").id], 0].sum())
+    target = model.geom("target").id
+    radii = float(model.geom_size[[mouth, target], 0].sum())
 
     def begin(key: Key) -> suite.Start:
         """Uniform orientation, bent joints, a target (``initialize_episode``)."""
@@ -55,13 +57,13 @@ def make(task: str, backend: str = "mjx") -> Task:
         qpos = jnp.asarray(model.qpos0, bend.dtype)
         qpos = qpos.at[3:7].set(quaternion / jnp.linalg.norm(quaternion)).at[at].set(bend)
         low, high = jnp.asarray([-0.4, -0.4, 0.1]), jnp.asarray([0.4, 0.4, 0.3])
-        target = jax.random.uniform(key_target, (3,), minval=low, maxval=high)
-        return suite.Start(qpos, episode=target)
+        place = jax.random.uniform(key_target, (3,), minval=low, maxval=high)
+        return suite.Start(qpos, episode=place)
 
-    def look(view: View, target: Float[Array, "3"]) -> suite.Seen:
+    def look(view: View, place: Float[Array, "3"]) -> suite.Seen:
         """Joints, uprightness, the target when swimming, velocities (``get_observation``)."""
         upright = view.data.xmat[torso, 2, 2]
-        to_target = (target - view.data.geom_xpos[mouth]) @ view.data.geom_xmat[mouth]
+        to_target = (place - view.data.geom_xpos[mouth]) @ view.data.geom_xmat[mouth]
         parts = [view.qpos[at], upright[None], view.qvel]
         if task == "swim":
             parts.insert(2, to_target)
@@ -74,5 +76,12 @@ def make(task: str, backend: str = "mjx") -> Task:
         near = tolerance(jnp.linalg.norm(seen.to_target), (0, radii), margin=2 * radii)
         return (7 * near + 0.5 * (seen.upright + 1)) / 8
 
-    domain = suite.Domain(physics, begin, look)
+    drawn = copy.copy(model)
+    if task == "upright":
+        drawn.geom_rgba[target, 3] = 0.0
+
+    def place(at: Float[Array, "3"]) -> dict[str, Array]:
+        return {"geom_pos": suite.moved(drawn.geom_pos, (target, slice(0, 3)), at)}
+
+    domain = suite.Domain(physics, begin, look, marks=suite.Marks(drawn, place))
     return suite.make_task(f"fish-{task}", domain, reward)

@@ -84,5 +84,13 @@ def make(task: str, backend: str = "mjx") -> Task:
         distance = jnp.linalg.norm(to_target)
         return tolerance(distance, (0, size), margin=5 * size, sigmoid="long_tail")
 
-    domain = suite.Domain(physics, begin, look)
+    light = model.light("target_light").id
+
+    def mark(place: Float[Array, "2"]) -> dict[str, Array]:
+        return {
+            "geom_pos": suite.moved(model.geom_pos, (target, slice(0, 2)), place),
+            "light_pos": suite.moved(model.light_pos, (light, slice(0, 2)), place),
+        }
+
+    domain = suite.Domain(physics, begin, look, marks=suite.Marks(model, mark))
     return suite.make_task(f"swimmer-{task}", domain, reward)

@@ -1,0 +1,63 @@
+"""Arguments and checks of the commands that let a trained agent act: evaluate and render."""
+
+import argparse
+from pathlib import Path
+
+from pomcp_jax import controller, envs
+from pomcp_jax.checkpoint import Restored
+
+EPISODE_SEED = 1000
+"""Default seed of episodes and plans; far from the seeds of training."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the run, and what selects its checkpoint, actor, backend and episodes."""
+    add = parser.add_argument
+    add("run", type=Path, help="workdir of a run, or a cell of a sweep")
+    add("--checkpoint", default="best", help="best (default), newest, or a number of decisions")
+    add("--actor", default="planner", choices=controller.ACTORS)
+    add("--select", choices=("sample", "argmax"), help="default: as in training")
+    add("--seed", type=int, default=EPISODE_SEED, help="seed of the episodes")
+
+
+def check_counts(args: argparse.Namespace) -> None:
+    """Check the numbers of episodes and of their seed.
+
+    Raises:
+      ValueError: one line.
+    """
+    if args.episodes < 1:
+        raise ValueError(f"--episodes = {args.episodes}: must be >= 1")
+    if args.seed < 0:
+        raise ValueError(f"--seed = {args.seed}: must be >= 0")
+
+
+def load(args: argparse.Namespace) -> tuple[Restored, str]:
+    """The agents that the arguments name, and how their planner selects.
+
+    Raises:
+      ValueError: one line.
+    """
+    which = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
+    agents = controller.load(args.run, which)
+    select = args.select or agents.config.train.eval_select
+    # Called for its checks alone: `prior` without a learned prior, for example, is an error.
+    controller.make_fns(agents.config.agent, agents.spec, actor=args.actor, select=select)
+    return agents, select
+
+
+def check_task(task: str, backend: str) -> None:
+    """Check that an environment exists and has the physics backend; builds nothing.
+
+    Raises:
+      ValueError: one line.
+    """
+    envs.check_name(task)
+    envs.check_backend(task, backend)
+
+
+def heading(agents: Restored) -> str:
+    """Task and age of the agents."""
+    config = agents.config
+    frames = agents.decisions * config.env.action_repeat
+    return f"{config.env.task} after {agents.decisions:,} decisions ({frames:,} frames) per seed"

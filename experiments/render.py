@@ -1,0 +1,150 @@
+"""Film episodes of a trained agent, on machines without a display too.
+
+    python -m experiments.render RUN --out=film.mp4 [--episodes=3] [--imagine]
+    python -m experiments.render RUN --out=strip.png --size=320x240
+    python -m experiments.render RUN --out=viewer.html
+
+RUN is the workdir of a run, which may still be training. The suffix of --out is the format: .mp4,
+.gif, .png (a strip of frames for each episode), .html (3D in a browser) or .npz (states, actions,
+rewards). The last two need no GL library. --imagine draws the reward that the model predicts for
+the plan and its elites beside every frame, with the reward that came. The episodes are those of
+experiments.evaluate. Exit codes: 0 done, 1 drawing failed, 2 bad input.
+"""
+
+from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip
+
+import argparse
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+from experiments import agents as agents_lib
+from experiments import arguments, signals, streams, xla
+from pomcp_jax import config as config_lib
+from pomcp_jax.checkpoint import Restored
+from pomcp_jax.config import ConfigError
+from pomcp_jax.rendering import film
+from pomcp_jax.rendering.film import Picture, Take
+from pomcp_jax.running.functions import environment
+from pomcp_jax.running.progress import duration
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.render",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    agents_lib.add_arguments(made)
+    add = made.add_argument
+    add("--out", type=Path, required=True, help="file to write: .mp4, .gif, .png, .html or .npz")
+    add("--episodes", type=int, default=1, help="number of episodes (default 1)")
+    add("--train_seed", type=int, help="training seed whose agent acts (default: the first)")
+    add("--imagine", action="store_true", help="draw the predicted reward of plans")
+    add("--size", default="640x480", help="WIDTHxHEIGHT of a frame in pixels (default 640x480)")
+    add("--camera", help="name or number of the model's camera; -1 is a free one")
+    add("--backend", help="mjx, host, ... (default: as in training)")
+    return made
+
+
+def prepare(args: argparse.Namespace) -> tuple[Restored, Take]:
+    """Check the arguments and load the agents; compiles and writes nothing.
+
+    Raises:
+      ValueError: one line for the user.
+    """
+    agents_lib.check_counts(args)
+    camera = args.camera
+    if camera is not None and re.fullmatch(r"-?\d{1,6}", camera):
+        camera = int(camera)
+    take = Take(
+        episodes=args.episodes,
+        actor=args.actor,
+        seed=args.seed,
+        imagine=args.imagine,
+        picture=Picture(*_size(args.size), camera),
+    )
+    film.check(args.out, take, "--out")
+    agents, select = agents_lib.load(args)
+    first, count = agents.config.train.seed, agents.num_seeds
+    index = 0 if args.train_seed is None else args.train_seed - first
+    if not 0 <= index < count:
+        raise ValueError(
+            f"--train-seed = {args.train_seed}: this run has the seeds {first} to"
+            f" {first + count - 1}"
+        )
+    return agents, take._replace(select=select, agent=index)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
+    if match is None:
+        raise ValueError(f"--size = {text:.50}: must be WIDTHxHEIGHT in pixels, such as 640x480")
+    return int(match[1]), int(match[2])
+
+
+def _environment(agents: Restored, backend: str | None) -> film.Env:
+    """The environment of a run.
+
+    Raises:
+      ValueError: one line; tasks of a user's own are known to their program only.
+    """
+    config = agents.config
+    chosen = backend or config.env.backend
+    try:
+        agents_lib.check_task(config.env.task, chosen)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; a task of your own is drawn from Python: pomcp_jax.rendering.film.render"
+        ) from None
+    return environment(config_lib.replace(config, {"env.backend": chosen}))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return streams.guarded(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
+    xla.save_memory()
+    args, _ = arguments.parse(parser(), argv)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def failed(error: Exception, code: int) -> int:
+        say(f"error: {' '.join(str(error).split())}")
+        return code
+
+    # The first line comes before anything is read or compiled.
+    say(f"reading {args.run}")
+    try:
+        agents, take = prepare(args)
+        name = f"seed {agents.config.train.seed + take.agent}, {take.actor}, select {take.select}"
+        print(f"{agents_lib.heading(agents)}: {name}, {take.episodes} episodes", flush=True)
+        recordings = film.render(
+            agents, args.out, env=_environment(agents, args.backend), take=take, say=say
+        )
+    except (ConfigError, ValueError) as error:
+        return failed(error, 2)
+    except (RuntimeError, OSError) as error:
+        return failed(error, 1)
+    except KeyboardInterrupt as stop:
+        say("stopped; nothing was written")
+        return 128 + (stop.args or (signal.SIGINT,))[0]
+    for i, recording in enumerate(recordings, 1):
+        broke = "" if recording.valid else ", broken"
+        steps = len(recording.reward)
+        print(f"episode {i}: return {recording.returns()[-1]:.1f} in {steps} decisions{broke}")
+    print(f"written: {args.out}")
+    print(f"total time {duration(time.monotonic() - clock.STARTED)}")
+    return 0
+
+
+if __name__ == "__main__":
+    signals.interrupt()
+    sys.exit(main())
