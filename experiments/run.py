@@ -69,6 +69,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
         options.workdir,
         resume=options.resume,
         tensorboard=options.tensorboard,
+        wandb=options.wandb,
         control=Control(Progress()),
         command=process.command("experiments.run", argv),
         began=clock.STARTED,

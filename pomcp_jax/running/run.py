@@ -17,7 +17,7 @@ from pomcp_jax import cells as cells_lib
 from pomcp_jax import diagnostics, seed_axis, state_edits, train
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas
-from pomcp_jax.running import bookkeeping, crash, health, metrics, process, sweeps, tables
+from pomcp_jax.running import bookkeeping, crash, health, loggers, metrics, process, sweeps, tables
 from pomcp_jax.running.background import Control, Stop, Worker
 from pomcp_jax.running.bookkeeping import Pending
 from pomcp_jax.running.functions import Functions
@@ -75,6 +75,7 @@ class Run:
         """Training state, and decisions done so far per seed."""
         self.compiled = self.warned_of_clipping = False
         self.tables: list[tables.Record] = []
+        self.loggers = loggers.Loggers(self.progress.say)
         commit, num_rows = process.commit(), self.config.train.num_seeds
         books = start.books or bookkeeping.fresh(num_rows, commit, options.grid)
         self.books = books._replace(commit=commit)
@@ -90,9 +91,15 @@ class Run:
         before = self.books.tables or [None] * len(self.cells)
         for cell, names, written in zip(self.cells, columns, before, strict=True):
             folder = cell.folder(self.options.workdir)
-            arguments = folder, names, self.options.tensorboard, written, self.progress.say
+            arguments = folder, names, written, self.progress.say
             self.tables.append(self._on_disk(tables.Record, *arguments))
         self.note(tables=self.written())
+
+    def open_loggers(self) -> None:
+        """Begin to copy rows to the programs that the options name."""
+        none = [None] * len(self.cells)
+        resumed = [written.decisions for written in self.books.tables] if self.tables else none
+        self.loggers.open(self.options, loggers.seeds(self.cells, resumed))
 
     def written(self) -> tuple[tables.Written, ...]:
         """What has been written to each cell's tables."""
@@ -157,6 +164,11 @@ class Run:
             self.note(evaluated_at=self.done, tables=self.written())
         self.evaluate_policy()
         self.note(tables=self.written())
+        decisions = {"decisions": self.done, "frames": self.done * self.config.env.action_repeat}
+        for cell in self.cells:
+            for i, seed in cell.row_seeds():
+                values = {name: value[i].item() for name, value in self.books.evaluated.items()}
+                self.loggers.result((cell.name, seed), values | decisions)
 
     def chunk(self, phase: str, work: Work) -> None:
         """Train one chunk; its metrics and its duration are pending afterwards."""
@@ -270,6 +282,7 @@ class Run:
                 row |= {"seconds": self.seconds(), "seed": seed}
                 # The disk first: callbacks must not see a row that could not be written.
                 self._on_disk(table.row, row)
+                self.loggers.row((cell.name, seed), row)
                 for callback in self.on_row:
                     callback(row | ({"cell": cell.name} | cell.values if cell.name else {}))
 
