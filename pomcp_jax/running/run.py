@@ -17,7 +17,17 @@ from pomcp_jax import cells as cells_lib
 from pomcp_jax import diagnostics, seed_axis, state_edits, train
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas
-from pomcp_jax.running import bookkeeping, crash, health, loggers, metrics, process, sweeps, tables
+from pomcp_jax.running import (
+    bookkeeping,
+    cost,
+    crash,
+    health,
+    loggers,
+    metrics,
+    process,
+    sweeps,
+    tables,
+)
 from pomcp_jax.running.background import Control, Stop, Worker
 from pomcp_jax.running.bookkeeping import Pending
 from pomcp_jax.running.functions import Functions
@@ -74,6 +84,9 @@ class Run:
         self.state, self.done = start.state, start.decisions
         """Training state, and decisions done so far per seed."""
         self.compiled = self.warned_of_clipping = False
+        self.estimate: cost.Estimate | None = None
+        self.pace = self.evaluation_seconds = 0.0
+        """Measured seconds of a decision and of an evaluation; 0 before the first."""
         self.tables: list[tables.Record] = []
         self.loggers = loggers.Loggers(self.progress.say)
         commit, num_rows = process.commit(), self.config.train.num_seeds
@@ -124,6 +137,7 @@ class Run:
         program, train_config = self.functions.program, self.config.train
         for text in train.doubts(self.config, program.env):
             self.progress.say(f"warning: {text}")
+        self.say_cost()
         self.progress.say("compiling (about a minute the first time, cached afterwards)")
         if self.state is None:
             seeds = jnp.array(cells_lib.seeds(self.cells), jnp.int32)
@@ -157,6 +171,31 @@ class Run:
         if failed:
             raise Stop(4, failed)
 
+    def say_cost(self) -> None:
+        """Estimate the time of what is left, before anything is compiled."""
+        left, env = self.todo(), self.functions.program.env
+        if left.decisions:
+            machine = cost.measure()
+            self.estimate = machine and cost.estimate(self.config, env, machine)
+            self.progress.say(cost.line(self.config, env, left, self.estimate))
+
+    def todo(self) -> cost.Todo:
+        """Decisions and evaluations that are left."""
+        books = self.books
+        return cost.todo(self.config, self.done, books.last_evaluation, books.evaluated_at)
+
+    def seconds_left(self) -> float:
+        """Time until the end, evaluations included; NaN while nothing is known."""
+        env, nan = self.functions.program.env, float("nan")
+        decision = self.pace or (self.estimate.decision if self.estimate else nan)
+        evaluation = self.evaluation_seconds
+        if not evaluation and self.estimate:
+            # Whatever the estimate of a decision is wrong by, that of an evaluation is too.
+            evaluation = self.estimate.evaluation * decision / self.estimate.decision
+        elif not evaluation:  # on an accelerator a plan takes about as long in a larger batch
+            evaluation = decision * self.config.env.num_envs * (env.episode_length + 1)
+        return self.todo().seconds(decision, evaluation)
+
     def evaluate_at_the_end(self) -> None:
         """Evaluate planner and policy, unless the planner's evaluation was made already."""
         if self.books.evaluated_at != self.done:
@@ -178,7 +217,7 @@ class Run:
         # or anything before the last line fails, there is no consistent state to save.
         state, self.state = self.state, None
         state, means = self.work(self.functions.program.chunk, state, self.config, work, busy=busy)
-        self.compiled = True
+        compiled, self.compiled = self.compiled, True
         values: Results = dict(jax.device_get(means))
         self.warn_of_clipping(values)
         stats, faults = jax.device_get((state.stats, state.agent.faults))
@@ -198,7 +237,10 @@ class Run:
         if not self.tables:
             extra = ["eval/return", "eval/policy_return", "eval/length", "eval/broken"]
             self.open_tables([[*values, *extra, *diagnostics.NAMES]] * len(self.cells))
-        self.show(phase, done, done / seconds)
+        # Compilation and random actions say nothing about the time of later chunks.
+        if phase == "training" and done and compiled:
+            self.pace = seconds / done
+        self.show(phase, done / seconds)
         self.note(pending=Pending(phase, values, seconds, done, stop))
         self.state = state
 
@@ -209,10 +251,9 @@ class Run:
         broken = np.isin(np.arange(len(self.books.resets)), list(left)).astype(int)
         return counted | returns | {"broken": broken, "resets": self.books.resets}
 
-    def show(self, phase: str, done: int, rate: float) -> None:
-        """The progress line after a chunk of ``done`` decisions."""
+    def show(self, phase: str, rate: float) -> None:
+        """The progress line after a chunk with ``rate`` decisions per second."""
         total, repeat = self.config.train.total_decisions, self.config.env.action_repeat
-        left = (total - self.done) / max(rate, 1e-9)
         said = [f"{phase} {self.done:,}/{total:,} decisions"]
         if self.options.grid:
             rows, lost = self.config.train.num_seeds, len(self.books.left)
@@ -225,8 +266,8 @@ class Run:
             said.append(f"{number(rate)} decisions/s, {number(rate * repeat)} frames/s")
             said.append(f"return {number(metrics.mean(self.books.returns), 1)}")
             said.append(f"eval {number(metrics.mean(evaluated), 1)}")
-        said.append(f"{duration(left) if done else '?'} left")
-        self.progress.line(" | ".join(said), force=self.done >= total)
+        said.append(f"{duration(self.seconds_left())} left")
+        self.progress.line(" | ".join(said), share=self.done / total, force=self.done >= total)
 
     def warn_of_clipping(self, values: Results) -> None:
         """Warn once per run if targets lie beyond the bins."""
@@ -296,8 +337,9 @@ class Run:
 
     def evaluate(self) -> Results:
         """Evaluate the planner and update the picture."""
-        function = self.functions.evaluate_planner
+        function, begin = self.functions.evaluate_planner, time.monotonic()
         episodes, diagnosis = self._played(function, "evaluating the planner")
+        self.evaluation_seconds = time.monotonic() - begin
         values = metrics.episode_values(episodes) | diagnosis
         self.note(evaluated=health.without(values, self.books.left))
         self._write_episodes("planner", episodes)
