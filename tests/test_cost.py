@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
+from experiments import run
 from experiments.benchmarks import speed
 from experiments.configs import dm_control
 from pomcp_jax import config as config_lib
@@ -127,6 +128,25 @@ def test_the_line_for_the_user():
     assert "a decision of 3 seeds, 5 decisions = " in said and "without the environment" in said
     said = cost.line(config, env, Todo(500_000, 21), None)
     assert said.startswith("cost: 69.3 GFLOP a decision and seed; the time on this device is known")
+
+
+def test_long_runs_on_a_cpu_get_a_cheaper_proposal(monkeypatch):
+    monkeypatch.setattr(cost, "measure", lambda: Machine(180e9, 2))
+    config = config_lib.from_dict(Config, dm_control.get_config("cheetah-run").to_dict())
+    env = SimpleNamespace(
+        name="cheetah-run", observation_size=17, action_size=6, episode_length=500
+    )
+    trainer = SimpleNamespace(
+        config=config, functions=SimpleNamespace(program=SimpleNamespace(env=env))
+    )
+    said = run.cheaper(trainer)
+    assert "--config=experiments/configs/small.py:cheetah-run has a model for CPUs" in said
+    assert re.search(r"about \d+ minutes for one seed and 50,000 decisions", said)
+    trainer.config = config_lib.replace(config, {"train.total_decisions": 5_000})
+    assert run.cheaper(trainer) == ""
+    monkeypatch.setattr(cost, "measure", lambda: None)  # an accelerator
+    trainer.config = config
+    assert run.cheaper(trainer) == ""
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def shown(monkeypatch, width, text=STATE, encoding="utf-8", **kwargs):
     ("width", "line"),
     [
         (130, f"━━━━━━━━━╸──────────  48% {STATE}"),
-        (80, "━━━━━━━───────  48% training 12,000/25,000 decisions | eval 510.2 | 2:05 left"),
-        (61, "━━━━─────  48% training 12,000/25,000 decisions | 2:05 left"),
+        (80, "━━━━━━━╸────────  48% training 12,000/25,000 decisions | eval 510.2 | 2:05 left"),
+        (61, "━━━━╸─────  48% training 12,000/25,000 decisions | 2:05 left"),
         (30, "training 12,000/25,000 decisi"),
     ],
 )
