@@ -68,7 +68,7 @@ def _main(argv: list[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=arguments.plain(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("runs", nargs="*", type=Path, help="runs, sweeps or folders of such")

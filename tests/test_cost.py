@@ -141,7 +141,7 @@ def test_long_runs_on_a_cpu_get_a_cheaper_proposal(monkeypatch):
     )
     said = run.cheaper(trainer)
     assert "--config=experiments/configs/small.py:cheetah-run has a model for CPUs" in said
-    assert re.search(r"about \d+ minutes for one seed and 50,000 decisions", said)
+    assert re.search(r"about [\d.]+ minutes for one seed and 50,000 decisions", said)
     trainer.config = config_lib.replace(config, {"train.total_decisions": 5_000})
     assert run.cheaper(trainer) == ""
     monkeypatch.setattr(cost, "measure", lambda: None)  # an accelerator
