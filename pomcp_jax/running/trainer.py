@@ -6,6 +6,7 @@ stop is requested through :class:`Control`, and :class:`Outcome` says how a run 
 """
 
 import os
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from pomcp_jax.running import (
 from pomcp_jax.running.background import Control, Stop
 from pomcp_jax.running.functions import Functions, build
 from pomcp_jax.running.options import RESUME, Options
-from pomcp_jax.running.progress import Progress
+from pomcp_jax.running.progress import Progress, duration, number
 from pomcp_jax.running.run import Run
 from pomcp_jax.running.sweeps import CellResult
 
@@ -70,6 +71,17 @@ class Outcome(NamedTuple):
     """The unexpected exception of code 1."""
     abandoned: bool = False
     """Device work is still running in a thread: the process can only end with ``os._exit``."""
+
+    def __repr__(self) -> str:
+        """One line; the fields have the details."""
+        # That of a tuple is pages long: every cell holds a whole configuration.
+        shown = [f"{self.text!r}", f"{self.decisions:,} decisions in {duration(self.seconds)}"]
+        for name in ("training", "evaluation", "policy"):
+            values = " ".join(number(value, 1) for value in getattr(self, name))
+            shown.append(f"{name} [{textwrap.shorten(values, 60, placeholder=' ...')}]")
+        if len(self.cells) > 1:
+            shown.append(f"{len(self.cells)} cells")
+        return f"Outcome({', '.join(shown)}, in {self.workdir}/)"
 
 
 class Trainer:
