@@ -276,8 +276,10 @@ def _is_result_set(args: argparse.Namespace) -> bool:
     if (one / "config.json").exists() or (one / "sweep.json").exists():
         return False
     try:
-        # Cells of a suite name their method; a folder of other runs is compared run by run.
-        return any(cell.about.get("method") for cell in results.read(one))
+        # Cells of a suite name their method, other runs their preset. Runs of an earlier version
+        # name neither, and count as seeds of one method.
+        abouts = [cell.about for cell in results.read(one)]
+        return any(x.get("method") for x in abouts) or not any(x.get("preset") for x in abouts)
     except ConfigError:
         return True  # whose error says what is wrong with the folder
 

@@ -204,6 +204,19 @@ def test_runs_that_share_a_seed_are_named_by_their_folders(tmp_path, capsys):
     assert table(tmp_path, "--csv", capsys=capsys).count("return") == 3
 
 
+def test_runs_that_name_nothing_are_seeds_of_one_method(tmp_path, capsys):
+    for seed in range(2):
+        make_run(tmp_path / f"seed{seed}", None, [[1, 2]], seeds=[seed])
+    assert f"| reacher-easy | {tmp_path.name} | 2.0 ± 0.0 | 2 |" in table(tmp_path, capsys=capsys)
+
+
+def test_a_hint_does_not_start_over(tmp_path):
+    command = "python -m experiments.run --config=x --resume=never --workdir=y"
+    run = make_run(tmp_path / "a", "x", [[1]], about={"command": command})
+    (found,) = runs.find([run])
+    assert found.mend == ("`python -m experiments.run --config=x --workdir=y` continues the run")
+
+
 def test_help_is_plain_text(capsys):
     for module in (aggregate, plot, reproduce):
         with pytest.raises(SystemExit):

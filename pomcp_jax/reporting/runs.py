@@ -63,7 +63,8 @@ class Run(NamedTuple):
     @property
     def mend(self) -> str:
         """What produces rows that are missing."""
-        command = self.about.get("command")
+        # Otherwise the command would move this run aside.
+        command = str(self.about.get("command") or "").replace(" --resume=never", "")
         return f"`{command}` continues the run" if command else "resume the run first"
 
 
