@@ -18,6 +18,7 @@ Nothing is written without --out.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
 import csv

@@ -16,6 +16,7 @@ comparison, and the aggregate over tasks.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
 import csv

@@ -16,6 +16,7 @@ stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
 import fcntl
