@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import arguments, streams, xla
+from experiments import arguments, own_tasks, streams, xla
 from experiments.benchmarks.dm_control import controls, flat, original
 from pomcp_jax import config as config_lib
 from pomcp_jax import controller, envs, evaluate, files
@@ -29,6 +29,7 @@ from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
 from pomcp_jax.controller import Controller
 from pomcp_jax.envs.importing import load_mujoco
+from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running.functions import environment
@@ -50,12 +51,15 @@ class Request(NamedTuple):
     backend: str
     seed: int
     """Seed of resets and plans."""
+    env: Env | None = None
+    """Environments of a task that is in no registry."""
 
 
 def play(agents: Restored, request: Request) -> Episodes:
     """Episodes of all seeds on one of our backends, as one compiled program."""
     config = agents.config
-    env = environment(config_lib.replace(config, {"env.backend": request.backend}))
+    named = config_lib.replace(config, {"env.backend": request.backend})
+    env = environment(named) if request.env is None else request.env
     params = agents.state.params
     if request.actor == "prior":
         # The prior has the policy's network: in its place it acts by the same code.
@@ -192,6 +196,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--backend", help="mjx, host, ..., or dm_control itself (default: as in training)"
     )
+    made.add_argument("--task", help=own_tasks.HELP)
     made.add_argument("--seed", type=int, default=EPISODE_SEED, help="seed of the episodes")
     made.add_argument("--csv", type=Path, help="write one row per episode to this file")
     return made
@@ -213,15 +218,17 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
     agents = controller.load(args.run, which)
     config = agents.config
     backend = args.backend or config.env.backend
+    env = None
     if backend == DM_CONTROL:
         check_dm_control(config.env.task)
     else:
-        envs.check_name(config.env.task)
+        env = own_tasks.given(args.task, config, agents.spec)
+    if env is None and backend != DM_CONTROL:
         envs.check_backend(config.env.task, backend)
     select = args.select or config.train.eval_select
     # Called for its checks alone: `prior` without a learned prior, for example, is an error.
     controller.make_fns(config.agent, agents.spec, actor=args.actor, select=select)
-    return agents, Request(args.episodes, args.actor, select, backend, args.seed)
+    return agents, Request(args.episodes, args.actor, select, backend, args.seed, env)
 
 
 def _check_csv(path: Path) -> None:

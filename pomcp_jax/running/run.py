@@ -184,17 +184,23 @@ class Run:
         books = self.books
         return cost.todo(self.config, self.done, books.last_evaluation, books.evaluated_at)
 
+    def decision_seconds(self) -> float:
+        """Measured or estimated time of a decision of all seeds; NaN while nothing is known."""
+        return self.pace or (self.estimate.decision if self.estimate else float("nan"))
+
+    def expected_evaluation(self) -> float:
+        """Time of an evaluation, from that of a decision."""
+        decision = self.decision_seconds()
+        if self.estimate:  # whatever it is wrong by for a decision, it is for an evaluation
+            return self.estimate.evaluation * decision / self.estimate.decision
+        # On an accelerator a larger batch of plans takes about as long.
+        steps = self.functions.program.env.episode_length + 1
+        return decision * self.config.env.num_envs * steps
+
     def seconds_left(self) -> float:
         """Time until the end, evaluations included; NaN while nothing is known."""
-        env, nan = self.functions.program.env, float("nan")
-        decision = self.pace or (self.estimate.decision if self.estimate else nan)
-        evaluation = self.evaluation_seconds
-        if not evaluation and self.estimate:
-            # Whatever the estimate of a decision is wrong by, that of an evaluation is too.
-            evaluation = self.estimate.evaluation * decision / self.estimate.decision
-        elif not evaluation:  # on an accelerator a plan takes about as long in a larger batch
-            evaluation = decision * self.config.env.num_envs * (env.episode_length + 1)
-        return self.todo().seconds(decision, evaluation)
+        evaluation = self.evaluation_seconds or self.expected_evaluation()
+        return self.todo().seconds(self.decision_seconds(), evaluation)
 
     def evaluate_at_the_end(self) -> None:
         """Evaluate planner and policy, unless the planner's evaluation was made already."""
@@ -339,7 +345,10 @@ class Run:
         """Evaluate the planner and update the picture."""
         function, begin = self.functions.evaluate_planner, time.monotonic()
         episodes, diagnosis = self._played(function, "evaluating the planner")
-        self.evaluation_seconds = time.monotonic() - begin
+        took = time.monotonic() - begin
+        if not self.evaluation_seconds:  # the first of a sitting compiles
+            took = float(np.fmin(took, self.expected_evaluation()))
+        self.evaluation_seconds = took
         values = metrics.episode_values(episodes) | diagnosis
         self.note(evaluated=health.without(values, self.books.left))
         self._write_episodes("planner", episodes)
