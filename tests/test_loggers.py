@@ -7,6 +7,7 @@ import sys
 import pytest
 import tiny
 
+from pomcp_jax import cells
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import loggers
 from pomcp_jax.running.background import Control
@@ -151,22 +152,33 @@ def test_wandb_has_a_run_for_each_seed_and_continues_it(offline):
 def test_a_run_that_starts_over_has_new_ids(tmp_path):
     store = tmp_path / "wandb.json"
     options = loggers.Options(CONFIG, tmp_path, wandb="a")
-    cells = loggers.seeds([_cell()], [None])
-    first = loggers._ids(options, cells, pytest.fail)
-    assert loggers._ids(options, cells, pytest.fail) == first
-    assert not set(loggers._ids(options._replace(wandb="b"), cells, pytest.fail).values()) & {
+    seeds = loggers.seeds([_cell()], [None])
+    first = loggers._ids(options, seeds, pytest.fail)
+    assert loggers._ids(options, seeds, pytest.fail) == first
+    assert not set(loggers._ids(options._replace(wandb="b"), seeds, pytest.fail).values()) & {
         *first.values()
     }
     store.write_text("{")
     said = []
-    assert loggers._ids(options, cells, said.append).keys() == first.keys()
+    assert loggers._ids(options, seeds, said.append).keys() == first.keys()
     assert "wandb.json: is unreadable" in said[0]
 
 
 def _cell():
-    from pomcp_jax import cells
-
     return cells.cells(CONFIG, {})[0]
+
+
+def test_cells_of_a_sweep_have_folders_of_their_own(tmp_path):
+    pytest.importorskip("tensorboardX")
+    swept = cells.cells(CONFIG, {"agent.policy.kl_coef": (0.1, 9.0)})
+    one = loggers.Loggers(pytest.fail)
+    one.open(loggers.Options(CONFIG, tmp_path, tensorboard=True), loggers.seeds(swept, [None, 5]))
+    for cell in swept:
+        one.row((cell.name, 1), {"decisions": 10, "seed": 1, "loss": cell.values["policy.kl_coef"]})
+    one.close(0)
+    for cell in swept:
+        found = events(tmp_path / cell.name / "tensorboard" / "seed_1")
+        assert found["loss"] == [(10, pytest.approx(cell.values["policy.kl_coef"]))]
 
 
 def test_groups_name_task_method_and_cell(monkeypatch):

@@ -239,6 +239,11 @@ def test_mistakes_in_a_suite_of_ones_own(tmp_path, capsys, changes, words):
     assert words in error and error.count("\n") == 1, error
 
 
+def test_the_documented_suite_is_the_example():
+    page = (reproduce.PUBLISHED.parents[1] / "docs" / "configuration.md").read_text()
+    assert suites.EXAMPLE in page
+
+
 def test_a_suite_that_is_no_json(tmp_path):
     for text in ("{", "[]"):
         (tmp_path / "x.json").write_text(text)

@@ -6,6 +6,7 @@ docs/benchmarks.md and to stored runs, all on one or two cores. tests/test_cost.
 estimate with them. On an accelerator only the arithmetic is known.
 """
 
+import dataclasses
 import statistics
 import time
 from typing import NamedTuple
@@ -30,7 +31,8 @@ HOST = 0.15e-3
 """Seconds of a step of environments on the host besides their physics."""
 
 
-class Arithmetic(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
     """Work of a plan or an update, in operations of a matrix product."""
 
     products: float
@@ -38,13 +40,14 @@ class Arithmetic(NamedTuple):
     rest: float
     """What everything else takes, on one core."""
 
-    def __add__(self, other: "Arithmetic") -> "Arithmetic":  # type: ignore[override]
+    def __add__(self, other: "Arithmetic") -> "Arithmetic":
         return Arithmetic(self.products + other.products, self.rest + other.rest)
 
-    def __mul__(self, times: float) -> "Arithmetic":  # type: ignore[override]
+    def __mul__(self, times: float) -> "Arithmetic":
         return Arithmetic(self.products * times, self.rest * times)
 
-    __rmul__ = __mul__
+    def __rmul__(self, times: float) -> "Arithmetic":
+        return self * times
 
     def seconds(self, machine: "Machine") -> float:
         """Time that it takes."""

@@ -186,7 +186,12 @@ def _wandb(options: Options, all_seeds: Sequence[Seed], say: Callable[[str], Non
     import wandb
 
     ids = _ids(options, all_seeds, say)
-    quiet = {"silent": True, "console": "off", "finish_timeout": 120.0}
+    quiet: dict[str, Any] = {
+        "silent": True,
+        "console": "off",
+        "init_timeout": 30.0,
+        "finish_timeout": 120.0,
+    }
     # Older versions lack some of these settings, and refuse what they do not know.
     known = {k: v for k, v in quiet.items() if k in wandb.Settings.model_fields}
     runs = {}

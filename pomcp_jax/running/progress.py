@@ -32,7 +32,7 @@ def fit(text: str, width: int) -> str:
 
 def bar(share: float, width: int, *, color: bool = False, symbols: str = "━╸─") -> str:
     """A bar of ``width`` characters with the percentage at its end."""
-    full, half, empty = symbols
+    full, half, empty = tuple(symbols)
     cells = width - 5
     halves = int(2 * cells * min(max(share, 0.0), 1.0))
     done = full * (halves // 2) + half * (halves % 2)
