@@ -16,8 +16,9 @@ from experiments.configs import dm_control
 from pomcp_jax import config as config_lib
 from pomcp_jax import presets
 from pomcp_jax.config import Config
-from pomcp_jax.running import cost
+from pomcp_jax.running import bookkeeping, cost
 from pomcp_jax.running.cost import Machine, Todo
+from pomcp_jax.running.run import Run
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -110,6 +111,24 @@ def test_what_is_left(interval, done, last, at, left):
     config = tiny.run(train__total_decisions=100, train__eval_decisions=interval)
     assert cost.todo(config, done, last, at) == left
     assert left.seconds(2.0, 10.0) == 2 * left.decisions + 10 * left.evaluations
+
+
+def test_time_left_counts_evaluations():
+    run = object.__new__(Run)  # of a run only what its time depends on
+    env = SimpleNamespace(episode_length=9)
+    run.functions = SimpleNamespace(program=SimpleNamespace(env=env))
+    run.config = tiny.run(train__total_decisions=100, train__eval_decisions=25)
+    run.books, run.done = bookkeeping.fresh(1, None), 0
+    run.estimate, run.pace, run.evaluation_seconds = None, 0.0, 0.0
+    assert np.isnan(run.seconds_left())  # an accelerator, before the first chunk of training
+    run.pace = 1.0
+    assert run.seconds_left() == 100 + 4 * 10 * run.config.env.num_envs  # 9 + 1 steps
+    run.estimate = cost.Estimate(decision=0.5, update=0.1, evaluation=100.0)
+    assert run.seconds_left() == 100 + 4 * 200.0  # as wrong as the estimate of a decision
+    run.evaluation_seconds = 30.0
+    assert run.seconds_left() == 100 + 4 * 30.0
+    run.pace, run.evaluation_seconds = 0.0, 0.0
+    assert run.seconds_left() == 50 + 4 * 100.0
 
 
 def test_the_line_for_the_user():
