@@ -101,6 +101,7 @@ def test_replanning_and_seeds_cost_more():
         (25, 0, 0, -1, Todo(100, 4)),  # the last of them at the end
         (30, 0, 0, -1, Todo(100, 4)),  # three, and one at the end
         (30, 95, 90, 90, Todo(5, 1)),
+        (30, 100, 90, 100, Todo(0, 0)),
         (0, 40, 0, -1, Todo(60, 1)),
         (25, 100, 100, 100, Todo(0, 0)),
         (0, 100, 0, 100, Todo(0, 0)),
@@ -142,9 +143,10 @@ def test_the_line_for_the_user():
         r" \d+ CPU cores? \(estimated within a factor of two\)",
         said,
     )
-    own = config_lib.replace(config, {"env.task": "probe/lqr", "train.num_seeds": 3})
-    said = cost.line(own, env, Todo(5, 1), estimate)
-    assert "a decision of 3 seeds, 5 decisions = " in said and "without the environment" in said
+    for task in ("brax/hopper", "reach"):
+        own = config_lib.replace(config, {"env.task": task, "train.num_seeds": 3})
+        said = cost.line(own, env, Todo(5, 1), estimate)
+        assert "a decision of 3 seeds, 5 decisions = " in said and "without the environment" in said
     said = cost.line(config, env, Todo(500_000, 21), None)
     assert said.startswith("cost: 69.3 GFLOP a decision and seed; the time on this device is known")
 
@@ -172,6 +174,7 @@ def test_long_runs_on_a_cpu_get_a_cheaper_proposal(monkeypatch):
     ("seconds", "text"),
     [
         (0.0163, "16 ms"),
+        (0.0999, "0.1 s"),
         (0.584, "0.58 s"),
         (12.3, "12 s"),
         (720, "12 minutes"),
