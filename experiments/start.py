@@ -44,6 +44,6 @@ def end(outcome: Outcome, report: Callable[[Outcome], None]) -> int:
     report(outcome)
     sys.stdout.flush()  # os._exit does not
     sys.stderr.flush()
-    if outcome.abandoned:  # a chunk is still running in a thread that cannot be stopped
+    if outcome.abandoned:  # a chunk or a compiler is in a thread that cannot be stopped
         os._exit(outcome.code)
     return outcome.code

@@ -64,6 +64,21 @@ REPLANNING: dict[str, dict[str, Any]] = {
 }
 """BMPC's re-planning, cheaper re-planning, and other choices of windows."""
 
+PARITY = {
+    **{f"agent.world_model.{f}": 128 for f in ("latent_size", "encoder_width", "mlp_width")},
+    "agent.world_model.num_heads": 2,
+    "agent.optimizer.batch_size": 128,
+    "agent.mppi.num_samples": 128,
+    "agent.mppi.iterations": 4,
+    # As many of these as TD-MPC2 has of 512: an eighth, and 5 %.
+    "agent.mppi.num_elites": 16,
+    "agent.mppi.num_proposals": 6,
+    "train.total_decisions": 20_000,
+    "train.capacity": 20_000,
+    "train.eval_decisions": 2_500,
+}
+"""Sizes at which a JAX port of TD-MPC2 published its training returns (docs/results.md)."""
+
 SUITES: dict[str, Suite] = {
     "debug": Suite(
         about="everything once, in about a minute; not for learning",
@@ -109,6 +124,14 @@ SUITES: dict[str, Suite] = {
         num_seeds=3,
         overrides={"train.total_decisions": 20_000, "train.eval_decisions": 5_000},
     ),
+    "parity": Suite(
+        about="TD-MPC2's protocol at a small size, one update a decision, 40k frames, for a CPU",
+        config="experiments/configs/dm_control.py",
+        tasks=("cartpole-swingup",),
+        methods=of_presets("tdmpc2"),
+        num_seeds=5,
+        overrides=PARITY,
+    ),
     "highdim": Suite(
         about="the family with 38 and 21 actions, 100k frames, for a CPU; hours a cell",
         config="experiments/configs/small.py",
@@ -122,8 +145,6 @@ SUITES: dict[str, Suite] = {
         num_seeds=5,
         overrides={
             "env.backend": "host",
-            # [TD-MPC2] adds two planning iterations where A >= 20.
-            "agent.mppi.iterations": 5,
             "train.total_decisions": 50_000,
             # Room for three times the length: experiments.run can extend a cell's run, and the
             # capacity of a run is fixed.

@@ -66,7 +66,8 @@ def model_fns(
         action = None
         if model.critic == "q":
             # The policy's action, whoever proposes: TD-MPC2's tail.
-            action = actors.sample(nets, params.policy, key, latent, model).action
+            choice = config.critic.tail_action
+            action = actors.act(nets, params.policy, key, latent, model, choice).action
         values = world_model.values(nets, params.model.value, latent, action, bins)
         return jnp.mean(values) - config.critic.tail_penalty * jnp.std(values)
 

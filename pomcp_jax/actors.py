@@ -99,6 +99,21 @@ def distribution(
     return gaussian(mean, bounded_log_std(raw, low, high), config.squash)
 
 
+def act(
+    nets: Networks,
+    params: Params,
+    key: Key,
+    latent: Float[Array, "*batch L"],
+    config: WorldModelConfig,
+    choice: str,
+) -> PolicySample:
+    """:func:`sample`, or with ``choice`` ``mode`` the same distribution without noise."""
+    drawn = sample(nets, params, key, latent, config)
+    if choice == "sample":
+        return drawn
+    return PolicySample(drawn.dist, jnp.zeros_like(drawn.noise), mode(drawn.dist, config.squash))
+
+
 def sample(
     nets: Networks,
     params: Params,

@@ -48,6 +48,14 @@ def show_nans(tree: PyTree, masks: PyTree) -> PyTree:
     return jax.tree.map(show, tree, masks)
 
 
+def _shape(x: Any) -> Any:
+    """Shape, dtype and placement of an array; other leaves as they are."""
+    if not isinstance(x, jax.Array):
+        return x
+    # The placement of an array that was never committed is no part of the cache's key.
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if x.committed else None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """``function``, whose :class:`Config` arguments are reduced to the fields that it ``reads``."""
@@ -71,6 +79,19 @@ class Compiled:
         # ``check`` and ``finish`` run in Python and get the whole configuration.
         out = self.function(*self._reduced(args))
         return out if self.finish is None else self.finish(out, *args)
+
+    def prepare(self, *args: Any) -> Callable[[], None]:
+        """A function that compiles for arguments like these, which may be called in a thread.
+
+        Arrays may be donated or changed meanwhile: only their shapes are kept. Later calls with
+        such arguments find the program in JAX's cache.
+        """
+        shapes = jax.tree.map(_shape, self._reduced(args))
+
+        def work() -> None:
+            self.function.lower(*shapes).compile()
+
+        return work
 
     def eval_shape(self, *args: Any) -> Any:
         """Shapes of the result, as ``jax.jit`` has it."""

@@ -155,6 +155,9 @@ class MppiConfig:
     temperature: NotNegative = 0.5
     """Elites weigh ``softmax(temperature * return)``, as in TD-MPC2: the inverse of the
     temperature of MPPI's papers. Higher values favour the best; 0 weighs all elites equally."""
+    temperature_scale: Literal["none", "spread"] = "none"
+    """Unit of the returns that ``temperature`` multiplies: ``none``, or the standard deviation of
+    the elites' returns (``spread``), so that weights do not depend on the scale of rewards."""
     std_min: NotNegative = 0.05
     """Lower bound of the standard deviation of the fitted distribution."""
     std_max: NotNegative = 2.0
@@ -172,8 +175,18 @@ class CriticConfig:
 
     target_reduce: Literal["min", "mean"] = "min"
     """How a target combines its heads."""
-    target_actor: Literal["policy", "prior"] = "policy"
-    """Actor whose action a target evaluates: the policy or the learned prior."""
+    target_actor: Literal["policy", "prior", "stored", "best"] = "policy"
+    """Whose action a target evaluates: the policy's, the learned ``prior``'s, the mean of the
+    ``stored`` plan at the next state, or the ``best`` of policy and stored plan by the target's
+    own heads."""
+    target_action: Literal["sample", "mode"] = "sample"
+    """The actor's action in a target: drawn, as in TD-MPC2, or without noise (``mode``)."""
+    tail_action: Literal["sample", "mode"] = "sample"
+    """The policy's action at a plan's end, likewise. Candidates that draw it are ranked by their
+    luck too, which matters as soon as the policy is wider than the plans."""
+    td_lambda: Share = 0.0
+    """Weight of longer returns in a target: 0 bootstraps after one reward, as in TD-MPC2, 1 after
+    all rewards until the window's end."""
     soft_target: bool = False
     """Subtract the policy's closed-form KL to the prior at the next state (needs a prior)."""
     soft_target_clip: NotNegative = 10.0
@@ -195,6 +208,11 @@ class PolicyConfig:
     q_source: Literal["critic", "model", "none"] = "critic"
     """``critic``: Q(z, a) of a Q critic. ``model``: R(z, a) + gamma V(d(z, a)) of a V critic.
     ``none``: the loss has no value term."""
+    q_scale: Literal["states", "prior"] = "states"
+    """What divides the value term: the running range of Q over ``states``, as in TD-MPC2, or the
+    running standard deviation of Q over the actions of the ``prior`` in a state. With the latter
+    the optimum is KL = 1 / (2 kl_coef^2) nats away from a Gaussian prior where Q is linear,
+    whatever the task and the number of actions (docs/method.md)."""
     kl_coef: NotNegative = 1.0
     """Weight of the divergence from the prior, the paper's lambda."""
     kl_tuning: Literal["fixed", "dual"] = "fixed"
@@ -268,7 +286,10 @@ class PriorConfig:
     divergence: Literal["reverse", "forward"] = "reverse"
     """``reverse`` KL(prior || record) or ``forward`` KL(record || prior)."""
     gate: bool = False
-    """Fit a record only where its plan's value is at least the prior's own."""
+    """Fit a record only where it is worth at least what the critic gives the prior's mean."""
+    gate_value: Literal["plan", "critic"] = "plan"
+    """Worth of a record: its ``plan``'s value when it was made, or what the present ``critic``
+    gives its mean action (the filter of CRR, arXiv 2006.15134)."""
 
 
 @config

@@ -89,6 +89,21 @@ RULES: tuple[Rule, ...] = (
         "policy.kl_gate",
     ),
     _agent(
+        lambda agent: not agent.prior.gate,
+        "agent.prior.gate is False",
+        "prior.gate_value",
+    ),
+    _agent(
+        lambda agent: agent.mppi.temperature == 0.0,
+        "agent.mppi.temperature is 0: all elites weigh the same",
+        "mppi.temperature_scale",
+    ),
+    _agent(
+        lambda agent: agent.mppi.horizon == 1,
+        "agent.mppi.horizon is 1: windows have a single reward",
+        "critic.td_lambda",
+    ),
+    _agent(
         lambda agent: not agent.critic.soft_target,
         "agent.critic.soft_target is False",
         "critic.soft_target_clip",

@@ -159,6 +159,32 @@ def td_target(
     return reward + discount * (1.0 - terminated) * next_value
 
 
+def lambda_returns(
+    reward: Float[Array, "H *batch"],
+    terminated: Float[Array, "H *batch"],
+    next_value: Float[Array, "H *batch"],
+    transition: Bool[Array, "H *batch"],
+    *,
+    discount: Float[Array, ""] | float,
+    td_lambda: Float[Array, ""] | float,
+) -> Float[Array, "H *batch"]:
+    """Returns ``G_t = r_t + gamma (1 - d_t) [(1 - l) V_{t+1} + l G_{t+1}]`` within a window.
+
+    With l = ``td_lambda`` 0 these are one-step targets. The last step, and steps whose next
+    state starts no ``transition``, bootstrap from ``next_value`` (V_{t+1}) alone. Source:
+    Sutton and Barto, Reinforcement Learning (2018), eq. 12.18.
+    """
+    longer = td_target(reward[-1], terminated[-1], next_value[-1], discount)
+    returns = [longer]
+    for t in reversed(range(reward.shape[0] - 1)):
+        # A selection, not a product: what follows an episode's end may be anything.
+        longer = jnp.where(transition[t + 1], longer, next_value[t])
+        mixed = next_value[t] + td_lambda * (longer - next_value[t])
+        longer = td_target(reward[t], terminated[t], mixed, discount)
+        returns.append(longer)
+    return jnp.stack(returns[::-1])
+
+
 def binary_cross_entropy(
     logits: Float[Array, "*batch"], target: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:

@@ -191,16 +191,19 @@ def percentile_range(
 
 
 def update_scale(
-    scale: Float[Array, ""], spread: Float[Array, ""], rate: Float[Array, ""] | float
+    scale: Float[Array, ""],
+    spread: Float[Array, ""],
+    rate: Float[Array, ""] | float,
+    least: float = 1.0,
 ) -> Float[Array, ""]:
-    """Running scale ``S <- S + rate (max(1, spread) - S)`` ([TD-MPC2] ``RunningScale``).
+    """Running scale ``S <- S + rate (max(least, spread) - S)`` ([TD-MPC2] ``RunningScale``).
 
     The floor is applied before the average, as in the reference; a non-finite
     spread does not change the scale.
     """
     # A NaN in the average would never leave it. The JAX ports of TD-MPC2 floor the average instead.
     spread = jnp.where(jnp.isfinite(spread), spread, scale)
-    return scale + rate * (jnp.maximum(spread, 1.0) - scale)
+    return scale + rate * (jnp.maximum(spread, least) - scale)
 
 
 def rho_mean(

@@ -85,10 +85,11 @@ def targets(
     """Latents of the true observations and TD targets.
 
     A Q critic bootstraps from the target heads at the encoded next observation,
-    with an action of the policy (or the learned prior). A V critic's target at
-    the encoded state is one step of the model, ``r(z, a) + gamma V(d(z, a))``
-    [BMPC]. Actions come from the present actor; dropout is off. ``kl_weight``
-    is what one nat costs in units of value under ``critic.soft_target``.
+    with the action of ``critic.target_actor``, and mixes in the window's longer
+    returns by ``critic.td_lambda``. A V critic's target at the encoded state is
+    one step of the model, ``r(z, a) + gamma V(d(z, a))`` [BMPC]. Actors are the
+    present ones; dropout is off. ``kl_weight`` is what one nat costs in units of
+    value under ``critic.soft_target``.
     """
     key_action, key_heads = jax.random.split(key)
     rows, critic, model = batch.rows, config.critic, config.world_model
@@ -107,12 +108,15 @@ def targets(
     if model.critic == "v":
         here = latents[:-1]
         # Not the stored action and reward: those are the planner's, and V values the actor.
-        action = actors.sample(nets, actor, key_action, here, model).action
+        action = actors.act(nets, actor, key_action, here, model, critic.target_action).action
         value = look_ahead(nets, params.model, here, action, bootstrap, config, ended)
         return Targets(latents[1:], value)
 
-    sample = actors.sample(nets, actor, key_action, latents[1:], model)
+    sample = actors.act(nets, actor, key_action, latents[1:], model, critic.target_action)
     following = bootstrap(latents[1:], sample.action)
+    if critic.target_actor in ("stored", "best"):
+        planned = bootstrap(latents[1:], jnp.clip(rows.prior.mean[1:], -1.0, 1.0))
+        following = _of_plans(following, planned, batch, config)
     if critic.soft_target and params.prior is not None:
         # KL-regularised backup (arXiv 2510.04280 eq. 3). The closed form has less variance than the
         # log-ratio at a sampled action.
@@ -121,8 +125,24 @@ def targets(
         # A single state far from the prior must not swamp the reward.
         kl = jnp.clip(kl, 0.0, critic.soft_target_clip)
         following = following - kl_weight * kl
-    discount = config.optimizer.discount
-    return Targets(latents[1:], losses.td_target(rows.reward[:-1], ended, following, discount))
+    # Unweighted although behaviour differs from the actor: it plans close to it (docs/method.md).
+    weights = {"discount": config.optimizer.discount, "td_lambda": critic.td_lambda}
+    rewards, mask = rows.reward[:-1], batch.transition
+    value = losses.lambda_returns(rewards, ended, following, mask, **weights)
+    return Targets(latents[1:], value)
+
+
+def _of_plans(
+    own: Float[Array, "H B"], planned: Float[Array, "H B"], batch: Batch, config: AgentConfig
+) -> Float[Array, "H B"]:
+    """Next values under ``critic.target_actor`` ``stored`` or ``best``.
+
+    ``own`` are those of the actor's actions, ``planned`` those of the stored plans.
+    """
+    if config.critic.target_actor == "best":
+        planned = jnp.maximum(planned, own)
+    # An episode's final observation has no plan.
+    return jnp.where(batch.rows.last[1:], own, planned)
 
 
 def clipped_share(

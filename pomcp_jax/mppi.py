@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import planner_checks, planner_model
 from pomcp_jax.config import ConfigError, MppiConfig
@@ -206,6 +206,17 @@ def _root_of_square(x: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
+def _spread(returns: Float[Array, " E"], valid: Bool[Array, " E"]) -> Float[Array, ""]:
+    """Standard deviation of the valid returns; 0 without any."""
+    count = jnp.maximum(jnp.sum(valid, dtype=returns.dtype), 1.0)
+    mean = jnp.sum(jnp.where(valid, returns / count, 0.0))
+    gaps = jnp.where(valid, returns - mean, 0.0)
+    # Relative to the largest gap, whose square may overflow.
+    largest = jnp.max(jnp.abs(gaps))
+    gaps = gaps / jnp.where(largest > 0.0, largest, 1.0)
+    return largest * _root_of_square(jnp.sum(jnp.square(gaps)) / count)
+
+
 def _fit(
     before: _Population,
     candidates: Float[Array, "N H A"],
@@ -227,8 +238,12 @@ def _fit(
     # Elites without a finite return weigh nothing; diagnostics see the worst finite one instead.
     elite_returns = jnp.where(valid, ranked, jnp.min(ranked, initial=largest, where=valid))
     # At most 0, so that the exponential cannot overflow.
-    gaps = config.temperature * (elite_returns - elite_returns[0])
-    weights = jax.nn.softmax(jnp.where(valid, gaps, -largest))
+    gaps = elite_returns - elite_returns[0]
+    if config.temperature_scale == "spread":
+        spread = _spread(elite_returns, valid)
+        # Equal returns have gaps of 0, whatever divides them.
+        gaps = gaps / jnp.where(spread > 0.0, spread, 1.0)
+    weights = jax.nn.softmax(jnp.where(valid, config.temperature * gaps, -largest))
     weight = weights[:, None, None]
     mean = jnp.sum(weight * elites, axis=0)
     variance = jnp.sum(weight * jnp.square(elites - mean[None]), axis=0)

@@ -1,5 +1,7 @@
 """Losses of the two actors: the learned prior and the policy (docs/method.md)."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,8 @@ from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams, Networks
 
+LEAST_SPREAD = 1e-3
+"""Lower bound of Q's standard deviation over actions as a scale, in units of value."""
 TERMS = ("prior", "prior_gradient", "policy", "policy_gradient")
 
 
@@ -60,9 +64,9 @@ def prior_loss(
 
     ``reverse`` KL(prior || record) has the precision-weighted geometric mean of
     the records as optimum, ``forward`` their moment match. With ``prior.gate`` a
-    record counts only if its plan's value is at least the critic's value of the
-    prior's own mean action (the gated distillation of GEM-MPC, arXiv
-    2609.21735).
+    record counts only if its plan's value, or the critic's value of its mean
+    action, is at least the critic's value of the prior's own mean action (the
+    gated distillation of GEM-MPC, arXiv 2609.21735).
     """
     steps = latents.shape[0] - 1
     latents = latents[:steps]
@@ -79,7 +83,11 @@ def prior_loss(
         bins = world_model.bins(config.world_model)
         # All heads: a random pair would add noise to a yes-or-no decision.
         own = world_model.values(nets, value, latents, action, bins)
-        fitted = mask & (batch.rows.prior_value[:steps] >= jnp.mean(own, axis=0))
+        worth = batch.rows.prior_value[:steps]
+        if config.prior.gate_value == "critic":
+            planned = jnp.clip(record.mean, -1.0, 1.0)
+            worth = jnp.mean(world_model.values(nets, value, latents, planned, bins), axis=0)
+        fitted = mask & (worth >= jnp.mean(own, axis=0))
     scale = _updated(scale, kl, fitted, config.policy)
     total = maths.rho_mean(kl / scale, fitted, config.optimizer.rho)
     share = maths.masked_mean(fitted.astype(kl.dtype), mask)
@@ -111,39 +119,68 @@ def policy_loss(
     mask = _state_mask(batch, steps, stored=policy.uses_records)
     sample = actors.sample(nets, params, key_sample, latents, config.world_model)
 
+    prior = None
+    if policy.prior != "none":
+        prior = policy_prior(frozen.prior, latents, batch, nets=nets, config=config)
+        prior = losses.prepare_prior(prior, sample, policy)
     q: Array | None = None
     weight: Array | float = 1.0
     if policy.q_source != "none":
         # Trained heads, not their target copies, as in TD-MPC2.
         heads = random_heads(frozen.model.value, key_heads, policy.num_q_heads)
-        q = _action_value(nets, frozen.model, heads, latents, sample.action, config)
-        scales = scales._replace(q=_updated(scales.q, q, mask, policy))
+        value = functools.partial(_action_value, nets, frozen.model, heads, config)
+        q = value(latents, sample.action)
+        scale = _updated(scales.q, q, mask, policy)
+        if policy.q_scale == "prior" and prior is not None:
+            spread = _spread_over_actions(value, latents, prior, mask, key)
+            scale = maths.update_scale(scales.q, spread, policy.scale_rate, LEAST_SPREAD)
+        scales = scales._replace(q=scale)
         if policy.value_weight:
             weight = losses.value_weights(q, mask, scales.q, policy)
 
-    kl = None
-    if policy.prior != "none":
-        prior = policy_prior(frozen.prior, latents, batch, nets=nets, config=config)
-        prior = losses.prepare_prior(prior, sample, policy)
-        kl = losses.divergence(sample, prior, policy)
+    kl = None if prior is None else losses.divergence(sample, prior, policy)
+    if kl is not None:
         scales = scales._replace(kl=_updated(scales.kl, kl, mask, policy))
 
     used: dict[str, Any] = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight}
     multiplier = jnp.exp(scales.log_multiplier)
     out = losses.policy_loss(sample, q, kl, multiplier=multiplier, config=policy, **used)
     mean_kl = maths.masked_mean(out.kl, mask)
-    if policy.kl_tuning == "dual":
-        size, stopped = sample.noise.shape[-1], jax.lax.stop_gradient(mean_kl)
-        log = losses.dual_step(scales.log_multiplier, stopped, size, policy)
-        scales = scales._replace(log_multiplier=log)
     total = maths.rho_mean(out.loss, mask, config.optimizer.rho)
     return total, PolicyAux(
-        scales=scales,
+        scales=_tuned(scales, mean_kl, sample.noise.shape[-1], policy),
         q=jnp.zeros_like(mean_kl) if q is None else maths.masked_mean(q, mask),
         kl=mean_kl,
         entropy=maths.masked_mean(maths.gaussian_entropy(sample.dist), mask),
         std=maths.masked_mean(jnp.mean(sample.dist.std, axis=-1), mask),
     )
+
+
+def _spread_over_actions(
+    value: Callable[[Array, Array], Array],
+    latents: Float[Array, "T B L"],
+    prior: Gaussian,
+    mask: Bool[Array, "T B"],
+    key: Key,
+) -> Float[Array, ""]:
+    """Root mean square over the first states of Q's standard deviation under the prior.
+
+    Half the squared difference of two draws is an unbiased estimate of a state's variance.
+    """
+    # Folded in: the noise of sample and heads is the same with every scale.
+    noise = jax.random.normal(jax.random.fold_in(key, 2), (2, *prior.mean[0].shape))
+    drawn = [jnp.clip(prior.mean[0] + prior.std[0] * one, -1.0, 1.0) for one in noise]
+    first, second = (value(latents[:1], action[None])[0] for action in drawn)
+    variance = maths.masked_mean(0.5 * jnp.square(first - second), mask[0])
+    return jax.lax.stop_gradient(jnp.sqrt(variance))
+
+
+def _tuned(scales: Scales, kl: Float[Array, ""], size: int, config: PolicyConfig) -> Scales:
+    """``scales`` after a step of the multiplier, with ``kl_tuning`` ``dual``."""
+    if config.kl_tuning == "fixed":
+        return scales
+    log = losses.dual_step(scales.log_multiplier, jax.lax.stop_gradient(kl), size, config)
+    return scales._replace(log_multiplier=log)
 
 
 def _updated(
@@ -170,9 +207,9 @@ def _action_value(
     nets: Networks,
     params: ModelParams,
     heads: Params,
+    config: AgentConfig,
     latents: Float[Array, "T B L"],
     action: Float[Array, "T B A"],
-    config: AgentConfig,
 ) -> Float[Array, "T B"]:
     """``Q(z, a)``, or ``R(z, a) + gamma V(d(z, a))`` where ``policy.q_source`` is ``model``.
 

@@ -2,8 +2,8 @@
 
 No code path knows the names of members. They are rows of the table in docs/method.md. Sources:
 TD-MPC2 arXiv 2310.16828 (nicklashansen/tdmpc2), TD-M(PC)^2 arXiv 2502.03550, BMPC arXiv 2503.18871
-(wertyuilife2/bmpc), BOOM (molumitu/BOOM_MBRL), PO-MPC arXiv 2510.04280. Every preset uses the 5M
-model; :func:`with_size` changes that.
+(wertyuilife2/bmpc), BOOM (molumitu/BOOM_MBRL), PO-MPC arXiv 2510.04280, GEM-MPC arXiv
+2609.21735. Every preset uses the 5M model; :func:`with_size` changes that.
 """
 
 import math
@@ -44,6 +44,15 @@ def po_mpc_forward() -> AgentConfig:
 def po_mpc_direct(lambda_: float = 1.0) -> AgentConfig:
     """PO-MPC whose prior is the planner record in replay."""
     return po_mpc(lambda_, prior="stored")
+
+
+def gem_mpc() -> AgentConfig:
+    """GEM-MPC by its abstract (arXiv 2609.21735): PO-MPC with more exchange between its actors.
+
+    Both actors propose plans, and the prior is fitted only to plans that are better than itself.
+    """
+    changes = {"policy.proposer": "both", "prior.gate": True}
+    return config_lib.replace(po_mpc(), changes)
 
 
 def tdmpc2() -> AgentConfig:
@@ -154,6 +163,7 @@ PRESETS: dict[str, Callable[[], AgentConfig]] = {
     "po_mpc": po_mpc,
     "po_mpc_forward": po_mpc_forward,
     "po_mpc_direct": po_mpc_direct,
+    "gem_mpc": gem_mpc,
     "tdmpc2": tdmpc2,
     "tdmpc_square": tdmpc_square,
     "bmpc": bmpc,

@@ -170,6 +170,15 @@ def imitation_has_weight(agent: AgentConfig) -> str | None:
     )
 
 
+def value_scale_exists(agent: AgentConfig) -> str | None:
+    """Q's spread over the prior's actions needs a prior and a Q."""
+    policy = agent.policy
+    if policy.q_scale == "states" or (policy.prior != "none" and policy.q_source != "none"):
+        return None
+    field = "prior" if policy.prior == "none" else "q_source"
+    return _wrong(policy, "agent.policy.q_scale", f"'states' when agent.policy.{field} is 'none'")
+
+
 def tuning_has_a_prior(agent: AgentConfig) -> str | None:
     """The dual factor tunes a divergence that exists."""
     if agent.policy.kl_tuning == "fixed" or agent.policy.prior != "none":
@@ -221,6 +230,17 @@ def proposers_have_proposals(agent: AgentConfig) -> str | None:
     )
 
 
+def tail_has_an_action(agent: AgentConfig) -> str | None:
+    """The value of a V critic at a plan's end takes no action."""
+    if agent.critic.tail_action == "sample" or agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.tail_action",
+        "'sample' when agent.world_model.critic is 'v': V has no action",
+    )
+
+
 def tail_penalty_has_heads(agent: AgentConfig) -> str | None:
     """A standard deviation needs at least two heads."""
     # The draw takes all heads if the ensemble has fewer.
@@ -232,6 +252,17 @@ def tail_penalty_has_heads(agent: AgentConfig) -> str | None:
         "agent.critic.tail_penalty",
         "0 when agent.critic.num_tail_heads or agent.world_model.num_heads is 1: one head has no"
         " spread (or make that 2)",
+    )
+
+
+def gate_compares_actions(agent: AgentConfig) -> str | None:
+    """Only a Q critic values a record's action."""
+    if agent.prior.gate_value != "critic" or agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.prior,
+        "agent.prior.gate_value",
+        "'plan' when agent.world_model.critic is 'v': V has no action",
     )
 
 
@@ -308,6 +339,28 @@ def target_actor_exists(agent: AgentConfig) -> str | None:
     return _wrong(agent.critic, "agent.critic.target_actor", f"'policy' unless {LEARNED}")
 
 
+def target_values_plans(agent: AgentConfig) -> str | None:
+    """Only a Q critic values the action of a stored plan."""
+    if agent.critic.target_actor not in ("stored", "best") or agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.target_actor",
+        "'policy' when agent.world_model.critic is 'v': V has no action",
+    )
+
+
+def long_returns_have_rewards(agent: AgentConfig) -> str | None:
+    """Targets of a V critic are made in the model, not from the window's rewards."""
+    if agent.critic.td_lambda == 0.0 or agent.world_model.critic == "q":
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.td_lambda",
+        "0 when agent.world_model.critic is 'v': its targets are one step of the model",
+    )
+
+
 def soft_target_has_prior_and_q(agent: AgentConfig) -> str | None:
     """Soft targets need a Q critic, and a prior at next states, which only a network has."""
     if not agent.critic.soft_target:
@@ -370,19 +423,24 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     policy_learns_from_something,
     no_weight_without_a_prior,
     imitation_has_weight,
+    value_scale_exists,
     tuning_has_a_prior,
     tuning_has_a_weight,
     proposer_exists,
     tuning_has_a_kl,
     proposers_have_proposals,
+    tail_has_an_action,
     tail_penalty_has_heads,
     gate_has_a_learned_prior,
+    gate_compares_actions,
     priors_have_spread,
     replanned_prior_is_replanned,
     replanning_has_a_reader,
     selection_has_replanning,
     selection_compares_like_with_like,
     target_actor_exists,
+    target_values_plans,
+    long_returns_have_rewards,
     soft_target_has_prior_and_q,
     value_weight_has_values,
     divergence_compares_like_with_like,

@@ -168,6 +168,26 @@ def q_target(reward, terminated, discount, next_q, reduce, penalty=0.0):
     return f64(reward) + discount * (1.0 - f64(terminated)) * (value - penalty)
 
 
+def lambda_returns(reward, terminated, discount, next_value, transition, weight):
+    """Sum over bootstrap places n of (1 - l) l^(n-1) G^(n), the last with what is left; [H]."""
+    out = []
+    for t in range(len(reward)):
+        last = next(
+            k for k in range(t, len(reward)) if k + 1 == len(reward) or not transition[k + 1]
+        )
+        total, left = 0.0, 1.0
+        for n in range(t, last + 1):
+            value, factor = 0.0, 1.0
+            for k in range(t, n + 1):
+                value += factor * reward[k]
+                factor *= discount * (1.0 - terminated[k])
+            share = left if n == last else left * (1.0 - weight)
+            total += share * (value + factor * next_value[n])
+            left -= share
+        out.append(total)
+    return f64(out)
+
+
 def v_target(reward_hat, terminated, discount, v_next):
     """One-step model target R(z,a) + gamma (1 - d) V(d(z,a)), all [...]."""
     return f64(reward_hat) + discount * (1.0 - f64(terminated)) * f64(v_next)

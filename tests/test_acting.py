@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pomcp_jax import acting, maths, world_model
+from pomcp_jax import acting, actors, maths, world_model
 from pomcp_jax.acting import AgentParams
 from pomcp_jax.config import ConfigError
 
@@ -124,3 +124,27 @@ def test_tangents_of_layer_norm_are_those_of_its_formula():
         _, theirs = jax.vjp(formula, *primals)
         for a, b in zip(ours(tangents[0]), theirs(tangents[0]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_the_end_of_a_plan_without_noise():
+    """The value of the policy's mode, under every key; drawn actions differ."""
+    params, latent = fresh(), jax.nn.softmax(jnp.arange(CONFIG.world_model.latent_size * 1.0))
+
+    def tails(choice):
+        config = tiny.agent(critic__tail_action=choice)
+        value = acting.model_fns(SPEC, config).value
+        return jax.vmap(lambda key: value(loud, key, latent))(
+            jax.random.split(jax.random.key(2), 8)
+        )
+
+    # Values of fresh heads are 0 for all actions.
+    noise = jax.random.normal(jax.random.key(1), (64,))
+    loud = params._replace(model=params.model._replace(value=jax.tree.map(
+        lambda x: x + jnp.resize(noise, x.shape), params.model.value
+    )))  # fmt: skip
+    model = CONFIG.world_model
+    mode = actors.mode(actors.distribution(SPEC.nets, params.policy, latent, model), model.squash)
+    bins = world_model.bins(model)
+    expected = jnp.mean(world_model.values(SPEC.nets, loud.model.value, latent, mode, bins))
+    np.testing.assert_allclose(tails("mode"), expected, rtol=1e-5)
+    assert np.std(tails("sample")) > 1e-3 * abs(expected)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 from test_train import base, program
@@ -12,6 +13,7 @@ from pomcp_jax import diagnostics, train
 from pomcp_jax.compiled import Compiled, reduced
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import functions as functions_lib
+from pomcp_jax.running.background import Ahead
 
 
 @jax.tree_util.register_static
@@ -130,3 +132,40 @@ def test_programs_can_be_lowered_and_asked_for_shapes():
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert means["loss/model"].shape == (1,)
     assert "while" in prog.chunk.lower(state, config, prog.training[0]).as_text()
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_calls_find_what_was_compiled_ahead(committed, caplog):
+    """For arrays that are gone by then, as those of a donated state are."""
+    traces = []
+
+    def function(x, config):
+        traces.append(x.shape)
+        return x * config.optimizer.discount
+
+    one = Compiled(jax.jit(function), frozenset())
+    x = jnp.arange(3.0)
+    x = jax.device_put(x, jax.devices()[0]) if committed else x
+    work = one.prepare(x, Config().agent)
+    x.delete()
+    work()
+    assert len(traces) == 1
+    again = jnp.arange(3.0)
+    again = jax.device_put(again, jax.devices()[0]) if committed else again
+    with jax.log_compiles(), caplog.at_level("DEBUG"):
+        one(again, Config().agent)
+    assert len(traces) == 1 and "ompil" not in caplog.text
+
+
+def test_a_compilation_ahead_that_fails_leaves_the_error_to_the_call():
+    def function(x):
+        raise ValueError("as when called")
+
+    ahead, one = Ahead(), Compiled(jax.jit(function), frozenset())
+    ahead.start(one, args=(jnp.ones(()),))
+    ahead.wait(one)
+    assert not ahead.stop()
+    with pytest.raises(ValueError, match="as when called"):
+        one(jnp.ones(()))
+    ahead.start(one, args=(jnp.ones(()),))  # after the end: nothing begins, nothing raises
+    ahead.wait(one)

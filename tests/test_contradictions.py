@@ -74,6 +74,9 @@ CONTRADICTIONS = [
         "unless agent.policy.prior is 'learned'": {"policy.prior": "learned"},
         "or 'mixture'": {"policy.prior": "mixture"},
     }),
+    ("bmpc", {"critic.tail_action": "mode"}, "critic.tail_action", {
+        "must be 'sample'": {"critic.tail_action": "sample"},
+    }),
     ("po_mpc", {"critic.tail_penalty": 1.0, "critic.num_tail_heads": 1}, "critic.tail_penalty", {
         "must be 0": {"critic.tail_penalty": 0.0},
         "make that 2": {"critic.num_tail_heads": 2},
@@ -105,6 +108,25 @@ CONTRADICTIONS = [
     ("po_mpc_direct", {"critic.target_actor": "prior"}, "critic.target_actor", {
         "must be 'policy'": {"critic.target_actor": "policy"},
         "unless agent.policy.prior is 'learned'": {"policy.prior": "learned"},
+    }),
+    ("bmpc", {"critic.target_actor": "stored"}, "critic.target_actor", {
+        "must be 'policy'": {"critic.target_actor": "policy"},
+    }),
+    ("bmpc", {"critic.target_actor": "best"}, "critic.target_actor", {
+        "must be 'policy'": {"critic.target_actor": "policy"},
+    }),
+    ("bmpc", {"critic.td_lambda": 0.5}, "critic.td_lambda", {
+        "must be 0": {"critic.td_lambda": 0.0},
+    }),
+    ("qbmpc", {"policy.prior": "learned", "prior.gate": True, "prior.gate_value": "critic"},
+     "prior.gate_value", {
+        "must be 'plan'": {"prior.gate_value": "plan"},
+    }),
+    ("tdmpc2", {"policy.q_scale": "prior"}, "policy.q_scale", {
+        "must be 'states'": {"policy.q_scale": "states"},
+    }),
+    ("bmpc", {"policy.q_scale": "prior"}, "policy.q_scale", {
+        "must be 'states'": {"policy.q_scale": "states"},
     }),
     ("po_mpc_direct", {"critic.soft_target": True}, "critic.soft_target", {
         "must be False": {"critic.soft_target": False},

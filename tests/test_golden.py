@@ -661,6 +661,73 @@ def test_q_targets(reduce, actor):
     near(out.value, expected, 3e-5)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_lambda_returns(weight):
+    """Against the weighted sum of n-step returns, per window, with ends at every place."""
+    rng = np.random.default_rng(31)
+    reward, value = rng.normal(size=(2, 4, 32))
+    terminated, transition = rng.random((2, 4, 32)) < np.array([0.2, 0.7])[:, None, None]
+    found = losses.lambda_returns(
+        *(jnp.asarray(x, jnp.float32) for x in (reward, terminated, value)),
+        jnp.asarray(transition), discount=0.9, td_lambda=weight,
+    )  # fmt: skip
+    for window in range(32):
+        at = (slice(None), window)
+        expected = ref.lambda_returns(
+            reward[at], terminated[at], 0.9, value[at], transition[at], weight
+        )
+        near(found[at], expected, F32)
+
+
+def test_what_follows_an_end_is_not_in_a_return():
+    ones = jnp.ones((3, 1))
+    broken = ones.at[1:].set(jnp.nan)
+    returns = losses.lambda_returns(
+        broken, 0.0 * ones, ones, jnp.array([[True], [False], [False]]), discount=0.5, td_lambda=1.0
+    )
+    assert returns[0, 0] == 1.5
+
+
+@pytest.mark.parametrize("squash", ["tanh", "clip"])
+def test_targets_without_noise(squash):
+    changes = {"critic.target_action": "mode", "world_model.squash": squash}
+    if squash == "tanh":
+        changes |= {"policy.prior": "none", "policy.kl_coef": 0.0}
+    case = Setting(changes)
+    out = case.run(model_loss.targets, case.agent, case.target, case.batch, jax.random.key(5))
+    latents = case.encode(case.rows.obs)[1:]
+    (action, _, _), _, _ = case.actor(case.policy, latents, 0.0)
+    expected = ref.q_target(
+        case.rows.reward[:-1], case.rows.terminated[:-1], case.config.optimizer.discount,
+        case.values(case.target, latents, action), "min",
+    )  # fmt: skip
+    near(out.value, expected, 3e-5)
+
+
+@pytest.mark.parametrize("actor", ["stored", "best"])
+def test_targets_of_stored_plans(actor):
+    case = Setting({"critic.target_actor": actor, "critic.td_lambda": 0.6})
+    key = jax.random.key(11)
+    out = case.run(model_loss.targets, case.agent, case.target, case.batch, key)
+    eps = np.asarray(jax.random.normal(jax.random.split(key)[0], (STEPS, WINDOWS, A)), np.float64)
+    z, rows = case.encode(case.rows.obs)[1:], case.rows
+    (action, _, _), _, _ = case.actor(case.policy, z, eps)
+    own = case.values(case.target, z, action).min(0)
+    planned = case.values(case.target, z, np.clip(rows.prior.mean[1:], -1, 1)).min(0)
+    assert np.any(planned > own) and np.any(own > planned)
+    value = planned if actor == "stored" else np.maximum(planned, own)
+    value = np.where(rows.last[1:], own, value)
+    mask = np.asarray(case.batch.transition)
+    for window in range(WINDOWS):
+        at = (slice(None), window)
+        expected = ref.lambda_returns(
+            rows.reward[:-1][at], rows.terminated[:-1][at], case.config.optimizer.discount,
+            value[at], mask[at], 0.6,
+        )  # fmt: skip
+        # Rows after an episode's end are masked and have no meaning.
+        near(np.asarray(out.value)[at][mask[at]], expected[mask[at]], 3e-5)
+
+
 def test_v_targets():
     case = Setting({"world_model.critic": "v", "critic.target_reduce": "mean"})
     key = jax.random.key(6)
@@ -722,6 +789,24 @@ def test_prior_loss(kind):
     near(aux.kl, kl[mask].mean(), 3e-5)
 
 
+def test_gate_by_the_critic():
+    """Records whose mean action the critic prefers to the prior's own mean are fitted."""
+    case = Setting({"prior.gate": True, "prior.gate_value": "critic"})
+    latents = case.roll_out()
+    _, aux = case.run(
+        policy_loss.prior_loss,
+        case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
+        jnp.asarray(1.3),
+    )  # fmt: skip
+    z = latents[:-1]
+    own = case.values(case.params.value, z, case.actor(case.prior, z)[0][1]).mean(0)
+    record = np.clip(case.rows.prior.mean[:-1], -1, 1)
+    mask = np.asarray(case.batch.transition)
+    fitted = (case.values(case.params.value, z, record).mean(0) >= own)[mask]
+    assert 0 < fitted.mean() < 1
+    near(aux.fitted, fitted.mean(), F32)
+
+
 @pytest.mark.parametrize("prior,last_state", [("stored", False), ("learned", True)])
 def test_actor_policy_loss(prior, last_state):
     """Scales from t = 0 of this batch, masks, T in {H, H + 1}, random noise."""
@@ -754,6 +839,30 @@ def test_actor_policy_loss(prior, last_state):
     near(aux.scales.q, scale_q, F32)
     near(aux.scales.kl, scale_kl, F32)
     near(total, ref.rho_mean(loss, mask, case.config.optimizer.rho), 3e-5)
+
+
+@pytest.mark.parametrize("prior", ["stored", "learned"])
+def test_values_relative_to_their_spread_over_the_priors_actions(prior):
+    case = Setting({"policy.prior": prior, "policy.q_scale": "prior", "policy.last_state": False})
+    latents, key = case.roll_out(), jax.random.key(12)
+    _, aux = case.run(
+        policy_loss.policy_loss,
+        case.policy, case.agent, jnp.asarray(latents, jnp.float32), case.batch,
+        scales(4.0, 1.5), key,
+    )  # fmt: skip
+    z = latents[:1]
+    if prior == "stored":
+        mean, std = case.rows.prior.mean[:1], case.rows.prior.std[:1]
+    else:
+        mean, std = case.actor(case.prior, z)[0][1:]
+    noise = jax.random.normal(jax.random.fold_in(key, 2), (2, *mean[0].shape))
+    q = [
+        case.values(case.params.value, z, np.clip(mean + std * eps, -1.0, 1.0)).mean(0)
+        for eps in np.asarray(noise, np.float64)
+    ]
+    mask = np.asarray(case.batch.transition)[:1]
+    spread = np.sqrt(np.mean(np.square(q[0] - q[1])[mask]) / 2.0)
+    near(aux.scales.q, 4.0 + 0.01 * (spread - 4.0), 3e-5)
 
 
 def test_soft_target():

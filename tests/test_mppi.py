@@ -191,6 +191,24 @@ def test_infinite_preference_leaves_one_elite():
     assert np.mean(np.abs(out.diagnostics.effective_elites - 1.0) < 0.01) > 0.9
 
 
+def test_weights_relative_to_the_spread_do_not_depend_on_the_unit_of_returns():
+    """Of rewards in units of 1e-6 to 1e6, while absolute weights become equal or one-hot."""
+    population = mppi._start(jnp.zeros((1, 1)), BANDIT)
+    config = change(BANDIT, temperature=2.0, temperature_scale="spread", num_elites=8)
+    returns = jnp.asarray(np.random.default_rng(1).normal(size=32), jnp.float32)
+    candidates = jnp.linspace(-1.0, 1.0, 32)[:, None, None]
+    fitted = [mppi._fit(population, candidates, unit * returns, config) for unit in (1e-6, 1, 1e6)]
+    elites = np.sort(np.asarray(returns, np.float64))[:-9:-1]
+    logits = 2.0 * (elites - elites[0]) / np.std(elites)
+    for one in fitted:
+        np.testing.assert_allclose(one.weights, np.exp(logits) / np.exp(logits).sum(), rtol=1e-4)
+    # Equal returns share, and returns that span float32 stay finite.
+    same = mppi._fit(population, candidates, jnp.ones(32), config)
+    np.testing.assert_allclose(same.weights, 1 / 8, rtol=1e-5)
+    huge = mppi._fit(population, candidates, 1e38 * jnp.sign(returns), config)
+    assert np.all(np.isfinite(huge.mean)) and np.all(np.isfinite(huge.weights))
+
+
 def test_only_elite_is_executed_without_exploration():
     """With one elite its return is the plan's value, so the action must earn just that."""
     out = bandit(num_elites=1, record="best_elite")

@@ -11,6 +11,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     changes = {
         "env.action_repeat": 1,
         "env.num_envs": 8,
+        # [TD-MPC2]'s rule, clip((L/5 - 1)/(L/5), 0.95, 0.995), for episodes of L = 1000 decisions.
+        "agent.optimizer.discount": 0.995,
         # Bodies that fall end their episode; a model that does not know plans past the end.
         "agent.world_model.termination": True,
         "train.updates_per_decision": 0.5,

@@ -73,6 +73,15 @@ def make(
     return ml_collections.ConfigDict(config_lib.to_dict(config))
 
 
+MANY_ACTIONS = ("dog", "humanoid", "humanoid_CMU")
+"""Domains of dm_control with 20 actions or more: 38, 21 and 56."""
+
+
+def more_iterations(task: str) -> int:
+    """Iterations that [TD-MPC2]'s ``tdmpc2.py`` adds where A >= 20; BMPC and BOOM do too."""
+    return 2 if task.partition("-")[0] in MANY_ACTIONS else 0
+
+
 def make_small(argument: str | None, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Small agent with four environments for two CPU cores; ``changes`` override its fields.
 
@@ -88,7 +97,7 @@ def make_small(argument: str | None, changes: Mapping[str, Any]) -> ml_collectio
         "agent.mppi.num_samples": 128,
         "agent.mppi.num_elites": 16,
         "agent.mppi.num_proposals": 16,
-        "agent.mppi.iterations": 3,
+        "agent.mppi.iterations": 3 + more_iterations(split(argument).task),
         "agent.optimizer.batch_size": 128,
         # 6e-4 and 2e-3 learned more slowly (docs/notebook.md).
         "agent.optimizer.learning_rate": 1e-3,

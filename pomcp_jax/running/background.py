@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from pomcp_jax.compiled import Compiled
 from pomcp_jax.running import process
 from pomcp_jax.running.progress import Progress, duration
 
@@ -104,6 +105,35 @@ class Worker:
                     raise
                 self._control.request(128 + signal.SIGINT, "stopped by SIGINT")
                 self._control.progress.say("stopping after this chunk; once more to stop at once")
+
+
+class Ahead:
+    """Compiles functions in a thread of its own while training runs."""
+
+    def __init__(self) -> None:
+        # One thread: compilers that run side by side would take a core each from training.
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._jobs: dict[Compiled, concurrent.futures.Future] = {}
+
+    def start(self, *functions: Compiled, args: tuple[Any, ...]) -> None:
+        """Compile ``functions`` for ``args``, one after the other."""
+        for function in functions:
+            try:
+                self._jobs[function] = self._pool.submit(function.prepare(*args))
+            except RuntimeError:  # no thread can be started: the first call compiles
+                return
+
+    def wait(self, function: Compiled) -> None:
+        """Wait until ``function`` is compiled, if that was started."""
+        job = self._jobs.pop(function, None)
+        if job is not None:
+            # The call compiles again after a failure, and reports it.
+            job.exception()
+
+    def stop(self) -> bool:
+        """Leave what has not begun; returns whether a compiler is still at work."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        return any(job.running() for job in self._jobs.values())
 
 
 class Saver:

@@ -15,6 +15,7 @@ import numpy as np
 
 from pomcp_jax import cells as cells_lib
 from pomcp_jax import diagnostics, seed_axis, state_edits, train
+from pomcp_jax.compiled import Compiled
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas
 from pomcp_jax.running import (
@@ -28,7 +29,7 @@ from pomcp_jax.running import (
     sweeps,
     tables,
 )
-from pomcp_jax.running.background import Control, Stop, Worker
+from pomcp_jax.running.background import Ahead, Control, Stop, Worker
 from pomcp_jax.running.bookkeeping import Pending
 from pomcp_jax.running.functions import Functions
 from pomcp_jax.running.metrics import Fault, Results
@@ -67,7 +68,7 @@ class Run:
         self.cells = cells_lib.cells(options.config, options.grid)
         self.config = cells_lib.joined(self.cells)
         self.control, self.progress = control, control.progress
-        self.work = Worker(control)
+        self.work, self.ahead = Worker(control), Ahead()
         self.checkpoints = Checkpoints(
             options.workdir,
             options.config,
@@ -223,6 +224,9 @@ class Run:
         # or anything before the last line fails, there is no consistent state to save.
         state, self.state = self.state, None
         state, means = self.work(self.functions.program.chunk, state, self.config, work, busy=busy)
+        if not self.compiled:
+            evaluations = self.functions.evaluate_planner, self.functions.evaluate_policy
+            self.ahead.start(*evaluations, args=(state, self.config))
         compiled, self.compiled = self.compiled, True
         values: Results = dict(jax.device_get(means))
         self.warn_of_clipping(values)
@@ -363,7 +367,8 @@ class Run:
         self.note(evaluated=self.books.evaluated | returns)
         self._write_episodes("policy", episodes)
 
-    def _played(self, function: Callable, busy: str) -> Any:
+    def _played(self, function: Compiled, busy: str) -> Any:
+        self.work(self.ahead.wait, function, busy=f"{busy}: compiling")
         return jax.device_get(self.work(function, self.state, self.config, busy=busy))
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:

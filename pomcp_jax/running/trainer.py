@@ -299,7 +299,7 @@ def outcome(run: Run, code: int, text: str, errors: str) -> Outcome:
         workdir=run.options.workdir,
         cells=tuple(sweeps.results(run.cells, books)),
         errors=errors,
-        abandoned=run.work.abandoned,
+        abandoned=run.ahead.stop() or run.work.abandoned,
     )
 
 
