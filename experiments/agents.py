@@ -3,8 +3,12 @@
 import argparse
 from pathlib import Path
 
+from experiments import own_tasks
+from pomcp_jax import config as config_lib
 from pomcp_jax import controller, envs
 from pomcp_jax.checkpoint import Restored
+from pomcp_jax.envs.protocol import Env
+from pomcp_jax.running import functions
 
 EPISODE_SEED = 1000
 """Default seed of episodes and plans; far from the seeds of training."""
@@ -18,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--actor", default="planner", choices=controller.ACTORS)
     add("--select", choices=("sample", "argmax"), help="default: as in training")
     add("--seed", type=int, default=EPISODE_SEED, help="seed of the episodes")
+    add("--task", help=own_tasks.HELP)
 
 
 def check_counts(args: argparse.Namespace) -> None:
@@ -46,14 +51,19 @@ def load(args: argparse.Namespace) -> tuple[Restored, str]:
     return agents, select
 
 
-def check_task(task: str, backend: str) -> None:
-    """Check that an environment exists and has the physics backend; builds nothing.
+def environment(args: argparse.Namespace, agents: Restored) -> Env:
+    """The environments of ``--task`` and ``--backend``, those of training by default.
 
     Raises:
       ValueError: one line.
     """
-    envs.check_name(task)
-    envs.check_backend(task, backend)
+    config = agents.config
+    env = own_tasks.given(args.task, config, agents.spec)
+    if env is not None:
+        return env
+    backend = args.backend or config.env.backend
+    envs.check_backend(config.env.task, backend)
+    return functions.environment(config_lib.replace(config, {"env.backend": backend}))
 
 
 def heading(agents: Restored) -> str:

@@ -1,20 +1,24 @@
 """Tables that compare methods.
 
     python -m experiments.aggregate RUN [RUN ...] [--baseline=METHOD] [--csv | --latex] [--out=FILE]
-    python -m experiments.aggregate experiments/results/NAME
+    python -m experiments.aggregate runs/results/NAME [--out=FOLDER]
 
 The first prints, for workdirs of experiments.run, sweeps and folders of such, the return of every
 method on every task and the IQM, median, mean and optimality gap over tasks; with a baseline also
 the probability of improvement over it and the difference by seed. All have 95 % intervals of the
-stratified bootstrap (:mod:`pomcp_jax.reporting.aggregates`). It writes a file only with --out.
+stratified bootstrap (:mod:`pomcp_jax.reporting.aggregates`). Runs of one method that share a seed
+are named by their folders.
 
-The second, for a result set of experiments.reproduce and without any flag, prints markdown and
-writes into the folder: ``summary.csv`` (a row per task and method, then the aggregate of each
-method), ``returns.csv`` (a row per evaluation of each seed) and ``summary.png``
-(:mod:`pomcp_jax.reporting.figures`).
+The second, for a result set of experiments.reproduce, prints its tables and published curves at the
+same number of frames. With --out=FOLDER it writes there: ``summary.csv`` (a row per task and
+method, then the aggregate of each method), ``returns.csv`` (a row per evaluation of each seed) and
+``summary.png`` (:mod:`pomcp_jax.reporting.figures`).
+
+Nothing is written without --out.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
 import csv
@@ -36,6 +40,7 @@ from pomcp_jax.reporting import (
     markup,
     published,
     result_sets,
+    results,
     statistics,
     summary,
 )
@@ -44,6 +49,8 @@ from pomcp_jax.reporting.published import Published
 from pomcp_jax.reporting.result_sets import Runs
 from pomcp_jax.running.progress import duration, number
 
+FILES = ("summary.csv", "returns.csv", "summary.png")
+"""What is written of a result set."""
 VERSIONS = ("jax", "mujoco", "mujoco-mjx", "brax", "dm_control")
 """Packages named in returns.csv; run.json of every cell lists all."""
 
@@ -228,7 +235,7 @@ def _main(argv: list[str] | None) -> int:
     args, _ = arguments.parse(_parser(), argv)
     try:
         if _is_result_set(args):
-            _result_set(args.runs[0])
+            _result_set(args.runs[0], args.out)
         else:
             _compare(args)
     except (ConfigError, ValueError, LookupError, OSError, csv.Error) as error:
@@ -239,7 +246,7 @@ def _main(argv: list[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=arguments.plain(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, help="runs, sweeps, folders of such; or one result set")
@@ -252,16 +259,35 @@ def _parser() -> argparse.ArgumentParser:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="csv, a line per number, not markdown")
     form.add_argument("--latex", action="store_true", help="LaTeX with booktabs, not markdown")
-    add("--out", type=Path, help="file to write instead of printing: .md, .csv or .tex")
+    add(
+        "--out", type=Path,
+        help="file to write instead of printing: .md, .csv or .tex; of a result set, a folder",
+    )  # fmt: skip
     return parser
 
 
 def _is_result_set(args: argparse.Namespace) -> bool:
-    named = (args.baseline, args.labels, args.max_return, args.out)
-    flagged = args.csv or args.latex or any(value is not None for value in named)
+    """Whether the arguments are the folder of a suite's results, and at most a folder to write."""
+    named = (args.baseline, args.labels, args.max_return)
+    if len(args.runs) > 1 or args.csv or args.latex or any(x is not None for x in named):
+        return False
+    if args.out is not None and args.out.suffix and not _is_folder(args.out):
+        return False
     one = args.runs[0]
-    run = (one / "config.json").exists() or (one / "sweep.json").exists()
-    return len(args.runs) == 1 and not run and not flagged
+    if (one / "config.json").exists() or (one / "sweep.json").exists():
+        return False
+    try:
+        # Cells of a suite name their method, other runs their preset. Runs of an earlier version
+        # name neither, and count as seeds of one method.
+        abouts = [cell.about for cell in results.read(one)]
+        return any(x.get("method") for x in abouts) or not any(x.get("preset") for x in abouts)
+    except ConfigError:
+        return True  # whose error says what is wrong with the folder
+
+
+def _is_folder(out: Path) -> bool:
+    endings = [ending for every in markup.FORMATS.values() for ending in every]
+    return out.is_dir() and out.suffix.lower() not in endings
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -285,6 +311,7 @@ def _compare(args: argparse.Namespace) -> None:
         try:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(args.out, text + "\n")
+            print(f"written: {args.out}")
         except OSError as error:
             raise ConfigError(f"--out = {args.out}: cannot be written: {error.strerror}") from None
     for note in found.notes:
@@ -310,23 +337,34 @@ def _format(args: argparse.Namespace) -> str:
     return names[0]
 
 
-def _result_set(folder: Path) -> None:
-    """Print the tables of a result set and write its files.
+def _result_set(folder: Path, out: Path | None) -> None:
+    """Print the tables of a result set; write its files to ``out``.
 
     Raises:
-      ConfigError: one line about the results.
+      ConfigError: one line about the results, or about ``out``.
     """
     all_runs, unfinished = result_sets.load(folder)
     curves = published.load(own.FOLDER)
     rows, totals = task_rows(all_runs, curves), aggregate_rows(all_runs)
-    if canvas.available():  # tables do not need matplotlib
-        figures.draw(folder, folder / "summary.png", beside=curves, bands=own.BANDS)
-    write(rows + totals, folder / "summary.csv")
-    write(return_rows(all_runs), folder / "returns.csv")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            if canvas.available():  # tables do not need matplotlib
+                figures.draw(
+                    folder, out / "summary.png",
+                    beside=curves, bands=own.BANDS, known=own.COLORED,
+                )  # fmt: skip
+            write(rows + totals, out / "summary.csv")
+            write(return_rows(all_runs), out / "returns.csv")
+        except OSError as error:
+            raise ConfigError(f"--out = {out}: cannot be written: {error.strerror}") from None
     print(markdown(rows, totals))
     for cell in unfinished:
         status = cell.about.get("status", "unknown")
         print(f"\nnot counted: {cell.task} {cell.method}: {status} ({cell.folder})")
+    if out is not None:
+        names = [name for name in FILES if (out / name).exists()]
+        print(f"\nwritten: {', '.join(names)} in {out}/")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,12 @@ from typing import NoReturn
 from pomcp_jax import nearest
 
 
+def plain(doc: str | None) -> str:
+    """A module's docstring for readers of ``--help``: without Sphinx's marks."""
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", doc or "")
+    return text.replace("``", "`")
+
+
 def underscored(argv: Sequence[str]) -> list[str]:
     """``argv`` with ``_`` for ``-`` in the names of flags; values are unchanged."""
     out: list[str] = []

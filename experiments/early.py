@@ -1,4 +1,4 @@
-"""Signal handlers and standard streams for the time before JAX is imported.
+"""Signal handlers, standard streams and XLA's log level for the time before JAX is imported.
 
 Imported first by every program. Importing JAX takes seconds, during which a signal would end the
 process with a traceback. A closed standard stream would give its file descriptor to the next
@@ -34,6 +34,15 @@ def end_quietly() -> None:
             signal.signal(number, end)
 
 
+def hide_alarms() -> None:
+    """Keep XLA's log lines, such as "Very slow compile?", off the terminal.
+
+    They are of the level of errors, but real errors are exceptions too. ``TF_CPP_MIN_LOG_LEVEL=1``
+    shows them.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jaxlib is loaded
+
+
 def _is_program() -> bool:
     # Scripts and notebooks that import a command line keep their own handlers.
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
@@ -43,3 +52,4 @@ def _is_program() -> bool:
 if _is_program():
     fill_streams()
     end_quietly()
+    hide_alarms()

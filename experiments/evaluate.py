@@ -29,6 +29,7 @@ from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
 from pomcp_jax.controller import Controller
 from pomcp_jax.envs.importing import load_mujoco
+from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running.functions import environment
@@ -48,12 +49,15 @@ class Request(NamedTuple):
     backend: str
     seed: int
     """Seed of resets and plans."""
+    env: Env | None = None
+    """Environments of a task that is in no registry."""
 
 
 def play(agents: Restored, request: Request) -> Episodes:
     """Episodes of all seeds on one of our backends, as one compiled program."""
     config = agents.config
-    env = environment(config_lib.replace(config, {"env.backend": request.backend}))
+    named = config_lib.replace(config, {"env.backend": request.backend})
+    env = environment(named) if request.env is None else request.env
     params = agents.state.params
     if request.actor == "prior":
         # The prior has the policy's network: in its place it acts by the same code.
@@ -201,11 +205,12 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
     agents, select = agents_lib.load(args)
     config = agents.config
     backend = args.backend or config.env.backend
+    env = None
     if backend == DM_CONTROL:
         check_dm_control(config.env.task)
     else:
-        agents_lib.check_task(config.env.task, backend)
-    return agents, Request(args.episodes, args.actor, select, backend, args.seed)
+        env = agents_lib.environment(args, agents)
+    return agents, Request(args.episodes, args.actor, select, backend, args.seed, env)
 
 
 def check_dm_control(task: str) -> None:

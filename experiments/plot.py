@@ -16,6 +16,7 @@ comparison, and the aggregate over tasks.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
 import csv
@@ -56,6 +57,7 @@ def _main(argv: list[str] | None) -> int:
     try:
         _check(args)
         _draw(args)
+        print(f"written: {args.out}")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,7 +70,7 @@ def _main(argv: list[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=arguments.plain(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("runs", nargs="*", type=Path, help="runs, sweeps or folders of such")
@@ -142,7 +144,7 @@ def _draw(args: argparse.Namespace) -> None:
     """
     if args.results:
         curves = published.load(own.FOLDER)
-        figures.draw(args.results, args.out, args.returns, curves, own.BANDS)
+        figures.draw(args.results, args.out, args.returns, curves, own.BANDS, own.COLORED)
         return
     if args.diagnostics:
         runs = runs_lib.find(args.runs, args.labels)
@@ -156,7 +158,7 @@ def _draw(args: argparse.Namespace) -> None:
         comparison.check_metrics(metrics, loaded)
     panels, notes = comparison.panels(loaded, list(dict.fromkeys(metrics)), args.x, args.band)
     beside = _published(panels, args.x) if args.published else []
-    look = comparison_figures.Look(args.x, args.band, _size(args.size))
+    look = comparison_figures.Look(args.x, args.band, _size(args.size), own.COLORED)
     try:
         comparison_figures.draw(panels, args.out, look, beside)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Published learning curves in the repository, for figures and tables."""
+"""Published learning curves in the repository, and colours of methods, for figures and tables."""
 
 from pathlib import Path
 
@@ -6,3 +6,8 @@ FOLDER = Path(__file__).parent / "results" / "published"
 """Folder with one file per source; see its README."""
 BANDS = ("tdmpc2",)
 """Sources that published every seed, so that a spread can be drawn."""
+COLORED = (
+    "po_mpc", "tdmpc2", "bmpc", "tdmpc_square", "boom", "gem_mpc", "qbmpc", "po_mpc_direct",
+    "po_mpc_forward", "bmpc_v3", "boom_many_actions",
+)  # fmt: skip
+"""Methods by their place among the colours; the first seven have a colour to themselves."""

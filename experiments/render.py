@@ -87,23 +87,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _environment(agents: Restored, backend: str | None) -> film.Env:
-    """The environment of a run.
-
-    Raises:
-      ValueError: one line; tasks of a user's own are known to their program only.
-    """
-    config = agents.config
-    chosen = backend or config.env.backend
-    try:
-        agents_lib.check_task(config.env.task, chosen)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; a task of your own is drawn from Python: pomcp_jax.rendering.film.render"
-        ) from None
-    return environment(config_lib.replace(config, {"env.backend": chosen}))
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     return streams.guarded(lambda: _main(argv))
@@ -127,7 +110,7 @@ def _main(argv: list[str] | None) -> int:
         name = f"seed {agents.config.train.seed + take.agent}, {take.actor}, select {take.select}"
         print(f"{agents_lib.heading(agents)}: {name}, {take.episodes} episodes", flush=True)
         recordings = film.render(
-            agents, args.out, env=_environment(agents, args.backend), take=take, say=say
+            agents, args.out, env=agents_lib.environment(args, agents), take=take, say=say
         )
     except (ConfigError, ValueError) as error:
         return failed(error, 2)

@@ -1,17 +1,22 @@
-"""Train a named set of tasks x methods x seeds: ``python -m experiments.reproduce --suite=debug``.
+"""Train a set of tasks x methods x seeds: ``python -m experiments.reproduce --suite=debug``.
 
 Each cell (one task, one method, all seeds as one program) is a run of :mod:`experiments.run` in its
 own process. The same command resumes an interrupted suite: finished cells are skipped, and an
 interrupted cell continues from its newest checkpoint. A cell that failed or had another
 configuration is moved to ``previous-N`` and starts over; nothing is deleted. Ctrl-C stops after the
-current chunks. :mod:`pomcp_jax.reporting.results` describes the files of a result; checkpoints and
-logs stay below ``--work``.
+current chunks.
 
+Results are in runs/results/SUITE, checkpoints and logs in runs/reproduce/SUITE. The published
+results in experiments/results are only read, unless --out names them. A suite of your own is a JSON
+file:
+
+EXAMPLE
 Exit codes: 0 all done, 1 an unexpected exception, 2 bad input, 3 some cell failed, 129/130/143
 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
 import fcntl
@@ -25,6 +30,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple, TextIO
 
 from experiments import arguments, settings, streams, suites
@@ -33,9 +39,12 @@ from pomcp_jax import config as config_lib
 from pomcp_jax import validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.reporting import results
-from pomcp_jax.running import workdirs
+from pomcp_jax.running import loggers, workdirs
+from pomcp_jax.running.options import Options
 from pomcp_jax.running.progress import Progress, duration
 
+PUBLISHED = Path(__file__).parent / "results"
+"""Folder of the published results of each suite."""
 STATUS_SECONDS = 60.0
 """Seconds between status lines when stderr is not a terminal."""
 
@@ -221,7 +230,7 @@ class Runner:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=self._environment,
+            env={"WANDB_RUN_GROUP": f"{plan.task}/{plan.method}"} | self._environment,
             pass_fds=(log.fileno(),),
             # A terminal sends Ctrl-C to its whole process group; together with `_handle` a run
             # would receive it twice and end at once.
@@ -325,17 +334,22 @@ def split(plans: list[Plan]) -> tuple[list[Plan], list[Plan]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    lines = [f"  {name:<10} {suite.about}" for name, suite in suites.SUITES.items()]
     made = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="suites:\n" + "\n".join(lines),
+        prog="python -m experiments.reproduce",
+        # Names of modules are written for readers of the source.
+        description=arguments.plain(__doc__).replace(
+            "EXAMPLE\n", f"{indent(suites.EXAMPLE, '  ')}\n"
+        ),
+        epilog=listed_suites(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--suite", required=True)
+    made.add_argument("--suite", help="name of a suite, or a JSON file")
+    made.add_argument("--list", action="store_true", help="print suites, or a suite's cells")
     made.add_argument(
-        "--out", type=Path, help="folder of results (default experiments/results/SUITE)"
+        "--cell", type=int, nargs="+", help="numbers of the cells to train, by --list"
     )
+    made.add_argument("--out", type=Path, help="folder of results (default runs/results/SUITE)")
     made.add_argument(
         "--work",
         type=Path,
@@ -344,6 +358,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--methods", nargs="+", default=[], help="a selection of the suite's methods")
     made.add_argument("--tasks", nargs="+", default=[], help="a selection of the suite's tasks")
     made.add_argument("--jobs", type=int, default=1, help="cells in parallel, on separate cores")
+    made.add_argument("--wandb", help="log to this project of Weights & Biases too")
     made.add_argument("--dry_run", action="store_true", help="print the commands and stop")
     return made
 
@@ -353,14 +368,116 @@ def main(argv: list[str] | None = None) -> int:
     return streams.guarded(lambda: _main(argv))
 
 
+def listed_suites() -> str:
+    """All suites with what they are about."""
+    lines = [f"  {name:<10} {suite.about}" for name, suite in suites.SUITES.items()]
+    return "suites:\n" + "\n".join(lines)
+
+
+def state(plan: Plan, published: Path) -> str:
+    """State of a cell, for ``--list``.
+
+    Args:
+      plan: the cell.
+      published: folder of published results; what it has is mentioned.
+    """
+    own = published / results.folder_name(plan.task) / plan.method
+    also = (
+        "; published"
+        if own.resolve() != plan.folder.resolve() and _has_results(own, plan) == "finished"
+        else ""
+    )
+    return (_has_results(plan.folder, plan) or _attempt(plan)) + also
+
+
+def _has_results(folder: Path, plan: Plan) -> str:
+    try:
+        return "finished" if results.finished(folder, plan.config) else ""
+    except ConfigError:
+        return "other configuration"
+
+
+def _attempt(plan: Plan) -> str:
+    """State of a cell without results."""
+    try:
+        about = workdirs.read_json(plan.workdir / "run.json")
+        code, done = about["exit_code"], about.get("last_checkpoint") or 0
+    except FileNotFoundError:
+        return "to train"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "unreadable, starts over"
+    if code == 3:
+        return "diverged, starts over"
+    if _locked(plan.log):
+        return f"training, {done:,} decisions saved"
+    return f"stopped, {done:,} of {plan.config.train.total_decisions:,} decisions saved"
+
+
+def _locked(log: Path) -> bool:
+    """Whether another process trains the cell of ``log``."""
+    try:
+        with log.open() as file:  # not "a", which would create it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def chosen(plans: list[Plan], numbers: Sequence[int] | None) -> list[Plan]:
+    """The plans of ``--cell``, all without it.
+
+    Raises:
+      ConfigError: a number that is none of a cell.
+    """
+    if numbers is None:
+        return plans
+    for number in numbers:
+        if not 0 <= number < len(plans):
+            raise ConfigError(
+                f"--cell = {number}: must be 0 to {len(plans) - 1}; --list shows the cells"
+            )
+    return [plans[number] for number in dict.fromkeys(numbers)]
+
+
+def prepare(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, list[Plan]]:
+    """Folder of results, and all cells of the suite.
+
+    Raises:
+      ConfigError: one line for the user.
+    """
+    if not args.suite:
+        raise ConfigError("--suite: is missing; must be a name or a JSON file, --list shows names")
+    suite, name = suites.get(args.suite), Path(args.suite).stem
+    out = args.out or Path("runs/results") / name
+    work = args.work or Path("runs/reproduce") / out.resolve().name
+    plans = make_plans(name, suite, out, work, args.methods, args.tasks, overrides)
+    if args.wandb is not None:
+        loggers.check(Options(plans[0].config, plans[0].workdir, wandb=args.wandb or " "))
+        plans = [p._replace(command=[*p.command, f"--wandb={args.wandb}"]) for p in plans]
+    return out, plans
+
+
+def print_cells(plans: Sequence[Plan], name: str) -> None:
+    """Number, name and state of every cell."""
+    width = max(len(plan.name) for plan in plans)
+    for i, plan in enumerate(plans):
+        print(f"{i:3}  {plan.name:<{width}}  {state(plan, PUBLISHED / name)}")
+
+
 def _main(argv: list[str] | None) -> int:
     args, overrides = arguments.parse(parser(), argv, others=True)
     progress = Progress(interval=STATUS_SECONDS)
+    if args.list and not args.suite:
+        print(listed_suites())
+        return 0
     try:
-        suite = suites.get(args.suite)
-        out = args.out or Path("experiments/results") / args.suite
-        work = args.work or Path("runs/reproduce") / out.resolve().name
-        plans = make_plans(args.suite, suite, out, work, args.methods, args.tasks, overrides)
+        out, plans = prepare(args, overrides)
+        if args.list:
+            print_cells(plans, Path(args.suite).stem)
+            return 0
+        plans = chosen(plans, args.cell)
         finished, todo = split(plans)
         runner = Runner(todo, args.jobs)  # also checks --jobs; starts nothing
     except ConfigError as error:
@@ -368,8 +485,8 @@ def _main(argv: list[str] | None) -> int:
         return 2
     if args.dry_run:
         for plan in plans:
-            state = "finished" if plan in finished else "to train"
-            print(f"{state}  {plan.name}: {shlex.join(plan.command)}")
+            done = "finished" if plan in finished else "to train"
+            print(f"{done}  {plan.name}: {shlex.join(plan.command)}")
         return 0
     progress.say(
         f"{args.suite}: {len(plans)} cells, {len(finished)} finished, {len(todo)} to train,"

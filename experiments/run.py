@@ -16,11 +16,11 @@ import sys
 
 import numpy as np
 
-from experiments import settings, start, streams, xla
+from experiments import config_files, settings, start, streams, xla
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects
 from pomcp_jax.config import Config, ConfigError
-from pomcp_jax.running import metrics, process, workdirs
+from pomcp_jax.running import cost, metrics, process, workdirs
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.progress import Progress, duration, number
 from pomcp_jax.running.trainer import Outcome, Trainer
@@ -69,6 +69,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
         options.workdir,
         resume=options.resume,
         tensorboard=options.tensorboard,
+        wandb=options.wandb,
         control=Control(Progress()),
         command=process.command("experiments.run", argv),
         began=clock.STARTED,
@@ -98,7 +99,33 @@ def _main(argv: list[str]) -> int:
             print(f"{name} = {value}")
         return 0
     print("\n".join(settings.shown(options.config)))
+    hint = cheaper(trainer)
+    if hint:
+        print(hint)
     return start.train(trainer, lambda outcome: report(outcome, options.config))
+
+
+LONG = 43_200.0
+"""Seconds beyond which a run on a CPU is met with a cheaper proposal."""
+SMALL = "experiments/configs/small.py"
+
+
+def cheaper(trainer: Trainer) -> str:
+    """Proposal of a small model where a run on a CPU would take more than :data:`LONG`."""
+    machine, env = cost.measure(), trainer.functions.program.env
+
+    def seconds(config: Config) -> float:
+        known = cost.estimate(config, env, machine)
+        return cost.todo(config, 0, 0, -1).seconds(known.decision, known.evaluation)
+
+    if machine is None or "/" in env.name or seconds(trainer.config) < LONG:
+        return ""
+    small = config_files.load(SMALL, env.name)
+    took = seconds(config_lib.replace(small, {"train.num_seeds": 1}))
+    return (
+        f"hint: --config={SMALL}:{env.name} has a model for CPUs: about {cost.text(took)} for one"
+        f" seed and {small.train.total_decisions:,} decisions"
+    )
 
 
 def report(outcome: Outcome, config: Config) -> None:

@@ -23,6 +23,7 @@ class Settings(NamedTuple):
     cache_dir: str | None
     print_only: bool
     resume: str = "auto"
+    wandb: str = ""
 
 
 class HelpWanted(Exception):
@@ -111,6 +112,7 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
         cache_dir=_cache_dir(values.cache_dir),
         print_only=values.print_config,
         resume=values.resume,
+        wandb=_project(values.wandb),
     )
 
 
@@ -121,10 +123,22 @@ def _defined(values: flags.FlagValues | None) -> flags.FlagValues:
     flags.DEFINE_string("size", None, "size of the world model", flag_values=values)
     flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
     flags.DEFINE_bool("tensorboard", False, "write TensorBoard events", flag_values=values)
+    flags.DEFINE_string("wandb", None, "project of Weights & Biases", flag_values=values)
     flags.DEFINE_string("cache_dir", None, "compilation cache", flag_values=values)
     flags.DEFINE_string("resume", "auto", ", ".join(RESUME), flag_values=values)
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
     return values
+
+
+def _project(name: str | None) -> str:
+    """Project of ``--wandb``, empty without the flag.
+
+    Raises:
+      ConfigError: ``--wandb=`` without a name, which would log nothing.
+    """
+    if name is not None and not name.strip():
+        raise ConfigError("--wandb = '': must name a project, for example --wandb=pomcp")
+    return name or ""
 
 
 def _sized(config: Config, size: str | None) -> Config:

@@ -1,10 +1,12 @@
-"""Named suites for ``python -m experiments.reproduce``, as plain data.
+"""Suites for ``python -m experiments.reproduce``, as plain data.
 
 A suite is tasks x methods x seeds with one configuration file. All seeds of a cell (one task, one
-method) train as one program.
+method) train as one program. Besides the suites here, a JSON file can be one (:func:`load`).
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pomcp_jax import nearest
@@ -185,9 +187,85 @@ def known(what: str, name: str, names: Iterable[str]) -> str:
 
 
 def get(name: str) -> Suite:
-    """The suite called ``name``.
+    """The suite called ``name``, or that of a file whose name ends in ``.json``.
 
     Raises:
-      ConfigError: for an unknown name, with the nearest one.
+      ConfigError: for an unknown name, with the nearest one, or an invalid file.
     """
+    if name.lower().endswith(".json"):
+        return load(Path(name))
     return SUITES[known("--suite", name, SUITES)]
+
+
+EXAMPLE = """\
+{"config": "experiments/configs/small.py", "num_seeds": 3,
+ "tasks": ["cartpole-swingup", "walker-walk"],
+ "methods": {"tdmpc2": {}, "strong": {"preset": "po_mpc", "agent.policy.kl_coef": 9.0}},
+ "overrides": {"train.total_decisions": 20000}}
+"""
+"""A suite as a file. A method is its preset, by default its own name, and what differs from it."""
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(x) is str and x for x in value)
+
+
+def _fields(value: Any) -> bool:
+    scalars = (str, int, float, bool)
+    return isinstance(value, dict) and all(isinstance(x, scalars) for x in value.values())
+
+
+def _methods(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(_fields, value.values()))
+
+
+class Entry(NamedTuple):
+    """An entry of a suite's file."""
+
+    check: Callable[[Any], bool]
+    kind: str
+    """What it must be, for the error."""
+    default: Any = None
+    """None if it must be there."""
+
+
+ENTRIES = {
+    "about": Entry(lambda x: type(x) is str, "a text", ""),
+    "config": Entry(lambda x: type(x) is str and x != "", "a configuration file"),
+    "tasks": Entry(_words, "a list of names"),
+    "methods": Entry(_methods, "an object of methods, each an object of fields"),
+    "num_seeds": Entry(lambda x: type(x) is int and x > 0, "a number >= 1", 1),
+    "overrides": Entry(_fields, "an object of fields", {}),
+}
+
+
+def load(path: Path) -> Suite:
+    """The suite of a JSON file (:data:`EXAMPLE`).
+
+    Raises:
+      ConfigError: one line that names the file, the entry and what would be right.
+    """
+    name = f"--suite = {str(path)!r}"
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: is not JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: must be an object with {', '.join(ENTRIES)}")
+    for key in values:
+        known(f"{name}: entry", key, ENTRIES)
+    for key, entry in ENTRIES.items():
+        if key not in values and entry.default is None:
+            raise ConfigError(f"{name}: {key} is missing; must be {entry.kind}")
+        if key in values and not entry.check(values[key]):
+            raise ConfigError(f"{name}: {key} = {values[key]!r:.80}: must be {entry.kind}")
+    filled = {key: values.get(key, entry.default) for key, entry in ENTRIES.items()}
+    methods = {}
+    for label, fields in filled["methods"].items():
+        if not label or Path(label).name != label or label.startswith("."):
+            raise ConfigError(f"{name}: methods has {label!r:.80}; must be the name of a folder")
+        changes = {field: value for field, value in fields.items() if field != "preset"}
+        methods[label] = Method(str(fields.get("preset", label)), changes)
+    return Suite(**filled | {"methods": methods, "tasks": tuple(filled["tasks"])})

@@ -32,15 +32,17 @@ USAGE = """\
 usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset,size]
            --grid="policy.kl_coef=0,0.1,1,9" [--grid="optimizer.learning_rate=3e-4,1e-3"]
            [--seeds=K] [--config.any.field=value ...] [--size=SIZE] [--workdir=DIR]
-           [--tensorboard] [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
-           [--resume=auto|never|reset_envs]
+           [--tensorboard] [--wandb=PROJECT] [--cache_dir=DIR|none] [--print_config]
+           [--help[=TOPIC]] [--resume=auto|never|reset_envs]
 
   --grid         a field of the agent and its values; several, or `;` in one, span a product
   --seeds        seeds of every cell (default config.train.num_seeds)
   --config       configuration file; behind a colon task, preset and size
   --config.F     override of a field that is the same in all cells
   --workdir      one folder per cell, summary.csv, sweep.png (default runs/sweep/NAME/task-preset)
-  --tensorboard  write TensorBoard events too (needs pomcp_jax[tensorboard])
+  --tensorboard  write TensorBoard events too, a folder for each seed (`pip install tensorboardX`)
+  --wandb        log to this project of Weights & Biases too, a run for each seed of each cell
+                 (`pip install wandb`; WANDB_MODE=offline without a network)
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --resume       what to do with an earlier sweep in the workdir: auto (default) resumes it bit for
                  bit; never moves it to previous-N and starts over; reset_envs resumes with fresh
@@ -101,6 +103,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
             options.workdir,
             resume=options.resume,
             tensorboard=options.tensorboard,
+            wandb=options.wandb,
             control=Control(Progress()),
             grid=parse_grid(values.grid),
             command=process.command("experiments.sweep", argv),

@@ -16,8 +16,8 @@ CONFIG = "pomcp_jax.config"
 
 USAGE = """\
 usage: python -m experiments.run --config=FILE[:task,preset,size] [--config.any.field=value ...]
-           [--size=SIZE] [--workdir=DIR] [--resume=MODE] [--tensorboard] [--cache_dir=DIR|none]
-           [--print_config] [--help[=TOPIC]]
+           [--size=SIZE] [--workdir=DIR] [--resume=MODE] [--tensorboard] [--wandb=PROJECT]
+           [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
 
 recipes, each behind `python -m experiments.run`; C is experiments/configs:
   --config=C/quickstart.py                                 swing a pole up, in minutes
@@ -36,7 +36,9 @@ recipes, each behind `python -m experiments.run`; C is experiments/configs:
                  episodes, after an upgrade that changed the environments. change_seeds: resume with
                  another train.num_seeds: drop the last ones, or train further ones up to where the
                  run stopped, then all together
-  --tensorboard  write TensorBoard events too (needs pomcp_jax[tensorboard])
+  --tensorboard  write TensorBoard events too, a folder for each seed (`pip install tensorboardX`)
+  --wandb        log to this project of Weights & Biases too, a run for each seed (`pip install
+                 wandb`; WANDB_MODE=offline without a network)
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --print_config print the resolved configuration and stop
   --help=TOPIC   a section of fields, or a field: type, range or choices, default, the value in

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from synthetic import make_run
 
-from experiments import aggregate
+from experiments import aggregate, plot, reproduce
 from pomcp_jax.reporting import aggregates, comparison, runs, summary
 
 MATRIX = np.random.default_rng(0).uniform(0, 1.4, size=(5, 4))
@@ -157,7 +157,7 @@ def test_markdown_puts_the_best_method_first(folder, capsys):
 
 def test_latex_is_escaped_and_written_where_told(folder, capsys):
     out = folder.parent / "new" / "table.tex"
-    assert table(*folder.iterdir(), f"--out={out}", capsys=capsys) == ""
+    assert table(*folder.iterdir(), f"--out={out}", capsys=capsys) == f"written: {out}\n"
     text = out.read_text()
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     assert r"po\_mpc & 260.0 (" in text and r"95 \% interval" in text
@@ -188,9 +188,40 @@ def test_max_return_scales_and_is_asked_for(folder, capsys):
 
 
 def test_a_result_set_keeps_its_command_and_takes_flags(folder, capsys):
-    assert aggregate.main([str(folder)]) == 0
-    assert (folder / "summary.csv").exists() and "IQM of return / 1000" in capsys.readouterr().out
+    before = sorted(folder.rglob("*"))
+    assert "IQM of return / 1000" in table(folder, capsys=capsys)
+    assert sorted(folder.rglob("*")) == before  # nothing is written without --out
     assert "P(better than po_mpc)" in table(folder, "--baseline=po_mpc", capsys=capsys)
+
+
+def test_runs_that_share_a_seed_are_named_by_their_folders(tmp_path, capsys):
+    """A folder of plain runs is no result set, whatever is in it."""
+    for place, task in (("a/default", "reacher-easy"), ("b/default", "reacher-easy"), ("c", "x")):
+        make_run(tmp_path / place, None, [[1, 2]], task=task, about={"preset": "po_mpc"})
+    text = table(tmp_path, capsys=capsys)
+    for name in ("po_mpc (a/default)", "po_mpc (b/default)", "| x | po_mpc |"):
+        assert name in text
+    assert table(tmp_path, "--csv", capsys=capsys).count("return") == 3
+
+
+def test_runs_that_name_nothing_are_seeds_of_one_method(tmp_path, capsys):
+    for seed in range(2):
+        make_run(tmp_path / f"seed{seed}", None, [[1, 2]], seeds=[seed])
+    assert f"| reacher-easy | {tmp_path.name} | 2.0 ± 0.0 | 2 |" in table(tmp_path, capsys=capsys)
+
+
+def test_a_hint_does_not_start_over(tmp_path):
+    command = "python -m experiments.run --config=x --resume=never --workdir=y"
+    run = make_run(tmp_path / "a", "x", [[1]], about={"command": command})
+    (found,) = runs.find([run])
+    assert found.mend == ("`python -m experiments.run --config=x --workdir=y` continues the run")
+
+
+def test_help_is_plain_text(capsys):
+    for module in (aggregate, plot, reproduce):
+        with pytest.raises(SystemExit):
+            module.main(["--help"])
+        assert ":mod:" not in capsys.readouterr().out
 
 
 def no_evaluation(folder):
@@ -223,7 +254,7 @@ def twice(folder):
         (no_evaluation, ["--out=FOLDER/x.md"], "holds no eval/return of a healthy seed; `python"),
         (all_diverged, ["--csv"], "po_mpc: holds no eval/return of a healthy seed"),
         (unwritable, ["--out=FOLDER/x.md"], "x.md: cannot be written: Is a directory"),
-        (twice, ["--out=FOLDER/x.md"], "seed 0 of po_mpc is in"),
+        (twice, ["--out=FOLDER/x.md", "--labels=x,x,y,x,y"], "seed 0 of x is in"),
     ],
 )
 def test_bad_input_is_one_line(folder, capsys, break_it, flags, words):

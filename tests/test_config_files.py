@@ -268,7 +268,7 @@ def test_without_a_home_compiled_programs_are_not_kept(monkeypatch):
         (reproduce, ["--suite=debug", "--zzz=3"], "'--zzz=3': unexpected argument"),
         (reproduce, ["--suite=debgu"], "--suite = 'debgu': unknown; did you mean debug?"),
         (reproduce, ["--suite=zzz"], "--suite = 'zzz': unknown (debug, classic3"),
-        (reproduce, ["--dry-run"], "the following arguments are required: --suite"),
+        (reproduce, ["--dry-run"], "--suite: is missing; must be a name or a JSON file"),
         (reproduce, ["--suite=debug", "--jobs=x"], "argument --jobs: invalid int value: 'x'"),
         (plot, ["x", "--diagnostic"], "x: no such folder"),
         (plot, ["x", "--label=3", "--outt=y"], "--outt: unknown argument; did you mean --out?"),

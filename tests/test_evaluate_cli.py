@@ -81,3 +81,71 @@ def test_wrong_arguments_are_one_line(run, capsys, arguments, message):
 def test_no_run(tmp_path, capsys):
     assert evaluate.main([str(tmp_path / "nothing")]) == 2
     assert "no such folder; must be the workdir of a run" in capsys.readouterr().err
+
+
+OWN = """
+import jax.numpy as jnp
+from pomcp_jax import Task, make_env
+
+task = Task(
+    name="reach", reset=lambda key: jnp.zeros(1), step=lambda x, action: x + action,
+    observe=lambda x: x, reward=lambda x: jnp.ones(()), terminated=lambda x: jnp.zeros((), bool),
+    observation_size=1, action_size=1, episode_steps=6,
+)
+
+def env():
+    return make_env(task, 1)
+
+other = task._replace(name="other")
+wide = task._replace(
+    reset=lambda key: jnp.zeros(2), observation_size=2, step=lambda x, action: x + action[0]
+)
+number = 3
+
+def broken():
+    raise RuntimeError("no model")
+"""
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory):
+    """An untrained agent of a task that is in no registry, and the folder of its code."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_reach.py").write_text(OWN)
+    config = tiny.run(env__task="reach")
+    spec = acting.build(config.agent, 1, 1)
+    state = jax.vmap(lambda key: agent.init(key, config.agent, spec))(
+        jax.random.split(jax.random.key(0), 1)
+    )
+    checkpoint.save(folder / "run" / "checkpoints", 10, state, config, spec)
+    return folder
+
+
+@pytest.mark.parametrize("attribute", ["task", "env"])
+def test_a_task_of_ones_own(own_run, capsys, monkeypatch, attribute):
+    monkeypatch.chdir(own_run)
+    arguments = ["run", "--episodes=2", "--actor=policy", f"--task=own_reach:{attribute}"]
+    assert evaluate.main(arguments) == 0
+    row = capsys.readouterr().out.splitlines()[2].split()
+    assert row[1] == "6.0"  # a reward of 1 in each of six steps
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (None, "env.task = 'reach': is no task of this package; if it is one of your own, --task="),
+        ("own_reach", "--task = 'own_reach': must be MODULE:ATTRIBUTE, for example my_tasks:reach"),
+        ("own_reach.py:task", "must be MODULE:ATTRIBUTE"),
+        ("nowhere:task", "cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
+        ("own_reach:zzz", "cannot be imported: AttributeError"),
+        ("own_reach:number", "is int; must be a Task, an Env or a function"),
+        ("own_reach:broken", "RuntimeError: no model"),
+        ("own_reach:other", "is 'other', the run was trained on 'reach'"),
+        ("own_reach:wide", "has 2 observations and 1 actions, the agent 1 and 1"),
+    ],
+)
+def test_a_task_of_ones_own_that_does_not_fit(own_run, capsys, monkeypatch, task, message):
+    monkeypatch.chdir(own_run)
+    assert evaluate.main(["run", *([f"--task={task}"] if task else [])]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1, error

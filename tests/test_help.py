@@ -31,6 +31,15 @@ def test_short_help_comes_without_jax():
     assert len(done.stdout.splitlines()) < 50 and max(map(len, done.stdout.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("name", "run sweep reproduce evaluate plot aggregate".split())
+def test_a_python_without_jax_is_one_line(name):
+    """-S hides all installed packages, as another Python than that of the environment does."""
+    command = [sys.executable, "-S", "-m", f"experiments.{name}", "--help=policy"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: jax is not installed in ") and "activate" in done.stderr
+
+
 def test_sections_are_the_groups_of_the_configuration():
     assert [name for name, _ in usage.sections()] == list(fields.groups(Config))
     assert all(text.endswith(".") for _, text in usage.sections())

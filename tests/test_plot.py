@@ -8,8 +8,18 @@ import pytest
 from synthetic import make_run, write
 
 from experiments import plot
+from experiments.published import COLORED
 from experiments.published import FOLDER as PUBLISHED
-from pomcp_jax.reporting import canvas, columns, comparison, comparison_figures, published, runs
+from pomcp_jax import presets
+from pomcp_jax.reporting import (
+    canvas,
+    columns,
+    comparison,
+    comparison_figures,
+    palette,
+    published,
+    runs,
+)
 from pomcp_jax.reporting.columns import Series
 
 BEGINS = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
@@ -45,11 +55,15 @@ def test_runs_of_a_method_are_pooled_unless_their_settings_differ(tmp_path):
     assert [line.label for line in panel.lines] == ["po_mpc, kl_coef=1.0", "po_mpc, kl_coef=9.0"]
 
 
-def test_a_run_named_twice_counts_once_and_a_seed_twice_is_mentioned(tmp_path):
+def test_a_run_named_twice_counts_once_and_equal_seeds_are_told_apart(tmp_path):
     a, b = (make_run(tmp_path / name, "x", [[1, 2]]) for name in "ab")
     ((panel,), notes) = panels(a, a)
     assert panel.lines[0].seeds == 1 and not notes
-    assert "seed 0 is in several folders" in panels(a, b)[1][0]
+    assert labels([a, b]) == ["x (a)", "x (b)"]
+    # Asked for by name they are pooled, with a note.
+    loaded = comparison.load(runs.find([a, b], ["y", "y"]))
+    _, notes = comparison.panels(loaded, [comparison.RETURN], "decisions", "ci95")
+    assert "seed 0 is in several folders" in notes[0]
 
 
 def test_every_task_has_a_panel_of_its_own(tmp_path):
@@ -132,8 +146,19 @@ def test_a_common_grid_interpolates():
 
 
 def test_twelve_methods_differ_by_colour_or_dashes():
-    styles = {str(comparison_figures.style(i)) for i in range(28)}
+    styles = {str(palette.style(i)) for i in range(28)}
     assert len(styles) == 28
+
+
+def test_a_method_has_its_colour_in_every_picture():
+    known = ("a", "b", "c")
+    assert palette.places(["c", "new", "a", "other", "c"], known) == {
+        "c": 2, "new": 1, "a": 0, "other": 3,
+    }  # fmt: skip
+    assert palette.places(["c", "b"], known) == {"c": 2, "b": 1}
+    assert [palette.style(i)["color"] for i in range(7)] == [palette.color(i) for i in range(7)]
+    assert len({palette.color(i) for i in range(19)}) == 19
+    assert sorted(COLORED) == sorted(presets.PRESETS)
 
 
 def test_legends_have_few_rows_that_fit():
@@ -161,6 +186,7 @@ def test_a_column_wide_picture_in_every_format(two_tasks, suffix, capsys):
     out = two_tasks / "new" / f"x.{suffix}"
     flags = ("--size=3.3x4.5", "--published", "--x=frames", f"--out={out}")
     assert drawn(two_tasks / "runs", *flags) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out == f"written: {out}\n"
     data = out.read_bytes()
     assert data.startswith(BEGINS[suffix]) and [p.name for p in out.parent.iterdir()] == [out.name]
     if suffix == "pdf":
@@ -198,7 +224,7 @@ def test_intervals_of_few_seeds_do_not_set_the_scale(tmp_path):
     assert low.min() < -900
     ax = canvas.figure(2, 2).subplots()
     look = comparison_figures.Look("decisions", "ci95")
-    comparison_figures._panel(ax, panel, {"x": comparison_figures.style(0)}, look)
+    comparison_figures._panel(ax, panel, {"x": palette.style(0)}, look)
     comparison_figures._finish(ax, panel, "decisions", 7)
     bottom, top = ax.get_ylim()
     assert -50 < bottom <= -10 and 900 < top < 1000

@@ -1,5 +1,6 @@
 """Suites: their configurations, and how cells are run, kept, skipped and repeated."""
 
+import fcntl
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from experiments import reproduce, suites
+from pomcp_jax import config as config_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import results
 from pomcp_jax.running import workdirs
@@ -98,6 +100,9 @@ def test_methods_of_a_suite_differ_by_their_fields(tmp_path):
         (["--suite=debug", "--config.train.num_seed=1"], "config.train.num_seeds"),
         (["--suite=debug", "--config.agent.mppi.num_elites=99"], "agent.mppi.num_elites = 99"),
         (["--suite=debug", "--dry-rum"], "'--dry_rum'"),
+        (["--suite=debug", "--cell=4"], "--cell = 4: must be 0 to 3; --list shows the cells"),
+        (["--suite=debug", "--wandb=a/b"], "--wandb = 'a/b': must be the name of a project"),
+        (["--suite=none.json"], "--suite = 'none.json': No such file or directory"),
     ],
 )
 def test_bad_input_is_one_line_and_runs_nothing(arguments, words, tmp_path, capsys, monkeypatch):
@@ -116,6 +121,136 @@ def test_dry_run_prints_commands_and_writes_nothing(tmp_path, capsys):
     assert len(lines) == 2 and all(line.startswith("to train  probe/") for line in lines)
     assert ":probe/lqr,tdmpc2" in lines[0] and "num_seeds=2" in lines[0]
     assert not out.exists()
+
+
+def listed(capsys, *arguments):
+    assert reproduce.main(["--list", *map(str, arguments)]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_list_shows_suites(capsys):
+    lines = listed(capsys)
+    assert [line.split()[0] for line in lines[1:]] == list(suites.SUITES)
+
+
+def test_list_shows_the_state_of_every_cell_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    out, work, published = tmp_path / "out", tmp_path / "work", tmp_path / "published"
+    arguments = "--suite=debug", f"--out={out}", f"--work={work}"
+    first, second, third, fourth = (pretend(plan) for plan in plans_of(tmp_path))
+    go([first])
+    second.workdir.mkdir(parents=True)
+    (second.workdir / "run.json").write_text('{"exit_code": 143, "last_checkpoint": 1200}')
+    third.workdir.mkdir(parents=True)
+    (third.workdir / "run.json").write_text('{"exit_code": 3}')
+    go([fourth._replace(folder=published / "debug" / "probe_match" / "po_mpc")])
+    (fourth.workdir / "run.json").unlink()
+    monkeypatch.setattr(reproduce, "PUBLISHED", published)
+    before = sorted(tmp_path.rglob("*"))
+    total = f"{second.config.train.total_decisions:,}"
+    assert listed(capsys, *arguments) == [
+        "  0  probe/lqr tdmpc2    finished",
+        f"  1  probe/lqr po_mpc    stopped, 1,200 of {total} decisions saved",
+        "  2  probe/match tdmpc2  diverged, starts over",
+        "  3  probe/match po_mpc  to train; published",
+    ]
+    assert sorted(tmp_path.rglob("*")) == before
+    with second.log.open("a") as log:  # another process trains it
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert "training, 1,200 decisions saved" in listed(capsys, *arguments)[1]
+    (first.folder / "config.json").write_text(
+        workdirs.config_text(config_lib.replace(first.config, {"train.seed": 5}))
+    )
+    assert "other configuration" in listed(capsys, *arguments)[0]
+
+
+def test_published_results_are_only_read(tmp_path, capsys, monkeypatch):
+    """By default results go elsewhere: a fresh clone trains."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(reproduce.PUBLISHED.parent)
+    assert reproduce.main(["--suite=classic3", "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    suite = suites.SUITES["classic3"]
+    assert len(lines) == len(suite.tasks) * len(suite.methods)
+    assert all(line.startswith("to train") for line in lines)
+    assert all("--workdir=runs/reproduce/classic3/" in line for line in lines)
+    args, _ = reproduce.parser().parse_known_args(["--suite=classic3"])
+    out, plans = reproduce.prepare(args, [])
+    assert str(out) == "runs/results/classic3"
+    assert {plan.folder.parents[1] for plan in plans} == {out}
+
+
+def test_single_cells(tmp_path, capsys):
+    arguments = ["--suite=debug", "--dry_run", f"--out={tmp_path}", "--cell", "3", "1", "3"]
+    assert reproduce.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "to train  probe/match po_mpc", "to train  probe/lqr po_mpc",
+    ]  # fmt: skip
+
+
+def test_a_project_of_wandb_reaches_every_cell(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setattr(reproduce.loggers, "check", lambda options: None)
+    args, _ = reproduce.parser().parse_known_args(["--suite=debug", "--wandb=mine"])
+    _, plans = reproduce.prepare(args, [])
+    assert all(plan.command[-1] == "--wandb=mine" for plan in plans)
+    out = tmp_path / "group"
+    script = "import os, sys; open(sys.argv[1], 'w').write(os.environ['WANDB_RUN_GROUP'])"
+    go([plans_of(tmp_path)[1]._replace(command=[sys.executable, "-c", script, str(out)])])
+    assert out.read_text() == "probe/lqr po_mpc".replace(" ", "/")
+
+
+def suite_file(tmp_path, **changes):
+    values = json.loads(suites.EXAMPLE) | changes
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
+    return path
+
+
+def test_a_suite_of_ones_own(tmp_path, capsys):
+    path = suite_file(tmp_path)
+    suite = suites.get(str(path))
+    assert suite.tasks == ("cartpole-swingup", "walker-walk") and suite.num_seeds == 3
+    assert suite.methods["tdmpc2"] == suites.Method("tdmpc2", {})
+    assert suite.methods["strong"] == suites.Method("po_mpc", {"agent.policy.kl_coef": 9.0})
+    lines = listed(capsys, f"--suite={path}")
+    assert len(lines) == 4 and "walker-walk strong" in lines[3]
+    plans = reproduce.make_plans("mine", suite, tmp_path, tmp_path)
+    assert plans[1].config.agent.policy.kl_coef == 9.0 and plans[1].facts["suite"] == "mine"
+    assert plans[1].config.train.total_decisions == 20_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": None}, "tasks is missing; must be a list of names"),
+        ({"tasks": []}, "tasks = []: must be a list of names"),
+        ({"num_seeds": 0}, "num_seeds = 0: must be a number >= 1"),
+        ({"num_seeds": True}, "num_seeds = True: must be a number >= 1"),
+        ({"method": {}}, "entry = 'method': unknown; did you mean methods?"),
+        ({"methods": {"a": 1}}, "methods = {'a': 1}: must be an object of methods"),
+        ({"methods": {"../x": {}}}, "methods has '../x'; must be the name of a folder"),
+        ({"methods": {"a": {"preset": "bmcp"}}}, "preset = 'bmcp'"),
+        ({"overrides": {"train.sed": 1}}, "config.train.sed"),
+        ({"config": "none.py"}, "--config = 'none.py': no such file"),
+    ],
+)
+def test_mistakes_in_a_suite_of_ones_own(tmp_path, capsys, changes, words):
+    assert reproduce.main([f"--suite={suite_file(tmp_path, **changes)}", "--dry_run"]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1, error
+
+
+def test_the_documented_suite_is_the_example():
+    page = (reproduce.PUBLISHED.parents[1] / "docs" / "configuration.md").read_text()
+    assert suites.EXAMPLE in page
+
+
+def test_a_suite_that_is_no_json(tmp_path):
+    for text in ("{", "[]"):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"x.json': (is not JSON|must be an object with)"):
+            suites.get(str(tmp_path / "x.json"))
 
 
 def test_a_finished_cell_is_kept_without_checkpoints_and_skipped(tmp_path):

@@ -76,21 +76,25 @@ def test_a_grid_ends_where_the_shortest_run_does(tmp_path):
     np.testing.assert_allclose(interval.value, [0.0055, 0.011])
 
 
-def test_tables_and_pictures_of_a_result_set(results, capsys):
-    assert aggregate.main([str(results)]) == 0
+def test_tables_and_pictures_of_a_result_set(results, tmp_path_factory, capsys):
+    before = sorted(results.rglob("*"))
+    out = tmp_path_factory.mktemp("new") / "tables"
+    assert aggregate.main([str(results), f"--out={out}"]) == 0
+    assert sorted(results.rglob("*")) == before
     text = capsys.readouterr().out
+    assert f"written: summary.csv, returns.csv, summary.png in {out}/" in text
     assert "| cartpole-swingup | tdmpc2 | 500.0 ± 360.6 | 3 | 4,000 | 1:00 |" in text
     # All six: 840 and 840 of cartpole, 840, 900, 900, 960; without one at either end.
     assert "| po_mpc | 0.870 |" in text and "| 6 | 2 | 2:00 |" in text
-    assert (results / "summary.png").read_bytes()[:4] == b"\x89PNG"
-    table = rows(results / "summary.csv")
+    assert (out / "summary.png").read_bytes()[:4] == b"\x89PNG"
+    table = rows(out / "summary.csv")
     assert [(r["task"], r["method"], r["kind"]) for r in table[-2:]] == [
         ("all", "po_mpc", "iqm"),
         ("all", "tdmpc2", "iqm"),
     ]
     assert float(table[-2]["value"]) == pytest.approx(0.87)
     assert float(table[-2]["low"]) <= 0.87 <= float(table[-2]["high"])
-    long = rows(results / "returns.csv")
+    long = rows(out / "returns.csv")
     assert len(long) == 4 * 3 * 2  # the bare policy's rows are left out
     assert long[0]["frames"] == "2000" and long[0]["versions"] == "jax=1"
     assert set(long[0]) >= {"method", "preset", "task", "seed", "decisions", "return", "seconds"}

@@ -74,9 +74,10 @@ class Tiny:
             return run
         work = run.work
 
-        def interrupted(*args, **kwargs):
-            interruption.check()
-            return work(*args, **kwargs)
+        def interrupted(function, *args, **kwargs):
+            if function != run.ahead.wait:  # waiting for a compiler is no work of the run
+                interruption.check()
+            return work(function, *args, **kwargs)
 
         run.work = interrupted
         try:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from test_cli import ENVIRONMENT, ROOT
 
-from experiments import signals, streams
+from experiments import early, signals, streams
 from experiments.benchmarks import abuse, abuse_files, abuse_inputs
 from pomcp_jax.running import crash
 from pomcp_jax.running.background import Control, Saver, Stop
@@ -198,3 +198,12 @@ def test_abuse_of_arguments_in_one_process(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert abuse.main(["--only=agent.mppi.num_samples = '[-9x]*", "--kinds=arguments"]) == 0
     assert "| all | " in capsys.readouterr().out
+
+
+def test_alarms_of_xla_are_hidden_unless_wanted(monkeypatch):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    early.hide_alarms()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    early.hide_alarms()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "1"

@@ -21,7 +21,7 @@ from pomcp_jax import cells as cells_lib
 from pomcp_jax import checkpoint, controller, seed_axis, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config, ConfigError
-from pomcp_jax.reporting import statistics
+from pomcp_jax.reporting import statistics, sweep_figures
 from pomcp_jax.running import sweeps, workdirs
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.health import Diverged
@@ -481,3 +481,20 @@ def test_a_sweep_whose_results_cannot_be_written_is_not_done(tmp_path):
     for found in outcome.cells:
         about = json.loads((found.cell.folder(tmp_path) / "run.json").read_text())
         assert about["exit_code"] == 0 and about["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("counts", "title"),
+    [
+        ([1, 1], "one seed"),
+        ([2, 2], "mean over seeds; dots: seeds"),  # no interval is drawn
+        ([3, 5], "mean over seeds, 95 % interval; dots: seeds"),
+        ([2, 5], "mean over seeds, 95 % interval (of 3 seeds or more); dots: seeds"),
+        ([0, 0], "one seed"),
+    ],
+)
+def test_the_picture_says_what_it_draws(counts, title):
+    cells = [
+        sweep_figures.SweptCell("a", None, {}, np.zeros(count), frozenset()) for count in counts
+    ]
+    assert sweep_figures._title(cells) == title

@@ -63,6 +63,14 @@ def test_outcome_and_rows(whole):
     assert [row["seed"] for row in rows] == [0] * len(rows)
 
 
+def test_an_outcome_is_printed_in_a_line(whole):
+    text = str(whole[0])
+    assert text.startswith("Outcome('done', 60 decisions in ") and len(text) < 400
+    assert f"evaluation [{whole[0].evaluation[0]:,.1f}]" in text and "\n" not in text
+    many = whole[0]._replace(training=np.arange(100.0))
+    assert len(repr(many)) < 400 and "0.0 1.0 2.0" in repr(many) and " ...]" in repr(many)
+
+
 def test_every_column_is_documented(whole):
     page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
     documented = set(re.findall("`([a-z_/0-9]+)`", page))

@@ -29,6 +29,7 @@ from experiments.benchmarks.timing import exclusive
 from pomcp_jax import acting, agent, envs, presets, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
+from pomcp_jax.running import cost
 from pomcp_jax.train import Program, Work
 
 OBS, ACTIONS = 24, 6
@@ -46,51 +47,14 @@ def agent_config(size: str, preset: str = "po_mpc") -> AgentConfig:
     return config_lib.replace(config, SMALL_PLAN) if size in ("tiny", "small") else config
 
 
-def mlp(*sizes: int) -> int:
-    """Floating point operations of one row through linear layers of these sizes.
-
-    Biases, norms and activations do not count.
-    """
-    return sum(2 * a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-
-
-def layers(config: AgentConfig) -> dict[str, int]:
-    """Operations of one row through each network, with a Q critic."""
-    model = config.world_model
-    z, m = model.latent_size, model.mlp_width
-    hidden = (model.encoder_width,) * max(model.encoder_layers - 1, 1)
-    return {
-        "encoder": mlp(OBS, *hidden, z),
-        "dynamics": mlp(z + ACTIONS, m, m, z),
-        "reward": mlp(z + ACTIONS, m, m, model.num_bins),
-        "head": mlp(z + ACTIONS, m, m, model.num_bins),
-        "policy": mlp(z, m, m, 2 * ACTIONS),
-    }
-
-
 def plan_flops(config: AgentConfig) -> float:
-    """Operations of a plan: samples scored in each iteration, proposals once, two value heads."""
-    n, plan = layers(config), config.mppi
-    sequence = plan.horizon * (n["dynamics"] + n["reward"]) + n["policy"] + 2 * n["head"]
-    free = plan.num_samples - plan.num_proposals
-    proposals = plan.num_proposals * (sequence + plan.horizon * n["policy"])
-    return float(plan.iterations * free * sequence + proposals)
+    """Operations of a plan (:func:`pomcp_jax.running.cost.plan`)."""
+    return cost.plan(config, OBS, ACTIONS).products
 
 
 def update_flops(config: AgentConfig) -> float:
-    """Operations of an update.
-
-    A backward pass costs twice its forward pass; if only the input's gradient is needed, once.
-    """
-    n, horizon, batch = layers(config), config.mppi.horizon, config.optimizer.batch_size
-    heads, learned = config.world_model.num_heads, config.policy.prior == "learned"
-    encoded = (horizon + 1 + 2) * n["encoder"]
-    target = horizon * (n["policy"] + 2 * n["head"])
-    model = 3 * horizon * (n["dynamics"] + n["reward"] + heads * n["head"])
-    states = horizon + 1
-    policy = states * (3 * n["policy"] + 2 * 2 * n["head"])
-    prior = states * (3 + 1) * n["policy"] if learned else 0
-    return float(batch * (encoded + target + model + policy + prior))
+    """Operations of an update (:func:`pomcp_jax.running.cost.update`)."""
+    return cost.update(config, OBS, ACTIONS).products
 
 
 def median_ms(function: Callable[[], Any], runs: int) -> float:

@@ -2,24 +2,18 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pomcp_jax.config import ConfigError
-from pomcp_jax.reporting import canvas
+from pomcp_jax.reporting import canvas, palette
 from pomcp_jax.reporting.comparison import BANDS, RETURN, Panel
 from pomcp_jax.reporting.figures import compact
 from pomcp_jax.reporting.published import SLACK, Published, of_task
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette without yellow, distinct to colour-blind readers too."""
-GREY = "#777777"
-"""Of published methods where no colour is left."""
-DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1, 1.5)))
-"""Line styles; a method has one of seven colours and of four styles."""
 MARKERS = "os^Dv<>p"
 """Of published curves."""
 NARROW = 4.5
@@ -48,6 +42,8 @@ class Look(NamedTuple):
     """A key of :data:`pomcp_jax.reporting.comparison.BANDS`."""
     size: tuple[float, float] | None = None
     """Width and height in inches; None chooses by the number of panels."""
+    known: Sequence[str] = ()
+    """Methods that have the same colour in every picture; see :func:`palette.places`."""
 
 
 def draw(panels: Sequence[Panel], out: Path, look: Look, beside: Sequence[Published] = ()) -> None:
@@ -68,9 +64,10 @@ def draw(panels: Sequence[Panel], out: Path, look: Look, beside: Sequence[Publis
     columns = _columns(panels, look.size)
     rows = math.ceil(len(panels) / columns)
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
-    styles = {label: style(i) for i, label in enumerate(labels)}
     others = [curve for panel in panels for curve in _shown(panel, beside, look.x)]
-    marks = _published_styles(others, styles)
+    place = palette.places([*labels, *sorted({curve.method for curve in others})], look.known)
+    styles = {label: palette.style(place[label]) for label in labels}
+    marks = _published_styles(others, place)
     width, height = look.size or _free_size(len(panels), rows, columns, len(labels))
     font = 7 if width < NARROW else 8
     figure = canvas.figure(width, height)
@@ -91,12 +88,6 @@ def draw(panels: Sequence[Panel], out: Path, look: Look, beside: Sequence[Publis
     if look.size:
         _check_room(figure, axes[0], rows)
     canvas.save(figure, out, dpi=DPI)
-
-
-def style(index: int) -> dict[str, Any]:
-    """Colour and line style of a method; 28 are distinct."""
-    dashes = DASHES[index // len(COLORS) % len(DASHES)]
-    return {"color": COLORS[index % len(COLORS)], "linestyle": dashes}
 
 
 def _columns(panels: Sequence[Panel], size: tuple[float, float] | None) -> int:
@@ -178,17 +169,15 @@ def _shown(panel: Panel, beside: Sequence[Published], x: str) -> list[Published]
 
 
 def _published_styles(
-    curves: Sequence[Published], styles: dict[str, dict[str, Any]]
+    curves: Sequence[Published], places: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """Colour and mark by label: the colour of our run of the same method, else one that is left."""
-    used = {kind["color"] for kind in styles.values()}
-    free = [color for color in COLORS if color not in used] or [GREY]
-    missing = sorted({curve.method for curve in curves} - styles.keys())
-    colors = {label: kind["color"] for label, kind in styles.items()}
-    colors |= {method: free[i % len(free)] for i, method in enumerate(missing)}
+    """Colour and mark by label: the colour is that of the method in every picture."""
     names = {curve.label: curve.method for curve in curves}
     return {
-        label: {"color": colors[names[label]], "marker": MARKERS[i % len(MARKERS)]}
+        label: {
+            "color": palette.style(places[names[label]])["color"],
+            "marker": MARKERS[i % len(MARKERS)],
+        }
         for i, label in enumerate(sorted(names))
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pomcp_jax.reporting import canvas, published, result_sets, statistics
+from pomcp_jax.reporting import canvas, palette, published, result_sets, statistics
 from pomcp_jax.reporting.published import Published
 from pomcp_jax.reporting.result_sets import Runs
 
@@ -26,15 +26,12 @@ def compact(value: float) -> str:
     return f"{value:.10g}"
 
 
-LIGHT = ("#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7")
-"""Light colours of matplotlib's tab20, for methods beyond the ten default colours."""
-COLORS = (*(f"C{i}" for i in range(10)), *LIGHT)
-
-
-def colors(names: list[str], curves_drawn: list[Published]) -> dict[str, str]:
-    """Colour of each method, the same for our runs and published ones; our methods come first."""
-    order = list(dict.fromkeys([*names, *sorted(curve.method for curve in curves_drawn)]))
-    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(order)}
+def colors(
+    names: Sequence[str], curves_drawn: Sequence[Published], known: Sequence[str] = ()
+) -> dict[str, str]:
+    """Colour of each method, the same for our runs and published ones (:mod:`palette`)."""
+    place = palette.places([*names, *sorted(curve.method for curve in curves_drawn)], known)
+    return {name: palette.color(i) for name, i in place.items()}
 
 
 def _published(axes: Any, curve: Published, color: str, band: bool) -> None:
@@ -129,6 +126,7 @@ def draw(
     returns: str = "evaluation",
     beside: Sequence[Published] = (),
     bands: Sequence[str] = (),
+    known: Sequence[str] = (),
 ) -> None:
     """Write one picture of all finished cells below ``results``.
 
@@ -142,6 +140,7 @@ def draw(
       returns: a key of :data:`pomcp_jax.reporting.result_sets.SOURCES`.
       beside: published curves to draw as well.
       bands: sources of published curves whose ±2 std is also drawn.
+      known: methods that have the same colour in every picture.
 
     Raises:
       ConfigError: one line about the results.
@@ -153,7 +152,7 @@ def draw(
     tasks = list(dict.fromkeys(runs.task for runs in all_runs))
     many = result_sets.methods(all_runs)
     drawn = [curve for task in tasks for curve in published.of_task(beside, task)]
-    color = colors(list(many), drawn)
+    color = colors(list(many), drawn, known)
     panels = len(tasks) + 2
     columns = min(COLUMNS, panels)
     rows = math.ceil(panels / columns)

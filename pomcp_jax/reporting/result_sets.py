@@ -90,7 +90,10 @@ def load(results: Path, returns: str = "evaluation") -> tuple[list[Runs], list[C
                 raise ConfigError(f"{cell.folder / file}: holds no {column}")
             # A copied folder would otherwise count twice and narrow the intervals.
             if twice := seeds.keys() & by_seed.keys():
-                raise ConfigError(f"{cell.folder}: seed {min(twice)} of {method} appears twice")
+                raise ConfigError(
+                    f"{cell.folder}: seed {min(twice)} of {method} appears twice; leave one of the"
+                    " folders out, or name them as runs, not as a result set"
+                )
             seeds |= by_seed
         if len({cell.action_repeat for cell in members}) > 1:
             raise ConfigError(f"{members[0].folder}: cells of {method} differ in action repeat")

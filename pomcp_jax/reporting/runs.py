@@ -1,5 +1,6 @@
 """Runs to compare: found in folders, named by their method, seeds of one method pooled."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ class Run(NamedTuple):
     """Frames of a decision."""
     label: str
     """Of its method."""
+    seeds: range
+    """Numbers of its seeds by its configuration."""
     settings: dict[str, Any]
     """Fields that make it another method if they differ, by name."""
     diverged: frozenset[int]
@@ -60,7 +63,8 @@ class Run(NamedTuple):
     @property
     def mend(self) -> str:
         """What produces rows that are missing."""
-        command = self.about.get("command")
+        # Otherwise the command would move this run aside.
+        command = str(self.about.get("command") or "").replace(" --resume=never", "")
         return f"`{command}` continues the run" if command else "resume the run first"
 
 
@@ -69,7 +73,8 @@ def find(paths: Sequence[Path], labels: Sequence[str] | None = None) -> list[Run
 
     A method is called as run.json names it (``method`` or ``preset``), else as its folder; a
     sweep's cell as its folder. Runs of one task with equal names and unequal settings get
-    the settings into their names, so that equal names are seeds of one method.
+    the settings into their names, and those that share a seed their folders, so that equal names
+    are seeds of one method.
 
     Args:
       paths: folders.
@@ -145,8 +150,11 @@ def _run(folder: Path, *, cell: bool = False) -> Run:
     try:
         env = config["env"]
         task, repeat = str(env["task"]), int(env["action_repeat"])
+        train = config.get("train") or {}
+        first = int(train.get("seed", 0))
+        seeds = range(first, first + int(train.get("num_seeds", 1)))
         diverged = frozenset(int(seed) for seed in about.get("diverged") or {})
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise ConfigError(
             f"{folder}: its config.json or run.json is not of a run of experiments.run"
         ) from None
@@ -156,7 +164,8 @@ def _run(folder: Path, *, cell: bool = False) -> Run:
         for field, value in config_lib.flatten(config).items()
         if field not in BOOKKEEPING
     }
-    return Run(folder, task, repeat, str(name or folder.resolve().name), settings, diverged, about)
+    label = str(name or folder.resolve().name)
+    return Run(folder, task, repeat, label, seeds, settings, diverged, about)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -175,7 +184,31 @@ def _apart(runs: list[Run]) -> list[Run]:
     for run in runs:
         groups.setdefault(run.label, []).append(run)
     names = {label: _differing(members) for label, members in groups.items()}
-    return [run._replace(label=_label(run, names[run.label])) for run in runs]
+    named = [run._replace(label=_label(run, names[run.label])) for run in runs]
+    twice = _twice(named)
+    return [
+        run._replace(label=f"{run.label} ({twice[run.folder]})") if run.folder in twice else run
+        for run in named
+    ]
+
+
+def _twice(runs: Sequence[Run]) -> dict[Path, str]:
+    """Names of the runs that share a seed with another of their task and label, by folder."""
+    folders: set[Path] = set()
+    for a, b in itertools.combinations(runs, 2):
+        if (a.task, a.label) == (b.task, b.label) and set(a.seeds) & set(b.seeds):
+            folders |= {a.folder, b.folder}
+    return _tails(sorted(folders))
+
+
+def _tails(folders: Sequence[Path]) -> dict[Path, str]:
+    """The shortest ends of paths, equally long, that tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        tails = ["/".join(path[-count:]) for path in parts]
+        if len(set(tails)) == len(tails):
+            return dict(zip(folders, tails, strict=True))
+    return {}
 
 
 def _differing(runs: list[Run]) -> list[str]:

@@ -11,6 +11,8 @@ from pomcp_jax.reporting.curves import mean_curve, read_curves
 
 LEGEND = 12
 """Largest number of cells with a legend."""
+FEWEST = 3
+"""Seeds that an interval needs."""
 
 
 class SweptCell(NamedTuple):
@@ -97,18 +99,26 @@ def _draw_final(
         mean = np.array([_mean(cell.returns) for cell in members])
         bounds = np.array([statistics.bounds(cell.returns) for cell in members])
         # With two seeds the t interval is about ten times their distance; omit it.
-        few = np.array([len(cell.returns) < 3 for cell in members])
+        few = np.array([len(cell.returns) < FEWEST for cell in members])
         reach = np.where(few, 0.0, np.nan_to_num(np.abs(bounds - mean[:, None]).T))
         style = {"color": f"C{i}", "capsize": 3, "marker": "o", "label": label or None}
         panel.errorbar(x, mean, yerr=reach, **style)
         for cell, value in zip(members, x, strict=True):
             seeds = np.full(len(cell.returns), value)
             panel.plot(seeds, cell.returns, ".", color=f"C{i}", alpha=0.4)
-    panel.set(
-        xlabel=across, ylabel="return of the latest evaluation", title="mean over seeds, 95 %"
-    )
+    panel.set(xlabel=across, ylabel="return of the latest evaluation", title=_title(cells))
     if panel.get_legend_handles_labels()[0] and len(lines) > 1:
         panel.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize="small")
+
+
+def _title(cells: Sequence[SweptCell]) -> str:
+    """What lines, bars and dots of final returns are."""
+    counts = [len(cell.returns) for cell in cells]
+    most = max(counts, default=0)
+    if most < 2:
+        return "one seed"
+    few = "" if min(counts) >= FEWEST else f" (of {FEWEST} seeds or more)"
+    return "mean over seeds" + (f", 95 % interval{few}" if most >= FEWEST else "") + "; dots: seeds"
 
 
 def _mean(values: np.ndarray) -> float:

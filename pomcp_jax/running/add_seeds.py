@@ -33,7 +33,7 @@ def catch_up(run: Run) -> None:
     options = run.options._replace(config=config)
     new = Run(options, functions, start, run.control, run.began, run.on_row)
     # One set of files and one worker thread: two would write and compile side by side.
-    new.tables, new.work = run.tables, run.work
+    new.tables, new.work, new.loggers = run.tables, run.work, run.loggers
     new.note(seconds=run.books.seconds)
     run.progress.say(f"seeds {seed} to {seed + missing - 1} catch up to {run.done:,} decisions")
     new.state = new.work(new.functions.program.init, new.config, busy="compiling: initial state")

@@ -18,6 +18,8 @@ class Options(NamedTuple):
     workdir: Path
     tensorboard: bool = False
     """Also write TensorBoard events."""
+    wandb: str = ""
+    """Project of Weights & Biases to log to as well; empty for none."""
     resume: str = "auto"
     """One of :data:`RESUME`."""
     grid: Mapping[str, Sequence[float]] = {}

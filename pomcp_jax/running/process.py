@@ -39,8 +39,6 @@ def describe(command: str) -> dict[str, Any]:
     """Command, commit, versions and device, for run.json."""
     packages = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "brax", "dm_control")
     device = jax.devices()[0]
-    # Cores this process may use: cpu_count() ignores taskset and container limits.
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "command": command,
         "commit": commit(),
@@ -49,9 +47,16 @@ def describe(command: str) -> dict[str, Any]:
         "versions": {name: checkpoint.installed(name) for name in packages},
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
-        "cpu_cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "cpu_cores": cpu_cores(),
         "platform": platform.platform(),
     }
+
+
+def cpu_cores() -> int:
+    """Cores that this process may use."""
+    # cpu_count() ignores taskset and container limits.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def peak_memory_gb() -> float:

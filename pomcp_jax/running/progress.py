@@ -1,6 +1,7 @@
 """Progress on stderr: one live line on a terminal, a status line at intervals in a log file."""
 
 import math
+import os
 import shutil
 import sys
 import time
@@ -21,6 +22,31 @@ def number(value: float, digits: int = 0) -> str:
     return f"{value:,.{digits}f}" if math.isfinite(value) else "-"
 
 
+def fit(text: str, width: int) -> str:
+    """``text`` in ``width`` characters: parts between ``|`` are left out after the first."""
+    first, *others = text.split(" | ")
+    while len(" | ".join([first, *others])) > width and len(others) > 1:
+        del others[0]
+    return " | ".join([first, *others])[:width]
+
+
+def bar(share: float, width: int, *, color: bool = False, symbols: str = "━╸─") -> str:
+    """A bar of ``width`` characters with the percentage at its end."""
+    full, half, empty = tuple(symbols)
+    cells = width - 5
+    halves = int(2 * cells * min(max(share, 0.0), 1.0))
+    done = full * (halves // 2) + half * (halves % 2)
+    rest = empty * (cells - len(done))
+    if color:  # green and grey
+        done, rest = f"\x1b[32m{done}\x1b[0m", f"\x1b[90m{rest}\x1b[0m"
+    # Rounded down: 100 % are reached at the end only.
+    return f"{done}{rest} {int(100 * share + 1e-9):3}%"
+
+
+BAR = 14, 25
+"""Least and largest width of the bar, with its percentage."""
+
+
 class Progress:
     """Rewrites one line on a terminal; elsewhere prints one at most every ``interval`` seconds."""
 
@@ -28,14 +54,30 @@ class Progress:
         """``stream`` is stderr by default, since stdout belongs to results."""
         self._stream, self._interval = stream or sys.stderr, interval
         self._live = self._stream.isatty()
+        utf = (getattr(self._stream, "encoding", None) or "").lower().startswith("utf")
+        self._symbols = "━╸─" if utf else "=--"
+        self._color = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._open, self._last = False, -math.inf
 
-    def line(self, text: str, *, force: bool = False) -> None:
-        """Show the current state; ``force`` also prints to a log file within the interval."""
+    def line(self, text: str, *, share: float | None = None, force: bool = False) -> None:
+        """Show the current state.
+
+        Args:
+          text: parts with ``|`` between them; where they do not fit, those after the first are
+            left out, from the left.
+          share: share of the whole that is done, as a bar on a terminal.
+          force: also print to a log file within the interval.
+        """
         if self._live:
             # A longer line would wrap, and only its last part would be erased the next time.
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write("\r\x1b[2K" + text[:width])
+            if share is None or width < 3 * BAR[0]:
+                text = fit(text, width)
+            else:
+                text = fit(text, width - BAR[0] - 1)
+                room = min(BAR[1], width - len(text) - 1)
+                text = f"{bar(share, room, color=self._color, symbols=self._symbols)} {text}"
+            self._stream.write("\r\x1b[2K" + text)
             self._open = True
         else:
             now = time.monotonic()

@@ -18,7 +18,17 @@ from pomcp_jax import diagnostics, seed_axis, state_edits, train
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas
-from pomcp_jax.running import bookkeeping, crash, health, metrics, process, sweeps, tables
+from pomcp_jax.running import (
+    bookkeeping,
+    cost,
+    crash,
+    health,
+    loggers,
+    metrics,
+    process,
+    sweeps,
+    tables,
+)
 from pomcp_jax.running.background import Ahead, Control, Stop, Worker
 from pomcp_jax.running.bookkeeping import Pending
 from pomcp_jax.running.functions import Functions
@@ -75,7 +85,11 @@ class Run:
         self.state, self.done = start.state, start.decisions
         """Training state, and decisions done so far per seed."""
         self.compiled = self.warned_of_clipping = False
+        self.estimate: cost.Estimate | None = None
+        self.pace = self.evaluation_seconds = 0.0
+        """Measured seconds of a decision and of an evaluation; 0 before the first."""
         self.tables: list[tables.Record] = []
+        self.loggers = loggers.Loggers(self.progress.say)
         commit, num_rows = process.commit(), self.config.train.num_seeds
         books = start.books or bookkeeping.fresh(num_rows, commit, options.grid)
         self.books = books._replace(commit=commit)
@@ -91,9 +105,15 @@ class Run:
         before = self.books.tables or [None] * len(self.cells)
         for cell, names, written in zip(self.cells, columns, before, strict=True):
             folder = cell.folder(self.options.workdir)
-            arguments = folder, names, self.options.tensorboard, written, self.progress.say
+            arguments = folder, names, written, self.progress.say
             self.tables.append(self._on_disk(tables.Record, *arguments))
         self.note(tables=self.written())
+
+    def open_loggers(self) -> None:
+        """Begin to copy rows to the programs that the options name."""
+        none = [None] * len(self.cells)
+        resumed = [written.decisions for written in self.books.tables] if self.tables else none
+        self.loggers.open(self.options, loggers.seeds(self.cells, resumed))
 
     def written(self) -> tuple[tables.Written, ...]:
         """What has been written to each cell's tables."""
@@ -118,6 +138,7 @@ class Run:
         program, train_config = self.functions.program, self.config.train
         for text in train.doubts(self.config, program.env):
             self.progress.say(f"warning: {text}")
+        self.say_cost()
         self.progress.say("compiling (about a minute the first time, cached afterwards)")
         if self.state is None:
             seeds = jnp.array(cells_lib.seeds(self.cells), jnp.int32)
@@ -151,6 +172,37 @@ class Run:
         if failed:
             raise Stop(4, failed)
 
+    def say_cost(self) -> None:
+        """Estimate the time of what is left, before anything is compiled."""
+        left, env = self.todo(), self.functions.program.env
+        if left.decisions:
+            machine = cost.measure()
+            self.estimate = machine and cost.estimate(self.config, env, machine)
+            self.progress.say(cost.line(self.config, env, left, self.estimate))
+
+    def todo(self) -> cost.Todo:
+        """Decisions and evaluations that are left."""
+        books = self.books
+        return cost.todo(self.config, self.done, books.last_evaluation, books.evaluated_at)
+
+    def decision_seconds(self) -> float:
+        """Measured or estimated time of a decision of all seeds; NaN while nothing is known."""
+        return self.pace or (self.estimate.decision if self.estimate else float("nan"))
+
+    def expected_evaluation(self) -> float:
+        """Time of an evaluation, from that of a decision."""
+        decision = self.decision_seconds()
+        if self.estimate:  # whatever it is wrong by for a decision, it is for an evaluation
+            return self.estimate.evaluation * decision / self.estimate.decision
+        # On an accelerator a larger batch of plans takes about as long.
+        steps = self.functions.program.env.episode_length + 1
+        return decision * self.config.env.num_envs * steps
+
+    def seconds_left(self) -> float:
+        """Time until the end, evaluations included; NaN while nothing is known."""
+        evaluation = self.evaluation_seconds or self.expected_evaluation()
+        return self.todo().seconds(self.decision_seconds(), evaluation)
+
     def evaluate_at_the_end(self) -> None:
         """Evaluate planner and policy, unless the planner's evaluation was made already."""
         if self.books.evaluated_at != self.done:
@@ -158,6 +210,11 @@ class Run:
             self.note(evaluated_at=self.done, tables=self.written())
         self.evaluate_policy()
         self.note(tables=self.written())
+        decisions = {"decisions": self.done, "frames": self.done * self.config.env.action_repeat}
+        for cell in self.cells:
+            for i, seed in cell.row_seeds():
+                values = {name: value[i].item() for name, value in self.books.evaluated.items()}
+                self.loggers.result((cell.name, seed), values | decisions)
 
     def chunk(self, phase: str, work: Work) -> None:
         """Train one chunk; its metrics and its duration are pending afterwards."""
@@ -170,7 +227,7 @@ class Run:
         if not self.compiled:
             evaluations = self.functions.evaluate_planner, self.functions.evaluate_policy
             self.ahead.start(*evaluations, args=(state, self.config))
-        self.compiled = True
+        compiled, self.compiled = self.compiled, True
         values: Results = dict(jax.device_get(means))
         self.warn_of_clipping(values)
         stats, faults = jax.device_get((state.stats, state.agent.faults))
@@ -190,7 +247,10 @@ class Run:
         if not self.tables:
             extra = ["eval/return", "eval/policy_return", "eval/length", "eval/broken"]
             self.open_tables([[*values, *extra, *diagnostics.NAMES]] * len(self.cells))
-        self.show(phase, done, done / seconds)
+        # Compilation and random actions say nothing about the time of later chunks.
+        if phase == "training" and done and compiled:
+            self.pace = seconds / done
+        self.show(phase, done / seconds)
         self.note(pending=Pending(phase, values, seconds, done, stop))
         self.state = state
 
@@ -201,10 +261,9 @@ class Run:
         broken = np.isin(np.arange(len(self.books.resets)), list(left)).astype(int)
         return counted | returns | {"broken": broken, "resets": self.books.resets}
 
-    def show(self, phase: str, done: int, rate: float) -> None:
-        """The progress line after a chunk of ``done`` decisions."""
+    def show(self, phase: str, rate: float) -> None:
+        """The progress line after a chunk with ``rate`` decisions per second."""
         total, repeat = self.config.train.total_decisions, self.config.env.action_repeat
-        left = (total - self.done) / max(rate, 1e-9)
         said = [f"{phase} {self.done:,}/{total:,} decisions"]
         if self.options.grid:
             rows, lost = self.config.train.num_seeds, len(self.books.left)
@@ -217,8 +276,8 @@ class Run:
             said.append(f"{number(rate)} decisions/s, {number(rate * repeat)} frames/s")
             said.append(f"return {number(metrics.mean(self.books.returns), 1)}")
             said.append(f"eval {number(metrics.mean(evaluated), 1)}")
-        said.append(f"{duration(left) if done else '?'} left")
-        self.progress.line(" | ".join(said), force=self.done >= total)
+        said.append(f"{duration(self.seconds_left())} left")
+        self.progress.line(" | ".join(said), share=self.done / total, force=self.done >= total)
 
     def warn_of_clipping(self, values: Results) -> None:
         """Warn once per run if targets lie beyond the bins."""
@@ -274,6 +333,7 @@ class Run:
                 row |= {"seconds": self.seconds(), "seed": seed}
                 # The disk first: callbacks must not see a row that could not be written.
                 self._on_disk(table.row, row)
+                self.loggers.row((cell.name, seed), row)
                 for callback in self.on_row:
                     callback(row | ({"cell": cell.name} | cell.values if cell.name else {}))
 
@@ -287,8 +347,12 @@ class Run:
 
     def evaluate(self) -> Results:
         """Evaluate the planner and update the picture."""
-        function = self.functions.evaluate_planner
+        function, begin = self.functions.evaluate_planner, time.monotonic()
         episodes, diagnosis = self._played(function, "evaluating the planner")
+        took = time.monotonic() - begin
+        if not self.evaluation_seconds:  # the first of a sitting compiles
+            took = float(np.fmin(took, self.expected_evaluation()))
+        self.evaluation_seconds = took
         values = metrics.episode_values(episodes) | diagnosis
         self.note(evaluated=health.without(values, self.books.left))
         self._write_episodes("planner", episodes)

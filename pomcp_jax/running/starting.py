@@ -187,7 +187,7 @@ def _from_scratch(options: Options, folder: Path) -> Start:
             f"{folder}: is empty, but this run had saved{when} by its {options.record}; put the"
             f" checkpoints back, or {over}"
         )
-    pictures = ["learning_curve.png", "tensorboard"]
+    pictures = ["learning_curve.png", "tensorboard", "wandb", "wandb.json"]
     # Rows without a checkpoint cannot be continued: no state matches them.
     names = _everything(options) if options.grid else [*rows, *pictures]
     moved = workdirs.set_aside(workdir, names) if rows else None

@@ -128,7 +128,6 @@ class Record:
         self,
         workdir: Path,
         columns: list[str],
-        tensorboard: bool = False,
         written: Written | None = None,
         say: Callable[[str], None] = lambda text: None,
     ):
@@ -145,11 +144,6 @@ class Record:
             else:
                 _cut_to(workdir / name, written)
             self._tables[name] = Table(workdir / name)
-        self._events = None
-        if tensorboard:
-            # Event files cannot be cut; purge_step makes TensorBoard hide the later events.
-            resumed = {} if written is None else {"purge_step": written.decisions + 1}
-            self._open_events(workdir / "tensorboard", resumed)
         if self._tables["metrics.csv"].size == 0:
             self._tables["metrics.csv"].write(_csv_line(self._columns))
         if self._tables["evaluations.csv"].size == 0:
@@ -167,7 +161,6 @@ class Record:
         self._append("metrics.jsonl", (json.dumps(values) + "\n").encode())
         self._append("metrics.csv", _csv_line(list(values.values())))
         self._decisions = max(self._decisions, values["decisions"])
-        self._add_events(values)
 
     def evaluation(self, values: dict[str, Any]) -> None:
         """Write the row of one evaluation of one seed, with the return of every episode."""
@@ -196,39 +189,6 @@ class Record:
         """Close all files; safe to call twice."""
         for table in self._tables.values():
             table.close()
-        events, self._events = self._events, None
-        if events is not None:
-            self._guarded(events.close)
-
-    def _open_events(self, folder: Path, arguments: dict[str, Any]) -> None:
-        from tensorboardX import SummaryWriter
-
-        def begin() -> None:
-            self._events = SummaryWriter(str(folder), **arguments)
-
-        self._guarded(begin)
-
-    def _add_events(self, values: dict[str, Any]) -> None:
-        events = self._events
-        if events is None:
-            return
-
-        def add() -> None:
-            for name, value in values.items():
-                if value is not None and name not in ("seed", "decisions"):
-                    events.add_scalar(f"seed_{values['seed']}/{name}", value, values["decisions"])
-            events.flush()
-
-        self._guarded(add)
-
-    def _guarded(self, function: Callable[[], None]) -> None:
-        """Call ``function``; an error ends TensorBoard's events, which are a copy, not the run."""
-        try:
-            function()
-        except Exception as error:  # the library documents none of its exceptions
-            self._events = None
-            text = " ".join(str(error).split())[:200] or type(error).__name__
-            self._say(f"warning: no more TensorBoard events: {text}")
 
 
 def _intact(path: Path, written: Written) -> bool:

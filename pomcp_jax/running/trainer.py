@@ -6,6 +6,7 @@ stop is requested through :class:`Control`, and :class:`Outcome` says how a run 
 """
 
 import os
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +20,20 @@ from pomcp_jax import files, presets, seed_axis, train, validation
 from pomcp_jax.cells import Grid
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
-from pomcp_jax.running import add_seeds, crash, health, process, starting, sweeps, workdirs
+from pomcp_jax.running import (
+    add_seeds,
+    crash,
+    health,
+    loggers,
+    process,
+    starting,
+    sweeps,
+    workdirs,
+)
 from pomcp_jax.running.background import Control, Stop
 from pomcp_jax.running.functions import Functions, build
 from pomcp_jax.running.options import RESUME, Options
-from pomcp_jax.running.progress import Progress
+from pomcp_jax.running.progress import Progress, duration, number
 from pomcp_jax.running.run import Run
 from pomcp_jax.running.sweeps import CellResult
 
@@ -62,6 +72,17 @@ class Outcome(NamedTuple):
     abandoned: bool = False
     """Device work is still running in a thread: the process can only end with ``os._exit``."""
 
+    def __repr__(self) -> str:
+        """One line; the fields have the details."""
+        # That of a tuple is pages long: every cell holds a whole configuration.
+        shown = [f"{self.text!r}", f"{self.decisions:,} decisions in {duration(self.seconds)}"]
+        for name in ("training", "evaluation", "policy"):
+            values = " ".join(number(value, 1) for value in getattr(self, name))
+            shown.append(f"{name} [{textwrap.shorten(values, 60, placeholder=' ...')}]")
+        if len(self.cells) > 1:
+            shown.append(f"{len(self.cells)} cells")
+        return f"Outcome({', '.join(shown)}, in {self.workdir}/)"
+
 
 class Trainer:
     """Trains the agents of a configuration in a workdir.
@@ -80,6 +101,7 @@ class Trainer:
         env: Env | None = None,
         resume: str = "auto",
         tensorboard: bool = False,
+        wandb: str = "",
         control: Control | None = None,
         on_row: Sequence[Callable[[dict[str, Any]], None]] = (),
         grid: Grid | None = None,
@@ -93,7 +115,8 @@ class Trainer:
           workdir: folder for its tables, pictures and checkpoints.
           env: custom environments; by default those that ``config.env`` names.
           resume: what to do with an earlier run in the workdir, one of ``options.RESUME``.
-          tensorboard: also write TensorBoard events.
+          tensorboard: also write TensorBoard events, a folder for each seed with equal tags.
+          wandb: project of Weights & Biases to log to as well, a run for each seed.
           control: progress output and requests to stop; by default progress goes to stderr.
           on_row: functions called with every row of metrics.csv, after it is written; in a
             sweep the row includes the cell's name and values.
@@ -105,7 +128,8 @@ class Trainer:
         Raises:
           ConfigError: one line that names what is invalid.
         """
-        self.options = _checked(Options(config, Path(workdir), tensorboard, resume, grid or {}))
+        options = Options(config, Path(workdir), tensorboard, wandb, resume, grid or {})
+        self.options = _checked(options)
         config = self.options.config
         self.cells = cells_lib.cells(config, self.options.grid)
         if env is None:
@@ -189,11 +213,7 @@ def _checked(options: Options) -> Options:
     config = config_lib.replace(config, {field: values[0] for field, values in grid.items()})
     if grid and config.train.on_broken_seed == "stop":
         config = config_lib.replace(config, {"train.on_broken_seed": "leave"})
-    if options.tensorboard:
-        try:
-            import tensorboardX  # noqa: F401
-        except ImportError:
-            raise ConfigError("--tensorboard: needs `pip install pomcp_jax[tensorboard]`") from None
+    loggers.check(options)
     place = workdirs.expanded(options.workdir)
     return options._replace(config=config, workdir=place, grid=grid)
 
@@ -228,6 +248,7 @@ def finish(run: Run, command: str) -> Outcome:
         return outcome(run, code, said, said)
     text, error = "done", None
     try:
+        run.open_loggers()
         add_seeds.catch_up(run)
         run.go()
         status = text
@@ -249,6 +270,8 @@ def finish(run: Run, command: str) -> Outcome:
     # The record comes last: a killed process must not leave "done" before its files are closed.
     close(run)
     failed, more = write_about(run, about | {"status": status, "exit_code": code}, resumed_at)
+    # A copy on the network may keep the process waiting: the record is complete without it.
+    run.loggers.close(code)
     said = "; ".join(line for line in (said.removeprefix("; "), more) if line)
     return outcome(run, failed or code, text, said)._replace(error=error)
 

@@ -22,12 +22,14 @@ FILES = (
     "learning_curve.png",
     "checkpoints",
     "tensorboard",
+    "wandb",
+    "wandb.json",
     crash.NAME,
 )
 """Everything that a run may leave in its workdir."""
 SWEEP_FILES = ("sweep.json", "summary.csv", "sweep.png")
 """What a sweep leaves in addition, apart from its cells' folders."""
-FOLDERS = (".", "checkpoints", "tensorboard")
+FOLDERS = (".", "checkpoints", "tensorboard", "wandb")
 """The entries of :data:`FILES` that are folders, and the workdir itself."""
 LONGEST_NAME = 200
 """Approximate bytes of the longest path below a workdir: orbax's temporary files."""
