@@ -23,12 +23,10 @@ from pathlib import Path
 
 from experiments import agents as agents_lib
 from experiments import arguments, signals, streams, xla
-from pomcp_jax import config as config_lib
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
 from pomcp_jax.rendering import film
 from pomcp_jax.rendering.film import Picture, Take
-from pomcp_jax.running.functions import environment
 from pomcp_jax.running.progress import duration
 
 
