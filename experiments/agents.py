@@ -66,6 +66,20 @@ def environment(args: argparse.Namespace, agents: Restored) -> Env:
     return functions.environment(config_lib.replace(config, {"env.backend": backend}))
 
 
+def seed_index(train_seed: int | None, agents: Restored) -> int:
+    """Row of the agent of ``--train-seed``; the first one by default.
+
+    Raises:
+      ValueError: one line.
+    """
+    first, count = agents.config.train.seed, agents.num_seeds
+    index = 0 if train_seed is None else train_seed - first
+    if not 0 <= index < count:
+        last = first + count - 1
+        raise ValueError(f"--train-seed = {train_seed}: this run has the seeds {first} to {last}")
+    return index
+
+
 def heading(agents: Restored) -> str:
     """Task and age of the agents."""
     config = agents.config

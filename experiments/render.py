@@ -68,13 +68,7 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Take]:
     )
     film.check(args.out, take, "--out")
     agents, select = agents_lib.load(args)
-    first, count = agents.config.train.seed, agents.num_seeds
-    index = 0 if args.train_seed is None else args.train_seed - first
-    if not 0 <= index < count:
-        raise ValueError(
-            f"--train-seed = {args.train_seed}: this run has the seeds {first} to"
-            f" {first + count - 1}"
-        )
+    index = agents_lib.seed_index(args.train_seed, agents)
     return agents, take._replace(select=select, agent=index)
 
 
