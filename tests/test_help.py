@@ -31,7 +31,9 @@ def test_short_help_comes_without_jax():
     assert len(done.stdout.splitlines()) < 50 and max(map(len, done.stdout.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", "run sweep reproduce evaluate render export plot aggregate".split())
+@pytest.mark.parametrize(
+    "name", "run sweep reproduce evaluate render export plot aggregate".split()
+)
 def test_a_python_without_jax_is_one_line(name):
     """-S hides all installed packages, as another Python than that of the environment does."""
     command = [sys.executable, "-S", "-m", f"experiments.{name}", "--help=policy"]

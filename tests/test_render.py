@@ -356,7 +356,7 @@ def test_a_task_of_ones_own_is_unknown_to_the_command_line(tmp_path, capsys):
     folder, _ = saved(tmp_path, CONFIG, "reach")
     assert render.main([str(folder), f"--out={tmp_path / 'x.npz'}"]) == 2
     error = capsys.readouterr().err
-    assert "unknown environment 'reach'" in error and "pomcp_jax.rendering.film.render" in error
+    assert "env.task = 'reach'" in error and "--task=MODULE:ATTRIBUTE" in error
 
 
 # what is missing
@@ -384,6 +384,7 @@ def test_egl_comes_first_and_the_users_choice_alone(monkeypatch):
     assert gl.choose() == "egl" and tried == ["egl"]
     monkeypatch.setattr(gl, "attempt", lambda name: "" if name == "osmesa" else "no")
     assert gl.choose() == "osmesa"
+    assert gl.choose("Disable") == "osmesa"
     with pytest.raises(RuntimeError, match="MUJOCO_GL=glfw: no; unset it to try egl and osmesa"):
         gl.choose("GLFW")
 

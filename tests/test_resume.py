@@ -75,8 +75,7 @@ class Tiny:
         work = run.work
 
         def interrupted(function, *args, **kwargs):
-            if function != run.ahead.wait:  # waiting for a compiler is no work of the run
-                interruption.check()
+            interruption.check()
             return work(function, *args, **kwargs)
 
         run.work = interrupted

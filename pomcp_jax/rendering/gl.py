@@ -9,6 +9,8 @@ from pathlib import Path
 
 LIBRARIES = ("egl", "osmesa")
 """Values of ``MUJOCO_GL`` that need no display, in the order in which they are tried."""
+OFF = ("disable", "disabled", "off", "false", "0")
+"""Values of ``MUJOCO_GL`` that switch rendering off."""
 PROGRAM = (sys.executable, "-P", str(Path(__file__).with_name("draw.py")))
 """Command of the drawing process."""
 FILES = {
@@ -62,10 +64,14 @@ def last_line(text: str) -> str:
 def choose(chosen: str = "") -> str:
     """The first library that draws; ``chosen``, the user's ``MUJOCO_GL``, is the only one tried.
 
+    Values that switch MuJoCo's rendering off count as no choice: a program that has loaded
+    dm_control without GL has one of them, and who asks for a film wants it drawn.
+
     Raises:
       RuntimeError: one line with the reasons and the Debian packages that mend it.
     """
     errors: dict[str, str] = {}
+    chosen = "" if chosen.lower() in OFF else chosen
     for library in (chosen.lower(),) if chosen else LIBRARIES:
         errors[library] = attempt(library)
         if not errors[library]:

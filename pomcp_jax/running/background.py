@@ -113,17 +113,19 @@ class Ahead:
     def __init__(self) -> None:
         # One thread: compilers that run side by side would take a core each from training.
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self._jobs: dict[Compiled, concurrent.futures.Future] = {}
+        self._jobs: dict[Callable, concurrent.futures.Future] = {}
 
-    def start(self, *functions: Compiled, args: tuple[Any, ...]) -> None:
-        """Compile ``functions`` for ``args``, one after the other."""
+    def start(self, *functions: Callable, args: tuple[Any, ...]) -> None:
+        """Compile those ``functions`` that are :class:`Compiled` for ``args``, one by one."""
         for function in functions:
+            if not isinstance(function, Compiled):
+                continue
             try:
                 self._jobs[function] = self._pool.submit(function.prepare(*args))
             except RuntimeError:  # no thread can be started: the first call compiles
                 return
 
-    def wait(self, function: Compiled) -> None:
+    def wait(self, function: Callable) -> None:
         """Wait until ``function`` is compiled, if that was started."""
         job = self._jobs.pop(function, None)
         if job is not None:

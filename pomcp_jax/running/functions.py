@@ -20,10 +20,10 @@ class Functions(NamedTuple):
     """Compiled functions of a run, evaluation included."""
 
     program: Program
-    evaluate_planner: Compiled
-    """``(TrainState, Config) -> (Episodes, Results)``: the planner's, and diagnostics."""
-    evaluate_policy: Compiled
-    """``(TrainState, Config) -> Episodes``."""
+    evaluate_planner: Callable[[TrainState, Config], tuple[Episodes, Results]]
+    """Episodes of the planner, and diagnostics; compiled while training runs if ``Compiled``."""
+    evaluate_policy: Callable[[TrainState, Config], Episodes]
+    """Likewise."""
     reset_agents: Callable[[TrainState, Config, np.ndarray], TrainState]
     """Donates its state argument."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from pomcp_jax import cells as cells_lib
 from pomcp_jax import diagnostics, seed_axis, state_edits, train
-from pomcp_jax.compiled import Compiled
+from pomcp_jax.config import Config
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import canvas
 from pomcp_jax.running import (
@@ -367,9 +367,12 @@ class Run:
         self.note(evaluated=self.books.evaluated | returns)
         self._write_episodes("policy", episodes)
 
-    def _played(self, function: Compiled, busy: str) -> Any:
-        self.work(self.ahead.wait, function, busy=f"{busy}: compiling")
-        return jax.device_get(self.work(function, self.state, self.config, busy=busy))
+    def _played(self, function: Callable, busy: str) -> Any:
+        def play(state: TrainState, config: Config) -> Any:
+            self.ahead.wait(function)
+            return function(state, config)
+
+        return jax.device_get(self.work(play, self.state, self.config, busy=busy))
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
         assert self.state is not None
