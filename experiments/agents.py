@@ -1,4 +1,4 @@
-"""Arguments and checks of the commands that let a trained agent act: evaluate and render."""
+"""Arguments and checks of the commands that use a trained agent: evaluate, render, export."""
 
 import argparse
 from pathlib import Path
