@@ -2,7 +2,6 @@
 
 import json
 
-
 from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 
