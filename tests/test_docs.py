@@ -1,4 +1,4 @@
-"""Links, commands and code of the documentation: all point to, parse as and run as what is there."""
+"""The documentation: links lead somewhere, commands parse, code and notebooks run."""
 
 import importlib
 import json

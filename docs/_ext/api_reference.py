@@ -36,6 +36,11 @@ def restore(app: Sphinx, what: str, name: str, value, options, lines: list[str])
         lines[:] = _ATTRIBUTES.pop(name)
 
 
+def shorten(app: Sphinx, what: str, name: str, value, options, signature, returned):
+    """No signature for configurations: their docstrings list every field with type and range."""
+    return ("", None) if "Annotated[" in (signature or "") and what == "class" else None
+
+
 def accept(app: Sphinx, env, node, shown):
     """What a signature or docstring names but no page describes is text, if it exists."""
     if not isinstance(shown, nodes.literal):  # a type in a signature, which Python has checked
@@ -60,6 +65,7 @@ def _exists(dotted: str) -> bool:
 def setup(app: Sphinx) -> dict:
     """Register the handlers."""
     app.connect("env-check-consistency", check)
+    app.connect("autodoc-process-signature", shorten)
     app.connect("missing-reference", accept)
     app.connect("autodoc-process-docstring", keep, priority=100)
     app.connect("autodoc-process-docstring", restore, priority=900)
