@@ -143,9 +143,18 @@ def test_choose():
     assert (settings.agent.policy.kl_coef, settings.agent.mppi.horizon) == (0.3, 5)
 
 
+SMALL = """"tiny")
+agent = config.replace(agent, {
+    "mppi.num_samples": 64, "mppi.num_elites": 8, "mppi.num_proposals": 8, "mppi.iterations": 2,
+    "optimizer.batch_size": 64, "world_model.latent_size": 32, "world_model.mlp_width": 32,
+})
+"""
+
+
 def test_environment(as_users_have_it):
+    outcome = run_page("environment", {}, agent=('"tiny")\n', SMALL))["outcome"]
     # Random actions earn about 0; going to the middle earns nearly 50.
-    assert run_page("environment", {})["outcome"].training[0] > 20.0
+    assert outcome.training[0] > 20.0
 
 
 def test_deploy(as_users_have_it, tmp_path):
