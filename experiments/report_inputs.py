@@ -78,7 +78,8 @@ def _bases(loaded: Sequence[comparison.Loaded]) -> tuple[dict[Path, Base], list[
             out[one.run.folder] = base
     if others:
         notes.append(
-            f"settings of another version, which this one does not know: {', '.join(sorted(others))}"
+            "settings of another version, which this one does not know:"
+            f" {', '.join(sorted(others))}"
         )
     return out, notes
 

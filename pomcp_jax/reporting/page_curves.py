@@ -13,9 +13,11 @@ from pomcp_jax.reporting.figures import compact
 from pomcp_jax.reporting.page_text import DASH
 from pomcp_jax.reporting.plots import Mark, Plot, Scale
 from pomcp_jax.reporting.published import SLACK, Published, of_task
-from pomcp_jax.reporting.report_data import Across, Group
+from pomcp_jax.reporting.report_data import Across, Found, Group
 
 FRAMES = "environment frames"
+FAR = 2.1
+"""Frames in units of ours beyond which a published point would leave little room for our curves."""
 
 
 class Subject(NamedTuple):
@@ -108,7 +110,10 @@ def returns(
         if not marks:
             continue
         end = max(float(mark.x[-1]) for mark in marks)
-        points = [_published(curve, end, labels) for curve in of_task(list(beside), task)]
+        points = [
+            mark for curve in of_task(list(beside), task)
+            if np.any((mark := _published(curve, end, labels)).x > 0)
+        ]  # fmt: skip
         extent = np.concatenate([values for _, values in pairs] + [mark.y for mark in points])
         end = max([end, *(float(mark.x[-1]) for mark in points)])
         # Bands first, then what is faint, then what matters: later marks cover earlier ones.
@@ -125,9 +130,10 @@ def _return_scale(values: np.ndarray) -> Scale:
 
 
 def _published(curve: Published, end: float, labels: Sequence[str]) -> Mark:
-    """Points up to where ours end, but the first evaluation in training at least."""
+    """Points up to where ours end, and the first evaluation in training if it is not far off."""
     first = float(curve.until(1).frames[-1])
-    reached = curve.frames <= max(end * (1 + SLACK), first)
+    last = end if first > FAR * end else max(end, first)
+    reached = curve.frames <= last * (1 + SLACK)
     x, y, std = (part[reached] for part in (curve.frames, curve.mean, curve.std))
     method = labels.index(curve.method)
     return Mark(method, "published", x, y, (y - 2 * std, y + 2 * std), points=True)
@@ -151,21 +157,30 @@ def subjects(names: Sequence[str]) -> dict[Subject, list[str]]:
     return {subject: members for subject, members in out.items() if members}
 
 
-def metric(found: Sequence[Group], name: str, labels: Sequence[str]) -> Iterator[Plot]:
-    """A panel for every task that has values of a metric, titled by the task if there are several."""
+def metric(
+    found: Sequence[Group], series: Sequence[Found], name: str, labels: Sequence[str]
+) -> Iterator[Plot]:
+    """A panel for every task that has values of a metric; titled by tasks if there are several.
+
+    Args:
+      found: cells.
+      series: the metric's curves of each cell.
+      name: of the metric.
+      labels: of all methods, in the order of the page.
+    """
     tasks = dict.fromkeys(group.task for group in found)
     for task in tasks:
         curves = {
-            labels.index(group.label): series
-            for group in found if group.task == task and (series := group.series(name))
+            labels.index(group.label): own
+            for group, own in zip(found, series, strict=True) if group.task == task and own
         }  # fmt: skip
         if not curves:
             continue
         marks = [
-            report_data.mean_mark(series, method, "mean", "range", report_data.POINTS)
-            for method, series in curves.items()
+            report_data.mean_mark(own, method, "mean", "range", report_data.POINTS)
+            for method, own in curves.items()
         ]
-        every = np.concatenate([c.y for series in curves.values() for c in series.values()])
+        every = np.concatenate([curve.y for own in curves.values() for curve in own.values()])
         end = max(float(mark.x[-1]) for mark in marks)
         title, about = (task, "") if len(tasks) > 1 else (name, WORDS.get(name, ""))
         x = Scale("linear", 0.0, end * 1.02 or 1.0)
@@ -179,7 +194,7 @@ def iqm(found: Across) -> Plot | None:
     values = np.concatenate([mark.y for mark in found.curves])
     end = max(float(mark.x[-1]) for mark in found.curves)
     x = Scale("linear", 0.0, end * 1.02)
-    title = f"IQM over {len(found.tasks)} tasks" if len(found.tasks) > 1 else "IQM over seeds"
+    title = f"IQM over {len(found.tasks)} tasks"
     y = _return_scale(values)
     return Plot(title, "of return, normalised", found.curves, x, y, FRAMES)
 

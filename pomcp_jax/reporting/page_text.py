@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pomcp_jax.reporting.statistics import Interval
@@ -112,6 +112,18 @@ def _cell(cell: Td, name: bool) -> str:
         key = f"{key:.9g}" if math.isfinite(key) else ""
     kinds = f"{'name' if name else 'num'} {cell.kind}".strip()
     return f'<td class="{kinds}" data-key="{words(key)}">{cell.inner}</td>'
+
+
+def joined(values: Iterable[object], most: int = 2) -> str:
+    """The first of all distinct values, and how many more there are."""
+    every = list(dict.fromkeys(str(value) for value in values if value))
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more or DASH
+
+
+def figures(parts: Iterable[str], kind: str = "") -> str:
+    """Panels side by side; ``kind`` is a class of page.css."""
+    return f'<div class="grid {kind}">{"".join(parts)}</div>'
 
 
 def section(anchor: str, title: str, about: str, inner: str) -> str:

@@ -240,7 +240,7 @@ def _units(x: np.ndarray, y: np.ndarray, plot: Plot) -> np.ndarray:
 
 def _path(units: np.ndarray) -> str:
     """Relative steps of whole numbers, the shortest form of a path."""
-    (x, y), *steps = units[0].tolist(), *np.diff(units, axis=0).tolist()
+    (x, y), steps = units[0].tolist(), np.diff(units, axis=0).tolist()
     return f"M{x} {y}l" + "".join(
         f"{' ' if i and dx >= 0 else ''}{dx}{' ' if dy >= 0 else ''}{dy}"
         for i, (dx, dy) in enumerate(steps)

@@ -22,6 +22,8 @@ POINTS = 110
 """Most points of a line of a metric; longer ones are means over neighbours, with their range."""
 RETURN_POINTS = 240
 """Most points of a line of returns."""
+AGGREGATE_POINTS = 50
+"""Most points of a curve of aggregates."""
 FEW = 2
 """Most methods of a panel that shows every seed."""
 UNKNOWN = Interval(*(np.array(math.nan),) * 3)
@@ -295,7 +297,9 @@ def across(found: Sequence[Group], labels: Sequence[str], scale: float) -> Acros
         {label: len(of) for label, of in finals.items() if label not in full},
         shared,
         {
-            (a, b): float(aggregates.probability_of_improvement(scores[a], scores[b], 2).value)
+            (a, b): float(
+                aggregates.probability_of_improvement(scores[a], scores[b], resamples=1).value
+            )
             for a in scores for b in scores if a != b
         },
         [
@@ -319,8 +323,8 @@ def _iqm_curve(
         return
     grid = max((c.x for c in curves), key=len)
     grid = np.unique([low, *grid[(grid > low) & (grid < high)], high])
-    if len(grid) > POINTS:
-        grid = grid[np.linspace(0, len(grid) - 1, POINTS).round().astype(int)]
+    if len(grid) > AGGREGATE_POINTS:  # a bootstrap at every point takes milliseconds
+        grid = grid[np.linspace(0, len(grid) - 1, AGGREGATE_POINTS).round().astype(int)]
     scores = [np.array([np.interp(grid, *curve) for curve in of]) / scale for of in members]
     if all(len(of) > 1 for of in scores):
         value, low_end, high_end = statistics.stratified(scores)
@@ -329,11 +333,15 @@ def _iqm_curve(
         yield Mark(method, "planner", grid, statistics.iqm(np.concatenate(scores).T))
 
 
-def constants(found: Sequence[Group], names: Sequence[str]) -> dict[str, float]:
-    """Metrics with the same value in every row of every cell, with that value."""
+def constants(curves: Mapping[str, Sequence[Found]]) -> dict[str, float]:
+    """Metrics with the same value in every row of every cell, with that value.
+
+    Args:
+      curves: of every cell by metric.
+    """
     out = {}
-    for name in names:
-        every = [curve.y for group in found for curve in group.series(name).values()]
+    for name, cells in curves.items():
+        every = [curve.y for found in cells for curve in found.values()]
         values = np.concatenate(every) if every else np.zeros(0)
         if len(values) and np.ptp(values) == 0:
             out[name] = float(values[0])
