@@ -134,7 +134,7 @@ def _named(path: Path) -> Film:
     flag = f"--video = {path}"
     suffix = path.suffix.lower()
     if suffix not in MIME:
-        raise ConfigError(f"{flag}: must end in one of {', '.join(MIME)}")
+        raise ConfigError(f"{flag}: must end in {', '.join(MIME)}")
     if not path.is_file():
         raise ConfigError(
             f"{flag}: no such file; `python -m experiments.render RUN --out={path}` makes it"

@@ -119,7 +119,7 @@ function show(area, at, left, top) {
   const own = [...area.querySelectorAll(".xs i")];
   const near = own.find(i => Math.abs(parseFloat(i.style.left) - place / WIDTH * 100) < 0.5);
   const number = label && near && Number.isNaN(Number(near.textContent.replace(/[kM]$/, "")))
-    ? near.textContent : text(x(place / WIDTH));
+    ? near.textContent : text(Number(x(place / WIDTH).toPrecision(3)));  // to 0.1 % of the axis
   head.textContent = `${number} ${label ? label.textContent : "environment frames"}`;
   tip.replaceChildren(head, table);
   tip.hidden = false;

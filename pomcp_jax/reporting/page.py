@@ -329,9 +329,9 @@ def _metrics(found: Sequence[Group], labels: Sequence[str]) -> list[str]:
 
 def _metric(drawn: Sequence[plots.Plot], name: str, labels: Sequence[str]) -> str:
     """Panels of a metric: of several tasks in a row below its name."""
-    panels = [plots.draw(plot, page_curves.alt(plot, labels)) for plot in drawn]
     if not drawn or drawn[0].title == name:
-        return "".join(panels)
+        return "".join(plots.draw(plot, page_curves.alt(plot, labels)) for plot in drawn)
+    panels = [plots.draw(plot, f"{name}, {page_curves.alt(plot, labels)}") for plot in drawn]
     about = page_curves.WORDS.get(name, "")
     head = f"<h3>{words(name)} <span>{words(about)}</span></h3>"
     return head + figures(panels, "tasks")

@@ -18,6 +18,8 @@ WIDTH, HEIGHT = 2000, 1000
 """Units of a canvas; fine enough that a pointer reads values to 0.1 % of the axis."""
 MARGIN = 0.04
 """Room above and below the values, as a share of their range."""
+EXPONENT = 300.0
+"""Largest power of ten of an axis, within what floats can be."""
 DECADES = 2.0
 """Powers of ten that positive values span on a logarithmic axis, at least."""
 OUTLIER = 50.0
@@ -43,7 +45,7 @@ class Scale(NamedTuple):
     def _bent(self, values: np.ndarray) -> np.ndarray:
         if self.kind == "log":
             # Bands may reach below what a logarithm has; they end far outside of the axis.
-            return np.log10(np.maximum(values, 1e-300))
+            return np.log10(np.maximum(values, 10**-EXPONENT))
         return np.arcsinh(values / self.unit) if self.kind == "asinh" else values
 
     @property
@@ -100,9 +102,10 @@ def linear(values: np.ndarray, *, zero: bool = False) -> Scale:
 def fitting(values: np.ndarray) -> Scale:
     """The axis on which finite ``values`` can be told apart: linear, logarithmic or compressed."""
     low, high = float(np.min(values)), float(np.max(values))
-    if low > 0 and high >= low * 10**DECADES:
-        room = (high / low) ** MARGIN
-        return Scale("log", low / room, high * room)
+    if low > 0 and math.log10(high) - math.log10(low) >= DECADES:
+        first, last = math.log10(low), math.log10(high)
+        room = MARGIN * (last - first)
+        return Scale("log", 10 ** max(first - room, -EXPONENT), 10 ** min(last + room, EXPONENT))
     size = np.abs(values)
     middle = float(np.median(size))
     if middle > 0 and float(np.max(size)) > OUTLIER * middle:
