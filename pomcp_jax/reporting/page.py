@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pomcp_jax.reporting import (
     page_curves,
     page_results,
@@ -79,6 +81,12 @@ def render(report: Report) -> str:
     Raises:
       ConfigError: one line about runs that cannot be shown.
     """
+    # Returns that a diverging critic or a broken table made enormous are shown, without warnings.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _render(report)
+
+
+def _render(report: Report) -> str:
     found = report_data.groups(report.loaded)
     tasks = dict.fromkeys(group.task for group in found)
     beside = [curve for task in tasks for curve in of_task(list(report.published), task)]

@@ -119,7 +119,7 @@ def returns(
         # Bands first, then what is faint, then what matters: later marks cover earlier ones.
         order = ("training", "seed", "published", "planner", "policy")
         marks = sorted(marks + points, key=lambda mark: order.index(mark.kind))
-        x, y = Scale("linear", 0.0, end * 1.02), _return_scale(extent)
+        x, y = plots.upwards(end), _return_scale(extent)
         out.append(Plot(task, "episode return", marks, x, y, FRAMES, task))
     return out
 
@@ -183,7 +183,7 @@ def metric(
         every = np.concatenate([curve.y for own in curves.values() for curve in own.values()])
         end = max(float(mark.x[-1]) for mark in marks)
         title, about = (task, "") if len(tasks) > 1 else (name, WORDS.get(name, ""))
-        x = Scale("linear", 0.0, end * 1.02 or 1.0)
+        x = plots.upwards(end)
         yield Plot(title, about, marks, x, plots.fitting(every), "", task)
 
 
@@ -193,7 +193,7 @@ def iqm(found: Across) -> Plot | None:
         return None
     values = np.concatenate([mark.y for mark in found.curves])
     end = max(float(mark.x[-1]) for mark in found.curves)
-    x = Scale("linear", 0.0, end * 1.02)
+    x = plots.upwards(end)
     title = f"IQM over {len(found.tasks)} tasks"
     y = _return_scale(values)
     return Plot(title, "of return, normalised", found.curves, x, y, FRAMES)
@@ -266,7 +266,7 @@ def alt(plot: Plot, labels: Sequence[str]) -> str:
         parts.append(f"{labels[mark.method]}{kinds[mark.kind]} {way}")
     about = f", {plot.about}" if plot.about else ""
     axis = plot.axis or FRAMES
-    end = compact(float(f"{plot.x.high / 1.02:.3g}"))
+    end = compact(float(f"{plot.x.high / plots.BEYOND:.3g}"))
     where = "" if plot.labels else f" up to {end}"
     return f"{plot.title}{about}, over {axis}{where}: {'; '.join(parts)}"
 

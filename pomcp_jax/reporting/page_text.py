@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from pomcp_jax.reporting.statistics import Interval
 
+LONG = 1e12
+"""Numbers from which on powers of ten are shorter."""
 DASH = "–"
 """Where there is no number."""
 
@@ -40,7 +42,8 @@ def number(value: float, decimals: int) -> str:
     """A number with thousands separators and a true minus sign."""
     if not math.isfinite(value):
         return DASH
-    return f"{value:,.{decimals}f}".replace("-", "\u2212")
+    text = f"{value:,.{decimals}f}" if abs(value) < LONG else f"{value:.3g}"
+    return text.replace("-", "\u2212")
 
 
 def count(value: float) -> str:

@@ -18,12 +18,14 @@ WIDTH, HEIGHT = 2000, 1000
 """Units of a canvas; fine enough that a pointer reads values to 0.1 % of the axis."""
 MARGIN = 0.04
 """Room above and below the values, as a share of their range."""
-EXPONENT = 300.0
-"""Largest power of ten of an axis, within what floats can be."""
+EXPONENT = 150.0
+"""Largest power of ten of an axis; beyond it differences and squares overflow."""
 DECADES = 2.0
 """Powers of ten that positive values span on a logarithmic axis, at least."""
 OUTLIER = 50.0
 """Largest value in units of the median, beyond which an axis is compressed."""
+BEYOND = 1.02
+"""Length of a horizontal axis in units of where the last line ends."""
 TICKS = 5
 
 
@@ -88,7 +90,7 @@ class Plot(NamedTuple):
 
 def linear(values: np.ndarray, *, zero: bool = False) -> Scale:
     """A linear axis for finite ``values``; with ``zero`` it begins at zero where that is near."""
-    low, high = float(np.min(values)), float(np.max(values))
+    low, high = _ends(values)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         room = 0.1 * abs(high) or 1.0
         return Scale("linear", low - room, high + room)
@@ -99,9 +101,20 @@ def linear(values: np.ndarray, *, zero: bool = False) -> Scale:
     return Scale("linear", bottom, min(top, 0.0) if high <= 0 else top)
 
 
+def upwards(end: float) -> Scale:
+    """A linear axis from zero to a little beyond ``end``."""
+    return Scale("linear", 0.0, end * BEYOND if end > 0 else 1.0)
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    largest = 10**EXPONENT
+    low, high = np.clip([np.min(values), np.max(values)], -largest, largest)
+    return float(low), float(high)
+
+
 def fitting(values: np.ndarray) -> Scale:
     """The axis on which finite ``values`` can be told apart: linear, logarithmic or compressed."""
-    low, high = float(np.min(values)), float(np.max(values))
+    low, high = _ends(values)
     if low > 0 and math.log10(high) - math.log10(low) >= DECADES:
         first, last = math.log10(low), math.log10(high)
         room = MARGIN * (last - first)
@@ -238,7 +251,7 @@ def _units(x: np.ndarray, y: np.ndarray, plot: Plot) -> np.ndarray:
     """Canvas units [T, 2] as whole numbers; what is outside is drawn at the edge."""
     # Intervals of few seeds reach far outside; the axis is that of the seeds themselves.
     places = np.stack([plot.x.place(x), 1 - plot.y.place(y)], axis=-1)
-    return np.rint(np.clip(places, 0, 1) * [WIDTH, HEIGHT]).astype(int)
+    return np.rint(np.clip(np.nan_to_num(places), 0, 1) * [WIDTH, HEIGHT]).astype(int)
 
 
 def _path(units: np.ndarray) -> str:

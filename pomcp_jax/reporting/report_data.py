@@ -144,7 +144,7 @@ def entry(group: Group) -> Entry:
         float(np.mean([curve.y[-1] for curve in training.values()])) if training else math.nan,
         _ratio(both),
         frames,
-        frames / repeat,
+        frames / repeat if repeat > 0 else math.nan,
         sum(_seconds(one) for one in group.members),
         {
             seed: _term(about, seed)
