@@ -68,7 +68,7 @@ def _main(argv: list[str] | None) -> int:
         # Names of folders may be bytes that are no text.
         data = page.render(report).encode("utf-8", "replace")
         files.write_bytes(args.out, data)
-    except (ValueError, LookupError, TypeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -356,6 +356,38 @@ def test_a_film_that_is_too_large_is_a_note_or_an_error(tmp_path, monkeypatch, c
     refused(capsys, tmp_path, [str(run), f"--video={run / 'film.gif'}"], "makes a smaller one")
 
 
+def odd_record(run):
+    odd = {"seconds": "long", "resets": [1], "versions": ["jax"], "started": 5, "status": None}
+    (run / "run.json").write_text(json.dumps(odd | {"commit": ["a"], "device": {"a": 1}}))
+
+
+def no_repeat(run):
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace('"action_repeat": 2', '"action_repeat": 0'))
+
+
+def one_point_at_zero(run):
+    first = ["seconds", "decisions", "frames", "seed"]
+    write(run / "evaluations.csv", [*first, "eval/return"], [0, 0, 0, 0, 5])
+    write(run / "metrics.csv", [*first, "loss/value"], [0, 0, 0, 0, 3], [0, 0, 0, 0, 4])
+
+
+def enormous(run):
+    first = ["seconds", "decisions", "frames", "seed"]
+    rows = [[1, 1, 2, 0, 1e300], [2, 2, 4, 0, -1e300], [2, 2, 4, 1, "inf"], [2, 2, 4, 1, 1e308]]
+    write(run / "evaluations.csv", [*first, "eval/return"], *rows)
+
+
+@pytest.mark.parametrize("change", [odd_record, no_repeat, one_point_at_zero, enormous])
+def test_odd_values_are_shown(tmp_path, change):
+    run = make_run(tmp_path / "a", "x", [[1, 2]])
+    change(run)
+    page, out = make(run, tmp_path)
+    assert len(page.table(["task", "method"])[1]) == 1
+    assert not re.search(r"\b(nan|inf|None)\b", " ".join(page.sections["results"].split()))
+    assert page.all("svg", role="img")
+
+
 def refused(capsys, folder, argv, words):
     """One line after the first, exit code 2, and no new file."""
     capsys.readouterr()
@@ -396,6 +428,10 @@ def broken_record(run):
     (run / "run.json").write_text("{")
 
 
+def nested_too_deeply(run):
+    (run / "config.json").write_text('{"a":' * 5000 + "1" + "}" * 5000)
+
+
 def broken_configuration(run):
     (run / "config.json").write_bytes(b"\xff\0")
 
@@ -410,6 +446,7 @@ def broken_configuration(run):
         (foreign, "is not of a run of experiments.run"),
         (broken_record, "run.json: is unreadable"),
         (broken_configuration, "config.json: is unreadable"),
+        (nested_too_deeply, "config.json: is unreadable"),
     ],
 )
 def test_a_damaged_run_is_one_line(tmp_path, capsys, break_it, words):
