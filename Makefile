@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help quickstart test lint docs bench clean
+.PHONY: help quickstart test lint docs site bench clean
 
 help:
 	@echo "make quickstart  install into $(VENV) and train the quick start (about ten minutes, two cores)"
 	@echo "make test        install into $(VENV) and run the tests"
 	@echo "make lint        ruff and mypy, as CI runs them"
 	@echo "make docs        write docs/configuration_fields.md from the code"
+	@echo "make site        build the documentation into build/site; warnings are errors"
 	@echo "make bench       time plans, updates and start-up on this machine"
 	@echo "make clean       remove $(VENV) and caches; runs/ stays"
 
@@ -33,6 +34,9 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-run
 	$(BIN)/python -m experiments.run --help=markdown >docs/configuration_fields.md.new
 	mv docs/configuration_fields.md.new docs/configuration_fields.md
+
+site: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs build/site
 
 bench: $(VENV)/.installed-run
 	$(BIN)/python -m experiments.benchmarks.speed efficiency

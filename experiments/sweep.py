@@ -78,15 +78,21 @@ def parse_grid(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return grid
 
 
+def own_flags() -> flags.FlagValues:
+    """The flags that a sweep has in addition to those of a run."""
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string("grid", [], "swept field and values", flag_values=values)
+    flags.DEFINE_integer("seeds", None, "seeds of every cell", flag_values=values)
+    return values
+
+
 def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
     """Parsed arguments and a trainer; every check runs before anything is compiled or written.
 
     Raises:
       ConfigError: one line for the user.
     """
-    values = flags.FlagValues()
-    flags.DEFINE_multi_string("grid", [], "swept field and values", flag_values=values)
-    flags.DEFINE_integer("seeds", None, "seeds of every cell", flag_values=values)
+    values = own_flags()
     options = settings.parse(argv, values)
     if values.workdir is None:
         # Not the default of experiments.run: a run of the same file must not find a sweep there.

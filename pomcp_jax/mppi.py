@@ -94,7 +94,7 @@ def validate(config: MppiConfig, path: str = "mppi") -> None:
     """Check sizes, options and numbers, for a model that proposes.
 
     Raises:
-      ConfigError: as :func:`check_sizes`.
+      ConfigError: as :func:`planner_checks.check_sizes`.
     """
     planner_checks.check_sizes(config, path)
     planner_checks.check_numbers(config, path)
