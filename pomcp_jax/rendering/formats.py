@@ -142,7 +142,7 @@ def write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
 
 def write_png(path: Path, frames: Iterator[np.ndarray], states: Sequence[tuple[int, int]]) -> None:
     """A strip of frames for each episode, one below the other."""
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     rows: dict[int, list[np.ndarray]] = {}
     for frame, (episode, _) in zip(frames, states, strict=True):
@@ -152,7 +152,10 @@ def write_png(path: Path, frames: Iterator[np.ndarray], states: Sequence[tuple[i
     width = max(strip.shape[1] for strip in strips)
     strips = [np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0))) for x in strips]
     out = io.BytesIO()
-    Image.fromarray(np.concatenate(strips)).save(out, "PNG")
+    # Tells a film from the curves and diagnostics in a run's folder (experiments.report).
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Software", "pomcp_jax")
+    Image.fromarray(np.concatenate(strips)).save(out, "PNG", pnginfo=about)
     files.write_bytes(path, out.getvalue())
 
 

@@ -1,7 +1,6 @@
 """Any column of a run's tables as curves: metrics.csv and evaluations.csv, read with checks."""
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,23 +72,35 @@ def series(table: Table, column: str, x: str) -> dict[int, Series]:
       ConfigError: a cell that is no number.
     """
     name, unit = AXES[x]
-    places = [table.columns[key] for key in ("seed", name, column)]
-    rows = _of_planner(table, column)
-    points: dict[int, list[tuple[float, float]]] = {}
+    seed, at, value = (table.columns[key] for key in ("seed", name, column))
+    rows = [row for row in _of_planner(table, column) if row[value]]
+    try:
+        # Whole columns at once: a long run has a million cells.
+        seeds = np.array([row[seed] for row in rows], int)
+        points = np.array([[row[at] for row in rows], [row[value] for row in rows]], float)
+    except (ValueError, OverflowError):
+        raise _no_number(table, rows, (seed, at, value), column) from None
+    points[0] /= unit
+    finite = np.isfinite(points).all(axis=0)
+    seeds, points = seeds[finite], points[:, finite]
+    return {k: _sorted(points[:, seeds == k]) for k in dict.fromkeys(seeds.tolist())}
+
+
+def _no_number(
+    table: Table, rows: Sequence[list[str]], places: tuple[int, int, int], column: str
+) -> ConfigError:
+    """The error of the first row that holds no numbers."""
     for row in rows:
         seed, at, value = (row[place] for place in places)
-        if not value:
-            continue
         try:
-            pair = (float(at) / unit, float(value))
-            if math.isfinite(pair[0]) and math.isfinite(pair[1]):
-                points.setdefault(int(seed), []).append(pair)
+            int(seed), float(at), float(value)
         except ValueError:
-            raise ConfigError(
-                f"{table.path}: {name} = {at!r:.40}, {column} = {value!r:.40} of seed"
-                f" {seed!r:.40}: must be numbers"
-            ) from None
-    return {seed: _sorted(pairs) for seed, pairs in points.items()}
+            break
+    (name,) = (name for name, place in table.columns.items() if place == places[1])
+    return ConfigError(
+        f"{table.path}: {name} = {at!r:.40}, {column} = {value!r:.40} of seed {seed!r:.40}: must"
+        " be numbers"
+    )
 
 
 def _of_planner(table: Table, column: str) -> list[list[str]]:
@@ -100,10 +111,9 @@ def _of_planner(table: Table, column: str) -> list[list[str]]:
     return planner or table.rows
 
 
-def _sorted(pairs: Sequence[tuple[float, float]]) -> Series:
-    array = np.array(pairs)
-    order = np.argsort(array[:, 0], kind="stable")
-    return Series(*array[order].T)
+def _sorted(points: np.ndarray) -> Series:
+    order = np.argsort(points[0], kind="stable")
+    return Series(*points[:, order])
 
 
 def metrics(tables: Sequence[Table]) -> list[str]:

@@ -154,16 +154,13 @@ def _run(folder: Path, *, cell: bool = False) -> Run:
         first = int(train.get("seed", 0))
         seeds = range(first, first + int(train.get("num_seeds", 1)))
         diverged = frozenset(int(seed) for seed in about.get("diverged") or {})
-    except (KeyError, ValueError, TypeError, AttributeError):
+        flat = config_lib.flatten(config)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         raise ConfigError(
             f"{folder}: its config.json or run.json is not of a run of experiments.run"
         ) from None
     name = None if cell else about.get("method") or about.get("preset")
-    settings = {
-        field: value
-        for field, value in config_lib.flatten(config).items()
-        if field not in BOOKKEEPING
-    }
+    settings = {field: value for field, value in flat.items() if field not in BOOKKEEPING}
     label = str(name or folder.resolve().name)
     return Run(folder, task, repeat, label, seeds, settings, diverged, about)
 
@@ -171,7 +168,7 @@ def _run(folder: Path, *, cell: bool = False) -> Run:
 def _json(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         held = None
     if not isinstance(held, dict):
         raise ConfigError(f"{path}: is unreadable; must be a JSON object as a run writes it")

@@ -60,7 +60,7 @@ def summarise(loaded: Sequence[Loaded], baseline: str, max_return: float) -> Sum
     Raises:
       ConfigError: no evaluation, a seed that appears twice, or an unknown baseline.
     """
-    finals, frames, notes = _finals(loaded)
+    finals, frames, notes = final_returns(loaded)
     if baseline and baseline not in finals:
         hint = nearest.hint(baseline, finals) or f"; must be one of {', '.join(finals)}"
         raise ConfigError(f"--baseline = {baseline}: no method of these runs{hint}")
@@ -83,10 +83,15 @@ def summarise(loaded: Sequence[Loaded], baseline: str, max_return: float) -> Sum
     return Summary(rows, baseline, max_return, notes)
 
 
-def _finals(
+def final_returns(
     loaded: Sequence[Loaded],
 ) -> tuple[dict[str, dict[str, dict[int, float]]], dict[str, float], list[str]]:
-    """Returns by method, task and seed; frames by task; notes."""
+    """Returns by method, task and seed; frames by task; notes.
+
+    Raises:
+      ConfigError: a run without evaluations, a seed that appears twice, or one without an
+        evaluation up to where the shortest run ends.
+    """
     tables = {one.run.folder: one for one in loaded}
     finals: dict[str, dict[str, dict[int, float]]] = {}
     frames, notes = {}, []
