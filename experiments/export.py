@@ -13,42 +13,22 @@ text of the StableHLO module, for other runtimes. Exit codes: 0 done, 2 bad inpu
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip
 
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from experiments import agents as agents_lib
-from experiments import arguments, streams, xla
+from experiments import arguments, parsers, streams, trained, xla
 from pomcp_jax import controller, exporting, files
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running.progress import duration
 
 SUFFIXES = (".stablehlo", ".mlir")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Flags of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m experiments.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = made.add_argument
-    add("run", type=Path, help="workdir of a run, or a cell of a sweep")
-    add("--out", type=Path, required=True, help="file to write: .stablehlo or .mlir")
-    add("--checkpoint", default="best", help="best (default), newest, or a number of decisions")
-    add("--actor", default="planner", choices=controller.ACTORS)
-    add("--select", default="argmax", choices=("sample", "argmax"))
-    add("--train_seed", type=int, help="training seed whose agent it is (default: the first)")
-    add("--num", type=int, default=1, help="observations of a call, N (default 1)")
-    add("--platforms", default="cpu", help="cpu, cuda, tpu, separated by commas (default cpu)")
-    return made
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     xla.save_memory()
-    args, _ = arguments.parse(parser(), argv)
+    args, _ = arguments.parse(parsers.export(__doc__), argv)
     print(f"reading {args.run}", file=sys.stderr, flush=True)
     try:
         text = write(args)
@@ -88,8 +68,8 @@ def write(args: argparse.Namespace) -> str:
         if name not in exporting.PLATFORMS:
             choices = ", ".join(exporting.PLATFORMS)
             raise ValueError(f"--platforms = {args.platforms!r}: must be of {choices}")
-    agents, select = agents_lib.load(args)
-    index = agents_lib.seed_index(args.train_seed, agents)
+    agents, select = trained.load(args)
+    index = trained.seed_index(args.train_seed, agents)
     params = jax.tree.map(lambda x: x[index], agents.state.params)
     config, spec = agents.config.agent, agents.spec
     exported = exporting.export(
@@ -101,7 +81,7 @@ def write(args: argparse.Namespace) -> str:
         num=args.num,
         platforms=platforms,
     )
-    lines = [agents_lib.heading(agents)]
+    lines = [trained.heading(agents)]
     here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if here in platforms:
         fns = controller.make_fns(config, spec, actor=args.actor, select=select)  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
-"""Arguments and checks of the commands that use a trained agent: evaluate, render, export."""
+"""Checks of the commands that use a trained agent: evaluate, render, export."""
 
 import argparse
-from pathlib import Path
 
 from experiments import own_tasks
 from pomcp_jax import config as config_lib
@@ -9,20 +8,6 @@ from pomcp_jax import controller, envs
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.running import functions
-
-EPISODE_SEED = 1000
-"""Default seed of episodes and plans; far from the seeds of training."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the run, and what selects its checkpoint, actor, backend and episodes."""
-    add = parser.add_argument
-    add("run", type=Path, help="workdir of a run, or a cell of a sweep")
-    add("--checkpoint", default="best", help="best (default), newest, or a number of decisions")
-    add("--actor", default="planner", choices=controller.ACTORS)
-    add("--select", choices=("sample", "argmax"), help="default: as in training")
-    add("--seed", type=int, default=EPISODE_SEED, help="seed of the episodes")
-    add("--task", help=own_tasks.HELP)
 
 
 def check_counts(args: argparse.Namespace) -> None:
