@@ -32,16 +32,16 @@ def _made(name: str, doc: str | None, **options: bool) -> argparse.ArgumentParse
 
 
 def _agent(parser: argparse.ArgumentParser) -> None:
-    """Add the run, and what selects its checkpoint and actor."""
+    """Add the run, and what selects its checkpoint."""
     add = parser.add_argument
     add("run", type=Path, help="workdir of a run, a cell of a sweep, or an exported agent")
     add("--checkpoint", default="best", help="best (default), newest, or a number of decisions")
-    add("--actor", choices=ACTORS, default="planner", help="who acts (default planner)")
 
 
 def _episodes(parser: argparse.ArgumentParser) -> None:
     """Add what decides on the episodes that are played."""
     add = parser.add_argument
+    add("--actor", choices=ACTORS, default="planner", help="who acts (default planner)")
     add("--select", choices=SELECTIONS, help="default: as in training")
     add("--seed", type=int, default=EPISODE_SEED, help="seed of the episodes")
     add(
@@ -85,11 +85,12 @@ def export(doc: str | None = None) -> argparse.ArgumentParser:
     made = _made("export", doc)
     _agent(made)
     add = made.add_argument
-    add("--out", type=Path, required=True, help="file to write: .stablehlo or .mlir")
-    add("--select", default="argmax", choices=SELECTIONS)
+    add("--out", type=Path, required=True, help=".stablehlo, .mlir or .onnx file, or a new folder")
     add("--train_seed", type=int, help="training seed whose agent it is (default: the first)")
-    add("--num", type=int, default=1, help="observations of a call, N (default 1)")
-    add("--platforms", default="cpu", help="cpu, cuda, tpu, separated by commas (default cpu)")
+    add("--actor", choices=ACTORS, help="who acts (default planner; in .onnx the policy)")
+    add("--select", choices=SELECTIONS, help="elite that a planner executes (default argmax)")
+    add("--num", type=int, help="observations of a call, N (default 1; any number in .onnx)")
+    add("--platforms", help="cpu, cuda, tpu, separated by commas (default cpu)")
     return made
 
 

@@ -45,6 +45,8 @@ FORMATS = (2, 3)
 """Manifest formats that can be read; the last is written. Format 2 also had digests of arrays."""
 ENVIRONMENTS = (".env", ".timestep")
 """Prefixes of the leaves of a run's environments."""
+PARAMETERS = ".params"
+"""Prefix of an agent's parameters, the only leaves of an exported agent."""
 
 
 class Manifest(NamedTuple):
@@ -69,7 +71,7 @@ class Restored(NamedTuple):
     """What :func:`restore` returns."""
 
     state: AgentState
-    """Leading axis S."""
+    """Leading axis S; of an exported agent only ``params``, and None elsewhere."""
     spec: AgentSpec
     config: Config
     decisions: int
@@ -378,6 +380,9 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
     except Exception as error:  # an unchecked configuration may raise anything
         text = digests.reason(error)
         raise CheckpointError(f"{place}: its configuration cannot be built ({text})") from None
+    if all(name.startswith(PARAMETERS) for name in stored):
+        nothing: Any = None
+        shapes = AgentState(shapes.params, nothing, nothing, nothing, nothing)
     arrays.check(place, shapes, stored)
     state = arrays.assemble(shapes, arrays.read(place / "agent", stored))
     return Restored(state, spec, config, manifest.decisions)

@@ -274,6 +274,21 @@ def choose_checkpoint(folder: Path, which: str | int = "best") -> int | None:
     return best if best is not None and math.isfinite(scores[best]) else None
 
 
+def find(run: Path | str) -> tuple[Path, str]:
+    """Folder of a run's checkpoints and, for a cell of a sweep, the cell's name.
+
+    Raises:
+      CheckpointError: there is no such folder.
+    """
+    folder = Path(run).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; must be the workdir of a run")
+    inner = folder / "checkpoints"
+    if not inner.is_dir() and (folder.parent / "sweep.json").is_file():
+        return folder.parent / "checkpoints", folder.name
+    return (inner if inner.is_dir() else folder), ""
+
+
 def load(run: Path | str, which: str | int = "best") -> Restored:
     """Agents of a run, from ``RUN/checkpoints`` or from a folder of checkpoints itself.
 
@@ -283,13 +298,7 @@ def load(run: Path | str, which: str | int = "best") -> Restored:
     Raises:
       CheckpointError: one line that names what is missing or damaged.
     """
-    folder = Path(run).expanduser()
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; must be the workdir of a run")
-    inner, cell = folder / "checkpoints", ""
-    if not inner.is_dir() and (folder.parent / "sweep.json").is_file():
-        inner, cell = folder.parent / "checkpoints", folder.name
-    folder = inner if inner.is_dir() else folder
+    folder, cell = find(run)
     restored = checkpoint.restore(folder, choose_checkpoint(folder, which))
     grid = checkpoint.read(folder, restored.decisions).host.get("grid")
     return _of_cell(restored, grid, cell, folder) if grid else restored

@@ -186,6 +186,7 @@ def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
     check_name(name)
     if "/" in name:
         raise ValueError(f"{name}: its bounds are not known; give bounds=(low, high)")
+    load_mujoco()  # dm_control's plain import fails if the library of MUJOCO_GL is missing
     from dm_control import suite
 
     domain, _, task = name.partition("-")
