@@ -27,7 +27,7 @@ from pomcp_jax import evaluate, files
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
 from pomcp_jax.controller import Controller
-from pomcp_jax.envs.importing import load_mujoco
+from pomcp_jax.envs.importing import load_suite
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import statistics
@@ -201,10 +201,7 @@ def prepare(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[Resto
 
 def check_dm_control(task: str) -> None:
     """Raise a one-line ``ValueError`` unless dm_control itself has that task."""
-    load_mujoco()  # dm_control's plain import fails if the library of MUJOCO_GL is missing
-    from dm_control import suite
-
-    if tuple(task.split("-")) not in suite.ALL_TASKS:
+    if tuple(task.split("-")) not in load_suite().ALL_TASKS:
         raise ValueError(f"--backend = 'dm_control': {task} is no task of dm_control")
 
 
