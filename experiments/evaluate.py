@@ -190,7 +190,7 @@ def prepare(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[Resto
     say(f"reading {args.run}")  # orbax and the physics take seconds to import
     agents, select = trained.load(args)
     config = agents.config
-    backend = args.backend or config.env.backend
+    backend = config.env.backend if args.backend is None else args.backend
     env = None
     if backend == DM_CONTROL:
         check_dm_control(config.env.task)

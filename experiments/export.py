@@ -119,7 +119,8 @@ def _check(args: argparse.Namespace) -> None:
     args.num = 1 if args.num is None else args.num
     if args.num < 1:
         raise ValueError(f"--num = {args.num}: must be >= 1")
-    platforms = tuple(name.strip() for name in (args.platforms or "cpu").split(","))
+    given = "cpu" if args.platforms is None else args.platforms
+    platforms = tuple(name.strip() for name in given.split(","))
     for name in platforms:
         if name not in exporting.PLATFORMS:
             choices = ", ".join(exporting.PLATFORMS)

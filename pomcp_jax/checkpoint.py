@@ -345,7 +345,10 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
     folder = Path(folder).resolve()
     available = steps(folder)
     if not available:
-        raise CheckpointError(f"{folder}: holds no checkpoint (a folder of numbered folders)")
+        raise CheckpointError(
+            f"{folder}: holds no checkpoint (a folder of numbered folders); must be the workdir of"
+            " a run that has saved one"
+        )
     if decisions is not None and decisions not in available:
         raise CheckpointError(f"{folder}: holds no checkpoint {decisions}; it has {available}")
     # Damage alone falls back to an older one; a shortage may pass, and a mismatch is the user's
@@ -378,8 +381,11 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
             )
         )
     except Exception as error:  # an unchecked configuration may raise anything
-        text = digests.reason(error)
-        raise CheckpointError(f"{place}: its configuration cannot be built ({text})") from None
+        text, writer = digests.reason(error), manifest.versions.get("pomcp_jax")
+        hint = f"; pomcp_jax {writer} wrote it, this is {__version__}" * (writer != __version__)
+        raise CheckpointError(
+            f"{place}: its configuration cannot be built ({text}){hint}"
+        ) from None
     if all(name.startswith(PARAMETERS) for name in stored):
         nothing: Any = None
         shapes = AgentState(shapes.params, nothing, nothing, nothing, nothing)

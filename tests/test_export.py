@@ -284,6 +284,7 @@ def test_scores_come_from_the_evaluation_of_the_checkpoint(run, tmp_path):
         (["--out=nowhere/agent"], "--out = 'nowhere/agent': nowhere is no folder"),
         (["--out=nowhere/agent.mlir"], "--out = 'nowhere/agent.mlir': nowhere is no folder"),
         (["--num=0"], "--num = 0: must be >= 1"),
+        (["--platforms="], "--platforms = '': must be of cpu, cuda, tpu"),
         (["--platforms=cpu,gpu"], "--platforms = 'cpu,gpu': must be of cpu, cuda, tpu"),
         (["--train_seed=9"], "--train-seed = 9: this run has the seeds 3 to 4"),
         (["--checkpoint=7"], "7"),
