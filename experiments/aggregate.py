@@ -18,6 +18,7 @@ Nothing is written without --out.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import arguments, streams
+from experiments import arguments, parsers, streams
 from experiments import published as own
 from pomcp_jax import files
 from pomcp_jax.config import ConfigError
@@ -232,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str] | None) -> int:
-    args, _ = arguments.parse(_parser(), argv)
+    args, _ = arguments.parse(parsers.aggregate(__doc__), argv)
     try:
         if _is_result_set(args):
             _result_set(args.runs[0], args.out)
@@ -242,28 +243,6 @@ def _main(argv: list[str] | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=arguments.plain(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, help="runs, sweeps, folders of such; or one result set")
-    add("--baseline", help="method that the others are compared with, for example tdmpc2")
-    add("--labels", nargs="*", help="one per run; runs of equal labels are seeds of one method")
-    add(
-        "--max_return", type=float,
-        help=f"what returns are divided by in aggregates (default {statistics.MAX_RETURN:g})",
-    )  # fmt: skip
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="csv, a line per number, not markdown")
-    form.add_argument("--latex", action="store_true", help="LaTeX with booktabs, not markdown")
-    add(
-        "--out", type=Path,
-        help="file to write instead of printing: .md, .csv or .tex; of a result set, a folder",
-    )  # fmt: skip
-    return parser
 
 
 def _is_result_set(args: argparse.Namespace) -> bool:

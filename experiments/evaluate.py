@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip
 
 import argparse
@@ -14,21 +15,19 @@ import io
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import agents as agents_lib
-from experiments import arguments, streams, xla
+from experiments import arguments, parsers, streams, trained, xla
 from experiments.benchmarks.dm_control import controls, flat, original
 from pomcp_jax import config as config_lib
 from pomcp_jax import evaluate, files
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
 from pomcp_jax.controller import Controller
-from pomcp_jax.envs.importing import load_mujoco
+from pomcp_jax.envs.importing import load_suite
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import statistics
@@ -179,46 +178,30 @@ def episodes_csv(episodes: Episodes, first_seed: int) -> str:
     return out.getvalue()
 
 
-def parser() -> argparse.ArgumentParser:
-    """Flags of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m experiments.evaluate", description=__doc__.split("\n\n")[0]
-    )
-    agents_lib.add_arguments(made)
-    made.add_argument("--episodes", type=int, default=50, help="number per seed (default 50)")
-    made.add_argument(
-        "--backend", help="mjx, host, ..., or dm_control itself (default: as in training)"
-    )
-    made.add_argument("--csv", type=Path, help="write one row per episode to this file")
-    return made
-
-
-def prepare(args: argparse.Namespace) -> tuple[Restored, Request]:
+def prepare(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[Restored, Request]:
     """Check the arguments and load the agents; compiles and writes nothing.
 
     Raises:
       ValueError: one line for the user.
     """
-    agents_lib.check_counts(args)
+    trained.check_counts(args)
     if args.csv is not None:
         files.check_writable(args.csv, "--csv")
-    agents, select = agents_lib.load(args)
+    say(f"reading {args.run}")  # orbax and the physics take seconds to import
+    agents, select = trained.load(args)
     config = agents.config
-    backend = args.backend or config.env.backend
+    backend = config.env.backend if args.backend is None else args.backend
     env = None
     if backend == DM_CONTROL:
         check_dm_control(config.env.task)
     else:
-        env = agents_lib.environment(args, agents)
+        env = trained.environment(args, agents)
     return agents, Request(args.episodes, args.actor, select, backend, args.seed, env)
 
 
 def check_dm_control(task: str) -> None:
     """Raise a one-line ``ValueError`` unless dm_control itself has that task."""
-    load_mujoco()  # dm_control's plain import fails if the library of MUJOCO_GL is missing
-    from dm_control import suite
-
-    if tuple(task.split("-")) not in suite.ALL_TASKS:
+    if tuple(task.split("-")) not in load_suite().ALL_TASKS:
         raise ValueError(f"--backend = 'dm_control': {task} is no task of dm_control")
 
 
@@ -229,23 +212,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     xla.save_memory()
-    args, _ = arguments.parse(parser(), argv)
-    try:
-        agents, request = prepare(args)
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    config = agents.config
-    print(
-        f"{agents_lib.heading(agents)}:"
-        f" {request.actor}, select {request.select}, backend {request.backend},"
-        f" {request.episodes} episodes a seed",
-        flush=True,
-    )
+    args, _ = arguments.parse(parsers.evaluate(__doc__), argv)
 
     def say(text: str) -> None:
         # stderr: stdout has the table only, for pipes.
         print(text, file=sys.stderr, flush=True)
+
+    try:
+        agents, request = prepare(args, say)
+    except ValueError as error:
+        say(f"error: {' '.join(str(error).split())}")
+        return 2
+    config = agents.config
+    print(
+        f"{trained.heading(agents)}:"
+        f" {request.actor}, select {request.select}, backend {request.backend},"
+        f" {request.episodes} episodes a seed",
+        flush=True,
+    )
 
     try:
         if request.backend == DM_CONTROL:

@@ -15,8 +15,6 @@ from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env, Task, make_env
 from pomcp_jax.running import crash
 
-HELP = "MODULE:ATTRIBUTE of a task of your own: a Task, an Env, or a function that returns one"
-
 
 def given(task: str | None, config: Config, spec: AgentSpec) -> Env | None:
     """The environments of ``--task``; None without it, for a task of the registry.

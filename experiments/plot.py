@@ -16,20 +16,19 @@ comparison, and the aggregate over tasks.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
 import csv
 import re
 import sys
-from pathlib import Path
 
-from experiments import arguments, streams
+from experiments import arguments, parsers, streams
 from experiments import published as own
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import (
     canvas,
-    columns,
     comparison,
     comparison_figures,
     diagnostic_figures,
@@ -43,8 +42,6 @@ WRONG = (ImportError, OSError, ValueError, LookupError, TypeError, csv.Error)
 """Exceptions that a missing library, a full disk or a table edited by hand leads to."""
 SIZES = 0.5, 50.0
 """Least and largest side of a picture in inches."""
-OWN = {"metric": None, "x": "decisions", "band": "ci95", "size": None, "published": False}
-"""Flags of pictures of runs, with their defaults."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str] | None) -> int:
-    args, _ = arguments.parse(_parser(), argv)
+    args, _ = arguments.parse(parsers.plot(__doc__), argv)
     try:
         _check(args)
         _draw(args)
@@ -66,31 +63,6 @@ def _main(argv: list[str] | None) -> int:
         print(f"error: {about}{crash.one_line(error)}", file=sys.stderr)
         return 2
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=arguments.plain(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("runs", nargs="*", type=Path, help="runs, sweeps or folders of such")
-    add("--results", type=Path, help="a result set, instead of runs")
-    add(
-        "--out", type=Path, default=Path("learning_curve.png"),
-        help="file of the figure: .png, .pdf or .svg (default learning_curve.png)",
-    )  # fmt: skip
-    add("--metric", help="columns of evaluations.csv or metrics.csv (default eval/return)")
-    add("--x", choices=columns.AXES, default=OWN["x"], help="horizontal axis")
-    add("--band", choices=comparison.BANDS, default=OWN["band"], help="band over seeds")
-    add("--size", help="inches, WIDTHxHEIGHT; 3.3x2.6 fits a column of a paper")
-    add("--published", action="store_true", help="published curves of these tasks as points")
-    add("--diagnostics", action="store_true", help="draw diagnostics of the runs, not returns")
-    add("--labels", nargs="*", help="one per run; runs of equal labels are seeds of one method")
-    add(
-        "--returns", choices=("evaluation", "training"), default="evaluation",
-        help="the planner's evaluations, or training episodes",
-    )  # fmt: skip
-    return parser
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -106,7 +78,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.results and args.labels:
         raise ConfigError("--labels: for workdirs only; --results names its methods")
     mode = "--results" if args.results else "--diagnostics" if args.diagnostics else ""
-    for name, default in OWN.items():
+    for name, default in parsers.PICTURE.items():
         if mode and getattr(args, name) != default:
             raise ConfigError(f"--{name}: has no effect with {mode}; leave one of them out")
     if args.returns == "training" and (args.metric or args.diagnostics):

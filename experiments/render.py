@@ -12,6 +12,7 @@ experiments.evaluate. Exit codes: 0 done, 1 drawing failed, 2 bad input.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip
 
 import argparse
@@ -19,34 +20,13 @@ import re
 import signal
 import sys
 import time
-from pathlib import Path
 
-from experiments import agents as agents_lib
-from experiments import arguments, signals, streams, xla
+from experiments import arguments, parsers, signals, streams, trained, xla
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
 from pomcp_jax.rendering import film
 from pomcp_jax.rendering.film import Picture, Take
 from pomcp_jax.running.progress import duration
-
-
-def parser() -> argparse.ArgumentParser:
-    """Flags of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m experiments.render",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    agents_lib.add_arguments(made)
-    add = made.add_argument
-    add("--out", type=Path, required=True, help="file to write: .mp4, .gif, .png, .html or .npz")
-    add("--episodes", type=int, default=1, help="number of episodes (default 1)")
-    add("--train_seed", type=int, help="training seed whose agent acts (default: the first)")
-    add("--imagine", action="store_true", help="draw the predicted reward of plans")
-    add("--size", default="640x480", help="WIDTHxHEIGHT of a frame in pixels (default 640x480)")
-    add("--camera", help="name or number of the model's camera; -1 is a free one")
-    add("--backend", help="mjx, host, ... (default: as in training)")
-    return made
 
 
 def prepare(args: argparse.Namespace) -> tuple[Restored, Take]:
@@ -55,7 +35,7 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Take]:
     Raises:
       ValueError: one line for the user.
     """
-    agents_lib.check_counts(args)
+    trained.check_counts(args)
     camera = args.camera
     if camera is not None and re.fullmatch(r"-?\d{1,6}", camera):
         camera = int(camera)
@@ -67,8 +47,8 @@ def prepare(args: argparse.Namespace) -> tuple[Restored, Take]:
         picture=Picture(*_size(args.size), camera),
     )
     film.check(args.out, take, "--out")
-    agents, select = agents_lib.load(args)
-    index = agents_lib.seed_index(args.train_seed, agents)
+    agents, select = trained.load(args)
+    index = trained.seed_index(args.train_seed, agents)
     return agents, take._replace(select=select, agent=index)
 
 
@@ -86,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     xla.save_memory()
-    args, _ = arguments.parse(parser(), argv)
+    args, _ = arguments.parse(parsers.render(__doc__), argv)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -100,9 +80,9 @@ def _main(argv: list[str] | None) -> int:
     try:
         agents, take = prepare(args)
         name = f"seed {agents.config.train.seed + take.agent}, {take.actor}, select {take.select}"
-        print(f"{agents_lib.heading(agents)}: {name}, {take.episodes} episodes", flush=True)
+        print(f"{trained.heading(agents)}: {name}, {take.episodes} episodes", flush=True)
         recordings = film.render(
-            agents, args.out, env=agents_lib.environment(args, agents), take=take, say=say
+            agents, args.out, env=trained.environment(args, agents), take=take, say=say
         )
     except (ConfigError, ValueError) as error:
         return failed(error, 2)

@@ -16,6 +16,7 @@ stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip  # noqa: F401
 from experiments import clock  # isort: skip  # noqa: F401
 
 import argparse
@@ -30,10 +31,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import indent
 from typing import Any, NamedTuple, TextIO
 
-from experiments import arguments, settings, streams, suites
+from experiments import arguments, parsers, settings, streams, suites
 from experiments.suites import Suite
 from pomcp_jax import config as config_lib
 from pomcp_jax import validation
@@ -333,45 +333,9 @@ def split(plans: list[Plan]) -> tuple[list[Plan], list[Plan]]:
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m experiments.reproduce",
-        # Names of modules are written for readers of the source.
-        description=arguments.plain(__doc__).replace(
-            "EXAMPLE\n", f"{indent(suites.EXAMPLE, '  ')}\n"
-        ),
-        epilog=listed_suites(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    made.add_argument("--suite", help="name of a suite, or a JSON file")
-    made.add_argument("--list", action="store_true", help="print suites, or a suite's cells")
-    made.add_argument(
-        "--cell", type=int, nargs="+", help="numbers of the cells to train, by --list"
-    )
-    made.add_argument("--out", type=Path, help="folder of results (default runs/results/SUITE)")
-    made.add_argument(
-        "--work",
-        type=Path,
-        help="folder of checkpoints and logs (default runs/reproduce/NAME, named after --out)",
-    )
-    made.add_argument("--methods", nargs="+", default=[], help="a selection of the suite's methods")
-    made.add_argument("--tasks", nargs="+", default=[], help="a selection of the suite's tasks")
-    made.add_argument("--jobs", type=int, default=1, help="cells in parallel, on separate cores")
-    made.add_argument("--wandb", help="log to this project of Weights & Biases too")
-    made.add_argument("--dry_run", action="store_true", help="print the commands and stop")
-    return made
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line; arguments ``--config.FIELD=VALUE`` are passed to every cell."""
     return streams.guarded(lambda: _main(argv))
-
-
-def listed_suites() -> str:
-    """All suites with what they are about."""
-    lines = [f"  {name:<10} {suite.about}" for name, suite in suites.SUITES.items()]
-    return "suites:\n" + "\n".join(lines)
 
 
 def state(plan: Plan, published: Path) -> str:
@@ -467,10 +431,10 @@ def print_cells(plans: Sequence[Plan], name: str) -> None:
 
 
 def _main(argv: list[str] | None) -> int:
-    args, overrides = arguments.parse(parser(), argv, others=True)
+    args, overrides = arguments.parse(parsers.reproduce(__doc__), argv, others=True)
     progress = Progress(interval=STATUS_SECONDS)
     if args.list and not args.suite:
-        print(listed_suites())
+        print(parsers.listed_suites())
         return 0
     try:
         out, plans = prepare(args, overrides)

@@ -55,6 +55,11 @@ def summary(outcome: Outcome, config: Config) -> str:
     return "\n".join(f"{name:>16}  {value}" for name, value in rows)
 
 
+def announce(config: Config) -> None:
+    """Print preset, size and what differs from them: the first line of a run."""
+    print("\n".join(settings.shown(config)), flush=True)
+
+
 def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
     """Parsed arguments and a trainer; every check runs before anything is compiled or written.
 
@@ -71,6 +76,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
         tensorboard=options.tensorboard,
         wandb=options.wandb,
         control=Control(Progress()),
+        on_checked=lambda trainer: None if options.print_only else announce(options.config),
         command=process.command("experiments.run", argv),
         began=clock.STARTED,
     )
@@ -98,7 +104,6 @@ def _main(argv: list[str]) -> int:
         for name, value in config_lib.flatten(options.config).items():
             print(f"{name} = {value}")
         return 0
-    print("\n".join(settings.shown(options.config)))
     hint = cheaper(trainer)
     if hint:
         print(hint)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pomcp_jax import nearest
-from pomcp_jax.config import ConfigError
+from pomcp_jax.errors import ConfigError
 
 
 class Method(NamedTuple):

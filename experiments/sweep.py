@@ -10,6 +10,7 @@ or cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip
 from experiments import clock  # isort: skip
 
 import sys
@@ -18,43 +19,15 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import config_files, settings, start, streams, usage, xla
+from experiments import config_files, settings, start, streams, xla
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects
 from pomcp_jax.cells import text
-from pomcp_jax.config import ConfigError
+from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import process, sweeps
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.progress import Progress, duration
 from pomcp_jax.running.trainer import Outcome, Trainer
-
-USAGE = """\
-usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset,size]
-           --grid="policy.kl_coef=0,0.1,1,9" [--grid="optimizer.learning_rate=3e-4,1e-3"]
-           [--seeds=K] [--config.any.field=value ...] [--size=SIZE] [--workdir=DIR]
-           [--tensorboard] [--wandb=PROJECT] [--cache_dir=DIR|none] [--print_config]
-           [--help[=TOPIC]] [--resume=auto|never|reset_envs]
-
-  --grid         a field of the agent and its values; several, or `;` in one, span a product
-  --seeds        seeds of every cell (default config.train.num_seeds)
-  --config       configuration file; behind a colon task, preset and size
-  --config.F     override of a field that is the same in all cells
-  --workdir      one folder per cell, summary.csv, sweep.png (default runs/sweep/NAME/task-preset)
-  --tensorboard  write TensorBoard events too, a folder for each seed (`pip install tensorboardX`)
-  --wandb        log to this project of Weights & Biases too, a run for each seed of each cell
-                 (`pip install wandb`; WANDB_MODE=offline without a network)
-  --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
-  --resume       what to do with an earlier sweep in the workdir: auto (default) resumes it bit for
-                 bit; never moves it to previous-N and starts over; reset_envs resumes with fresh
-                 episodes
-  --print_config print the resolved configuration and stop
-  --help=TOPIC   a section of fields, or a field; also configs, tasks, presets, sizes, all
-
-Only floats of `agent` can be swept: they are traced numbers. Sizes, names and switches are part
-of the compiled program; run those value by value with experiments.run.
-
-sections of fields:
-"""
 
 
 def parse_grid(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -86,6 +59,21 @@ def own_flags() -> flags.FlagValues:
     return values
 
 
+def listed(trainer: Trainer) -> dict[str, str]:
+    """Values of the swept fields as text."""
+    return {name: ", ".join(map(text, values)) for name, values in trainer.options.grid.items()}
+
+
+def announce(trainer: Trainer, config: Config) -> None:
+    """Print preset, size, what differs from them, and what is swept: the first lines of a sweep."""
+    swept = listed(trainer)
+    # Swept fields are printed with their values below, not with the value of the shared part.
+    lines = settings.shown(config)
+    lines = [line for line in lines if line.partition(" = ")[0] not in swept]
+    lines += [f"{name} = {values}  (swept)" for name, values in swept.items()]
+    print("\n".join(lines), flush=True)
+
+
 def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
     """Parsed arguments and a trainer; every check runs before anything is compiled or written.
 
@@ -103,6 +91,14 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
         raise ConfigError(f"--seeds = {seeds}: must be >= 1")
     config = config_lib.replace(options.config, {"train.num_seeds": seeds})
     xla.begin(options.cache_dir)
+
+    def checked(trainer: Trainer) -> None:
+        for field in trainer.options.grid:
+            if field in config_files.overrides(argv)[0]:
+                raise ConfigError(f"--config.{field}: is swept by --grid; must be in one of them")
+        if not options.print_only:
+            announce(trainer, config)
+
     try:
         trainer = Trainer(
             config,
@@ -112,6 +108,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
             wandb=options.wandb,
             control=Control(Progress()),
             grid=parse_grid(values.grid),
+            on_checked=checked,
             command=process.command("experiments.sweep", argv),
             began=clock.STARTED,
         )
@@ -119,9 +116,6 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
         # The trainer names its arguments; here they are flags.
         flag = str(error).startswith(("grid:", "grid =", "resume ="))
         raise ConfigError(f"--{error}" if flag else str(error)) from None
-    for field in trainer.options.grid:
-        if field in config_files.overrides(argv)[0]:
-            raise ConfigError(f"--config.{field}: is swept by --grid; must be in one of them")
     for line in effects.without_effect(*(cell.config for cell in trainer.cells)):
         print(f"warning: {line}", file=sys.stderr)
     return options._replace(config=config), trainer
@@ -151,21 +145,16 @@ def _main(argv: list[str]) -> int:
     try:
         options, trainer = prepare(argv)
     except settings.HelpWanted as wanted:
-        print(wanted.answer or usage.short_help(USAGE))
+        print(wanted.answer or usage.short_help(usage.SWEEP))
         return 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    swept = {name: ", ".join(map(text, values)) for name, values in trainer.options.grid.items()}
+    swept = listed(trainer)
     if options.print_only:
         for name, value in config_lib.flatten(options.config).items():
             print(f"{name} = {swept[name]}  (swept)" if name in swept else f"{name} = {value}")
         return 0
-    # Swept fields are printed with their values below, not with the value of the shared part.
-    lines = settings.shown(options.config)
-    print("\n".join(line for line in lines if line.partition(" = ")[0] not in swept))
-    for name, values in swept.items():
-        print(f"{name} = {values}  (swept)")
     about = f"{len(trainer.cells)} cells x {options.config.train.num_seeds} seeds; "
     return start.train(trainer, report, about)
 

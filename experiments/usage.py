@@ -1,4 +1,4 @@
-"""Short ``--help`` of ``python -m experiments.run``, printed without importing JAX.
+"""Plain ``--help`` of every command, printed without importing JAX.
 
 Imported before JAX: if the command line asks for this help, it is printed on import, and the
 process exits without the seconds that JAX takes.
@@ -8,13 +8,13 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 
-from experiments import streams
+from experiments import parsers, streams
 from pomcp_jax import attribute_docs
 
 FLAGS = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 CONFIG = "pomcp_jax.config"
 
-USAGE = """\
+RUN = """\
 usage: python -m experiments.run --config=FILE[:task,preset,size] [--config.any.field=value ...]
            [--size=SIZE] [--workdir=DIR] [--resume=MODE] [--tensorboard] [--wandb=PROJECT]
            [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
@@ -48,6 +48,35 @@ sections of fields:
 """
 
 
+SWEEP = """\
+usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset,size]
+           --grid="policy.kl_coef=0,0.1,1,9" [--grid="optimizer.learning_rate=3e-4,1e-3"]
+           [--seeds=K] [--config.any.field=value ...] [--size=SIZE] [--workdir=DIR]
+           [--tensorboard] [--wandb=PROJECT] [--cache_dir=DIR|none] [--print_config]
+           [--help[=TOPIC]] [--resume=auto|never|reset_envs]
+
+  --grid         a field of the agent and its values; several, or `;` in one, span a product
+  --seeds        seeds of every cell (default config.train.num_seeds)
+  --config       configuration file; behind a colon task, preset and size
+  --config.F     override of a field that is the same in all cells
+  --workdir      one folder per cell, summary.csv, sweep.png (default runs/sweep/NAME/task-preset)
+  --tensorboard  write TensorBoard events too, a folder for each seed (`pip install tensorboardX`)
+  --wandb        log to this project of Weights & Biases too, a run for each seed of each cell
+                 (`pip install wandb`; WANDB_MODE=offline without a network)
+  --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
+  --resume       what to do with an earlier sweep in the workdir: auto (default) resumes it bit for
+                 bit; never moves it to previous-N and starts over; reset_envs resumes with fresh
+                 episodes
+  --print_config print the resolved configuration and stop
+  --help=TOPIC   a section of fields, or a field; also configs, tasks, presets, sizes, all
+
+Only floats of `agent` can be swept: they are traced numbers. Sizes, names and switches are part
+of the compiled program; run those value by value with experiments.run.
+
+sections of fields:
+"""
+
+
 def sections() -> Iterator[tuple[str, str]]:
     """Dotted name of each group of fields and the first line of its documentation."""
     # The source is parsed: importing pomcp_jax.config would import JAX.
@@ -64,7 +93,7 @@ def sections() -> Iterator[tuple[str, str]]:
     return walk("Config", "")
 
 
-def short_help(usage: str = USAGE) -> str:
+def short_help(usage: str = RUN) -> str:
     """``usage`` with one line for each section of fields."""
     names = [(name.rpartition(".")[2], text) for name, text in sections()]
     return usage + "\n".join(f"  {name:<13}{text}" for name, text in names)
@@ -75,11 +104,19 @@ def is_plain(argv: Sequence[str]) -> bool:
     return any(arg in FLAGS for arg in argv[1:])
 
 
-def _answer() -> int:
-    print(short_help())
+def answer(program: str) -> int:
+    """Print the help of one of our programs, the module ``__main__``; returns the exit code."""
+    if program in SHORT:
+        print(short_help(SHORT[program]))
+    else:
+        print(parsers.ALL[program](sys.modules["__main__"].__doc__).format_help(), end="")
     return 0
 
 
-_PROGRAM = getattr(sys.modules.get("__main__"), "__spec__", None)
-if _PROGRAM is not None and _PROGRAM.name == "experiments.run" and is_plain(sys.argv):
-    sys.exit(streams.guarded(_answer))
+SHORT = {"experiments.run": RUN, "experiments.sweep": SWEEP}
+"""Programs whose flags are fields of the configuration; the others have a parser."""
+_SPEC = getattr(sys.modules.get("__main__"), "__spec__", None)
+_NAME = "" if _SPEC is None else _SPEC.name
+if _NAME in SHORT or _NAME in parsers.ALL:
+    if is_plain(sys.argv):
+        sys.exit(streams.guarded(lambda: answer(_NAME)))

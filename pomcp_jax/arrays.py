@@ -58,6 +58,9 @@ def write(folder: Path, arrays: Arrays) -> None:
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
     with ocp.Checkpointer(handler) as writer:  # orbax refuses arrays without elements
         writer.save(folder, {name: array for name, array in arrays.items() if array.size})
+    marker = folder / "commit_success.txt"
+    if marker.is_file():  # holds an absolute path, which would travel with an exported agent
+        marker.write_text("committed\n")
 
 
 @contextlib.contextmanager

@@ -45,6 +45,8 @@ FORMATS = (2, 3)
 """Manifest formats that can be read; the last is written. Format 2 also had digests of arrays."""
 ENVIRONMENTS = (".env", ".timestep")
 """Prefixes of the leaves of a run's environments."""
+PARAMETERS = ".params"
+"""Prefix of an agent's parameters, the only leaves of an exported agent."""
 
 
 class Manifest(NamedTuple):
@@ -69,7 +71,7 @@ class Restored(NamedTuple):
     """What :func:`restore` returns."""
 
     state: AgentState
-    """Leading axis S."""
+    """Leading axis S; of an exported agent only ``params``, and None elsewhere."""
     spec: AgentSpec
     config: Config
     decisions: int
@@ -343,7 +345,10 @@ def restore(folder: Path | str, decisions: int | None = None) -> Restored:
     folder = Path(folder).resolve()
     available = steps(folder)
     if not available:
-        raise CheckpointError(f"{folder}: holds no checkpoint (a folder of numbered folders)")
+        raise CheckpointError(
+            f"{folder}: holds no checkpoint (a folder of numbered folders); must be the workdir of"
+            " a run that has saved one"
+        )
     if decisions is not None and decisions not in available:
         raise CheckpointError(f"{folder}: holds no checkpoint {decisions}; it has {available}")
     # Damage alone falls back to an older one; a shortage may pass, and a mismatch is the user's
@@ -376,8 +381,14 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
             )
         )
     except Exception as error:  # an unchecked configuration may raise anything
-        text = digests.reason(error)
-        raise CheckpointError(f"{place}: its configuration cannot be built ({text})") from None
+        text, writer = digests.reason(error), manifest.versions.get("pomcp_jax")
+        hint = f"; pomcp_jax {writer} wrote it, this is {__version__}" * (writer != __version__)
+        raise CheckpointError(
+            f"{place}: its configuration cannot be built ({text}){hint}"
+        ) from None
+    if all(name.startswith(PARAMETERS) for name in stored):
+        nothing: Any = None
+        shapes = AgentState(shapes.params, nothing, nothing, nothing, nothing)
     arrays.check(place, shapes, stored)
     state = arrays.assemble(shapes, arrays.read(place / "agent", stored))
     return Restored(state, spec, config, manifest.decisions)

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from pomcp_jax import fields, nearest, values
+from pomcp_jax.errors import ConfigError
 from pomcp_jax.fields import (
     STATIC,
     BelowOne,
@@ -37,10 +38,6 @@ from pomcp_jax.fields import (
 )
 
 C = TypeVar("C")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot work; the message is one line for the user."""
 
 
 @dataclass_transform(frozen_default=True)

@@ -9,6 +9,7 @@ Symbols: N observations at once, O observation size, A action size, H horizon.
 
 import dataclasses
 import math
+import numbers
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,12 +73,16 @@ def make_fns(
       explore: scale of the exploration noise; 0 for none.
 
     Raises:
-      ValueError: for an unknown actor or select, or ``prior`` if the agent learned none.
+      ValueError: for an unknown actor or select, a negative ``explore``, or ``prior`` if the agent
+        learned none.
     """
     if actor not in ACTORS:
         raise ValueError(f"actor = {actor!r}: must be one of {', '.join(ACTORS)}")
     if select not in ("argmax", "sample"):
         raise ValueError(f"select = {select!r}: must be 'argmax' or 'sample'")
+    # An array or a tracer passes: pure functions may be transformed over it.
+    if isinstance(explore, str) or isinstance(explore, numbers.Real) and not explore >= 0.0:
+        raise ValueError(f"explore = {explore!r}: must be a number >= 0")
     if actor == "prior" and not config.policy.learns_prior:
         raise ValueError(
             f"actor = 'prior': this agent learned none (policy.prior = {config.policy.prior!r});"
@@ -139,6 +144,8 @@ class Controller:
         Raises:
           ValueError: as :func:`make_fns`, or if the budget is too short for any plan.
         """
+        if isinstance(key, bool) or not isinstance(key, numbers.Integral):
+            raise ValueError(f"key = {key!r}: must be an integer, a seed of random numbers")
         self.observation_size, self.action_size = spec.obs_size, spec.action_size
         self.action_repeat, self.task = config.env.action_repeat, config.env.task
         self.iterations = config.agent.mppi.iterations
@@ -161,8 +168,8 @@ class Controller:
     def _fit(self, budget: float) -> None:
         """Choose the largest number of iterations whose slowest measured decision fits."""
         # The slowest, not the median: a control loop has to meet its deadline every time.
-        if not budget > 0.0:
-            raise ValueError(f"time_budget = {budget}: must be > 0 seconds")
+        if not isinstance(budget, numbers.Real) or not budget > 0.0:
+            raise ValueError(f"time_budget = {budget!r}: must be > 0 seconds")
         for iterations in range(self.iterations, 0, -1):
             self._use(iterations)
             slowest = max(self.latencies(_MEASUREMENTS))
@@ -274,6 +281,22 @@ def choose_checkpoint(folder: Path, which: str | int = "best") -> int | None:
     return best if best is not None and math.isfinite(scores[best]) else None
 
 
+def find(run: Path | str) -> tuple[Path, str]:
+    """Folder of a run's checkpoints and, for a cell of a sweep, the cell's name.
+
+    Raises:
+      CheckpointError: there is no such folder.
+    """
+    folder = Path(run).expanduser()
+    if not folder.is_dir():
+        is_file = "is a file" if folder.exists() else "no such folder"
+        raise CheckpointError(f"{folder}: {is_file}; must be the workdir of a run")
+    inner = folder / "checkpoints"
+    if not inner.is_dir() and (folder.parent / "sweep.json").is_file():
+        return folder.parent / "checkpoints", folder.name
+    return (inner if inner.is_dir() else folder), ""
+
+
 def load(run: Path | str, which: str | int = "best") -> Restored:
     """Agents of a run, from ``RUN/checkpoints`` or from a folder of checkpoints itself.
 
@@ -283,13 +306,7 @@ def load(run: Path | str, which: str | int = "best") -> Restored:
     Raises:
       CheckpointError: one line that names what is missing or damaged.
     """
-    folder = Path(run).expanduser()
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; must be the workdir of a run")
-    inner, cell = folder / "checkpoints", ""
-    if not inner.is_dir() and (folder.parent / "sweep.json").is_file():
-        inner, cell = folder.parent / "checkpoints", folder.name
-    folder = inner if inner.is_dir() else folder
+    folder, cell = find(run)
     restored = checkpoint.restore(folder, choose_checkpoint(folder, which))
     grid = checkpoint.read(folder, restored.decisions).host.get("grid")
     return _of_cell(restored, grid, cell, folder) if grid else restored
@@ -340,6 +357,8 @@ def load_controller(
     restored = load(run, checkpoint)
     first = restored.config.train.seed
     count = restored.num_seeds
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral | None):
+        raise ValueError(f"seed = {seed!r}: must be the number of a training seed")
     index = 0 if seed is None else seed - first
     if not 0 <= index < count:
         raise ValueError(f"seed = {seed}: this run has the seeds {first} to {first + count - 1}")

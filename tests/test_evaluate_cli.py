@@ -1,14 +1,15 @@
 """``python -m experiments.evaluate``: episodes of a trained agent, counted and written."""
 
 import csv
+import shutil
 
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from experiments import evaluate
-from pomcp_jax import acting, agent, checkpoint, envs
+from experiments import evaluate, parsers, trained
+from pomcp_jax import acting, agent, checkpoint, controller, digests, envs
 from pomcp_jax.evaluate import Episodes
 
 CONFIG = tiny.run(train__seed=3, train__num_seeds=2)
@@ -69,18 +70,69 @@ def test_all_episodes_broken():
         (["--backend=dm_control"], "probe/truncated is no task of dm_control"),
         (["--backend=host"], "probe/truncated has the backend mjx, not 'host'"),
         (["--seed=-1"], "--seed = -1: must be >= 0"),
+        (["--seed=99999999999999999999"], "must be >= 0 and < 2**31"),
+        (["--checkpoint=²"], "checkpoint = '²': must be 'best', 'newest' or a number"),
+        (["--backend="], "probe/truncated has the backend mjx, not ''"),
         (["--csv=/nowhere/x.csv"], "/nowhere is no folder"),
     ],
 )
 def test_wrong_arguments_are_one_line(run, capsys, arguments, message):
     assert evaluate.main([str(run), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    *before, error = capsys.readouterr().err.splitlines()
+    assert message in error and before in ([], [f"reading {run}"])
 
 
 def test_no_run(tmp_path, capsys):
     assert evaluate.main([str(tmp_path / "nothing")]) == 2
     assert "no such folder; must be the workdir of a run" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert evaluate.main([str(tmp_path / "file")]) == 2
+    assert "is a file; must be the workdir of a run" in capsys.readouterr().err
+    assert evaluate.main([str(tmp_path)]) == 2
+    assert "must be the workdir of a run that has saved one" in capsys.readouterr().err
+
+
+def changed(run, folder, change):
+    """A copy of the run whose manifest was rewritten, as a later version might."""
+    place = shutil.copytree(run, folder / "changed") / "checkpoints/10"
+    manifest = digests.read(place)
+    change(manifest)
+    digests.write(place, manifest)
+    return folder / "changed"
+
+
+def test_a_run_of_a_later_version(run, tmp_path, capsys):
+    def later(manifest):
+        manifest["config"]["agent"]["news"] = 1
+        manifest["versions"]["pomcp_jax"] = "9.0"
+
+    assert evaluate.main([str(changed(run, tmp_path, later))]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "agent.news: unknown field" in error and "; pomcp_jax 9.0 wrote it, this is " in error
+
+
+def test_damaged_checkpoints(run, tmp_path, capsys):
+    """The newest undamaged one is used, with a warning; without any, the error says what to do."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    restored = controller.load(run)
+    checkpoint.save(folder / "checkpoints", 20, restored.state, CONFIG, restored.spec)
+    (folder / "checkpoints/20/agent/_METADATA").write_text("{}")
+    args = parsers.evaluate().parse_args([str(folder)])
+    assert trained.load(args)[0].decisions == 10
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and line.endswith("is damaged; trying the one before")
+    assert evaluate.main([str(folder), "--checkpoint=20"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--checkpoint=N reads another one (there are 10, 20), else copy or train" in error
+
+
+def test_a_package_of_tasks_that_is_not_installed(run, capsys, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError("these tasks need more: pip install more")
+
+    monkeypatch.setattr(envs, "check_name", missing)
+    assert evaluate.main([str(run)]) == 2
+    assert "error: these tasks need more: pip install more\n" in capsys.readouterr().err
 
 
 OWN = """
@@ -147,5 +199,5 @@ def test_a_task_of_ones_own(own_run, capsys, monkeypatch, attribute):
 def test_a_task_of_ones_own_that_does_not_fit(own_run, capsys, monkeypatch, task, message):
     monkeypatch.chdir(own_run)
     assert evaluate.main(["run", *([f"--task={task}"] if task else [])]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.startswith("error: ") and error.count("\n") == 1, error
+    before, error = capsys.readouterr().err.splitlines()
+    assert before == "reading run" and error.startswith("error: ") and message in error

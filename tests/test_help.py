@@ -1,15 +1,18 @@
 """Help: short and quick, sections and fields on request, and a page generated from the code."""
 
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from experiments import help_topics, settings, sweep, usage
-from pomcp_jax import fields, presets
+from experiments import help_topics, parsers, settings, sweep, usage
+from pomcp_jax import controller, fields, presets
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.reporting import columns, comparison, statistics
 
 ROOT = Path(__file__).parent.parent
 SMALL = f"--config={ROOT}/experiments/configs/small.py"
@@ -21,14 +24,11 @@ def answer(*flags):
     return wanted.value.answer
 
 
-def test_short_help_comes_without_jax():
-    command = [sys.executable, "-X", "importtime", "-m", "experiments.run", "--zzz", "--help"]
+def test_short_help_is_short():
+    command = [sys.executable, "-m", "experiments.run", "--zzz", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, usage.short_help() + "\n")
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "pomcp_jax.attribute_docs" in loaded
-    assert not {"jax", "numpy", "ml_collections", "pomcp_jax.config"} & loaded
-    assert len(done.stdout.splitlines()) < 50 and max(map(len, done.stdout.splitlines())) <= 100
+    assert len(done.stdout.splitlines()) < 50
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_sections_are_the_groups_of_the_configuration():
 
 
 def test_recipes_are_command_lines():
-    lines = [line.split() for line in usage.USAGE.splitlines() if line.startswith("  --config=C/")]
+    lines = [line.split() for line in usage.RUN.splitlines() if line.startswith("  --config=C/")]
     assert len(lines) == 5
     for words in lines:
         flags = [word.replace("C/", f"{ROOT}/experiments/configs/") for word in words]
@@ -133,3 +133,42 @@ def test_the_page_of_fields_is_up_to_date():
     assert page == help_topics.page() + "\n", f"update it: {update}"
     for name in fields.all_specs(Config):
         assert f"| `{name.rpartition('.')[2]}` | " in page
+
+
+def loaded(done):
+    """Modules in the output of ``-X importtime``."""
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("name", [*usage.SHORT, *parsers.ALL])
+def test_plain_help_comes_without_jax(name):
+    command = [sys.executable, "-X", "importtime", "-m", name, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m {name} ")
+    assert "experiments.usage" in loaded(done)
+    assert not {"jax", "numpy", "ml_collections", "pomcp_jax.config"} & loaded(done)
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_choices_are_those_of_the_modules_that_use_them():
+    assert parsers.ACTORS == controller.ACTORS
+    assert parsers.AXES == tuple(columns.AXES) and parsers.BANDS == tuple(comparison.BANDS)
+    text = " ".join(parsers.aggregate().format_help().split())
+    assert f"in aggregates (default {statistics.MAX_RETURN:g})" in text
+    assert (
+        inspect.signature(controller.make_fns).parameters["select"].annotation
+        == (Literal[parsers.SELECTIONS])
+    )
+
+
+SLOW = {"scipy.stats", "matplotlib", "orbax", "brax", "dm_control", "tensorboardX", "wandb", "PIL"}
+"""Packages of half a second and more that no command needs for its first line."""
+
+
+def test_a_first_line_needs_no_slow_package():
+    """Everything that the commands import before they read their arguments."""
+    code = "import sys, experiments.run, experiments.sweep, experiments.evaluate"
+    code += ", experiments.render, experiments.export, experiments.plot, experiments.aggregate"
+    code += f", experiments.reproduce; print({SLOW!r} & {{*sys.modules}})"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout.strip() == "set()", out.stderr

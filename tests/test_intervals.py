@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pomcp_jax.reporting import statistics
 
@@ -43,3 +44,11 @@ def test_intervals_of_few_values():
 def test_bounds():
     low, high = statistics.bounds(np.array([1.0, 3.0, math.nan]))
     assert (low + high) / 2 == 2.0 and high - 2.0 == pytest.approx(12.7062, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (4,), (7,), (2, 9), (3, 2, 50)])
+def test_interquartile_mean_is_scipys(shape):
+    scores = np.random.default_rng(0).normal(size=shape)
+    wanted = stats.trim_mean(scores, 0.25, axis=-1)
+    np.testing.assert_array_equal(statistics.iqm(scores), wanted)
+    assert np.isnan(statistics.iqm(np.zeros((2, 0)))).all()

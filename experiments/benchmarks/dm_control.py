@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from pomcp_jax import envs
+from pomcp_jax.envs.importing import load_suite
 
 RESETS, RESET_BATCH = 1000, 100
 """Resets to compare, and resets per call of our environments."""
@@ -16,11 +17,11 @@ RESETS, RESET_BATCH = 1000, 100
 
 def original(name: str, seed: int) -> Any:
     """The ``dm_control`` environment of that name."""
+    load_suite()
     domain, task = name.split("-")
+    module = importlib.import_module(f"dm_control.suite.{domain}")
     with warnings.catch_warnings():
-        # Without a display, its rendering modules warn on import.
         warnings.simplefilter("ignore")
-        module = importlib.import_module(f"dm_control.suite.{domain}")
         return getattr(module, task)(random=seed)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pomcp_jax import nearest
-from pomcp_jax.envs.importing import load_mujoco
+from pomcp_jax.envs.importing import load_mujoco, load_suite
 from pomcp_jax.envs.protocol import (
     Env,
     EnvState,
@@ -186,8 +186,7 @@ def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
     check_name(name)
     if "/" in name:
         raise ValueError(f"{name}: its bounds are not known; give bounds=(low, high)")
-    from dm_control import suite
-
+    suite = load_suite()
     domain, _, task = name.partition("-")
     # TD-MPC2's tasks are not in dm_control; they keep the actuators of their domain's other tasks.
     known = [own for own_domain, own in suite.ALL_TASKS if own_domain == domain]

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import warnings
 from types import ModuleType
 
 _VARIABLES = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
@@ -42,3 +43,15 @@ def load_mujoco() -> ModuleType:
             if parent == "mujoco" and not hasattr(mujoco, child):
                 setattr(mujoco, child, module)
         return mujoco
+
+
+def load_suite() -> ModuleType:
+    """``dm_control.suite``, without a GL library and without the warnings that it has none.
+
+    Raises:
+      ImportError: dm_control is not installed.
+    """
+    load_mujoco()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("dm_control.suite")

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 2_000
 """Number of bootstrap resamples."""
@@ -41,7 +40,9 @@ def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
         raise ValueError(f"confidence = {confidence}: must be in (0, 1)")
     if not df >= 1:
         raise ValueError(f"df = {df}: must be >= 1")
-    return float(stats.t.ppf((1 + confidence) / 2, df))
+    from scipy import special  # 0.3 s, and not every command draws an interval
+
+    return float(special.stdtrit(df, (1 + confidence) / 2))
 
 
 def mean_and_half(
@@ -67,8 +68,18 @@ def bounds(values: np.ndarray) -> tuple[float, float]:
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
-    """Mean of ``scores`` [..., N] without the lowest and the highest floor(N / 4)."""
-    return stats.trim_mean(scores, 0.25, axis=-1)
+    """Mean of ``scores`` [..., N] without the lowest and the highest floor(N / 4).
+
+    NaN where N is 0.
+    """
+    scores = np.asarray(scores, np.float64)
+    count = scores.shape[-1]
+    if not count:
+        return np.full(scores.shape[:-1], np.nan)
+    cut = count // 4
+    # Partitioned, not sorted: only the middle half must be in its place.
+    middle = np.partition(scores, (cut, count - cut - 1), axis=-1)[..., cut : count - cut]
+    return np.mean(middle, axis=-1)
 
 
 def stratified(

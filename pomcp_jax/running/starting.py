@@ -203,9 +203,14 @@ def _load(
     options: Options, program: Program, folder: Path, manifest: Manifest, notes: list[str]
 ) -> Start:
     """Resume at the checkpoint of ``manifest``; appends lines for the user to ``notes``."""
+    place = folder / str(manifest.decisions)
+    if not any(name.startswith("run/") for name in manifest.files):
+        raise CheckpointError(
+            f"{place}: holds a trained agent without replay and optimiser, which cannot be trained"
+            " further; choose another --workdir"
+        )
     books, config = _books(manifest), options.config
     cells = cells_lib.cells(config, options.grid)
-    place = folder / str(manifest.decisions)
     before, wanted = manifest.sizes[2], sum(len(cell.seeds) for cell in cells)
     _check_fits(options, manifest, books, place)
     # A finished run needs no arrays, but it only counts as finished if they are undamaged.

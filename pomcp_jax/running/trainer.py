@@ -105,6 +105,7 @@ class Trainer:
         control: Control | None = None,
         on_row: Sequence[Callable[[dict[str, Any]], None]] = (),
         grid: Grid | None = None,
+        on_checked: Callable[["Trainer"], None] = lambda trainer: None,
         command: str = "pomcp_jax.Trainer",
         began: float | None = None,
     ):
@@ -122,6 +123,7 @@ class Trainer:
             sweep the row includes the cell's name and values.
           grid: for a sweep, ``{"policy.kl_coef": (0.1, 1.0)}``: floats of ``config.agent`` and
             their values. Diverged seeds are dropped, or reset if the configuration says so.
+          on_checked: called before the environments are built, which may take seconds.
           command: how the run was started, for run.json.
           began: start of this sitting by ``time.monotonic``; the call of :meth:`run` by default.
 
@@ -140,6 +142,7 @@ class Trainer:
         """Configuration of all seeds: swept floats have the axis S."""
         # The workdir first: building the functions imports the physics, which takes seconds.
         workdirs.check_workdir(self.options.workdir, config, resume, self.options.grid)
+        on_checked(self)
         self.functions: Functions = build(self.config, env)
         self.replay_bytes = train.replay_bytes(self.config, self.functions.program.env)
         try:

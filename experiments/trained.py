@@ -1,28 +1,17 @@
-"""Arguments and checks of the commands that use a trained agent: evaluate, render, export."""
+"""Checks of the commands that use a trained agent: evaluate, render, export."""
 
 import argparse
+import re
+import sys
+import warnings
 from pathlib import Path
 
 from experiments import own_tasks
+from pomcp_jax import checkpoint, controller, envs
 from pomcp_jax import config as config_lib
-from pomcp_jax import controller, envs
-from pomcp_jax.checkpoint import Restored
+from pomcp_jax.checkpoint import DamagedError, Restored
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.running import functions
-
-EPISODE_SEED = 1000
-"""Default seed of episodes and plans; far from the seeds of training."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the run, and what selects its checkpoint, actor, backend and episodes."""
-    add = parser.add_argument
-    add("run", type=Path, help="workdir of a run, or a cell of a sweep")
-    add("--checkpoint", default="best", help="best (default), newest, or a number of decisions")
-    add("--actor", default="planner", choices=controller.ACTORS)
-    add("--select", choices=("sample", "argmax"), help="default: as in training")
-    add("--seed", type=int, default=EPISODE_SEED, help="seed of the episodes")
-    add("--task", help=own_tasks.HELP)
 
 
 def check_counts(args: argparse.Namespace) -> None:
@@ -33,8 +22,15 @@ def check_counts(args: argparse.Namespace) -> None:
     """
     if args.episodes < 1:
         raise ValueError(f"--episodes = {args.episodes}: must be >= 1")
-    if args.seed < 0:
-        raise ValueError(f"--seed = {args.seed}: must be >= 0")
+    if not 0 <= args.seed < 2**31:  # dm_control's seeds have 32 bits, and those of a run follow it
+        raise ValueError(f"--seed = {args.seed}: must be >= 0 and < 2**31")
+
+
+def _mend(run: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    folder, _ = controller.find(run)
+    listed = ", ".join(map(str, checkpoint.steps(folder)))
+    return f"--checkpoint=N reads another one (there are {listed}), else copy or train it again"
 
 
 def load(args: argparse.Namespace) -> tuple[Restored, str]:
@@ -43,8 +39,16 @@ def load(args: argparse.Namespace) -> tuple[Restored, str]:
     Raises:
       ValueError: one line.
     """
-    which = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
-    agents = controller.load(args.run, which)
+    which = int(args.checkpoint) if re.fullmatch("[0-9]+", args.checkpoint) else args.checkpoint
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            agents = controller.load(args.run, which)
+        except DamagedError as error:
+            raise ValueError(f"{error}; {_mend(args.run)}") from None
+    for warning in caught:  # of damaged checkpoints that were passed over
+        if warning.category is UserWarning:
+            print(f"warning: {warning.message}", file=sys.stderr)
     select = args.select or agents.config.train.eval_select
     # Called for its checks alone: `prior` without a learned prior, for example, is an error.
     controller.make_fns(agents.config.agent, agents.spec, actor=args.actor, select=select)
@@ -58,10 +62,13 @@ def environment(args: argparse.Namespace, agents: Restored) -> Env:
       ValueError: one line.
     """
     config = agents.config
-    env = own_tasks.given(args.task, config, agents.spec)
+    try:
+        env = own_tasks.given(args.task, config, agents.spec)
+    except ImportError as error:  # a package of tasks that is not installed
+        raise ValueError(str(error)) from None
     if env is not None:
         return env
-    backend = args.backend or config.env.backend
+    backend = config.env.backend if args.backend is None else args.backend
     envs.check_backend(config.env.task, backend)
     return functions.environment(config_lib.replace(config, {"env.backend": backend}))
 

@@ -1,0 +1,102 @@
+"""A trained agent as the smallest folder that every command for trained runs accepts.
+
+It looks like a run's folder, with one checkpoint of one seed that holds parameters alone: without
+replay, optimiser and target networks it can be evaluated, filmed, exported again and loaded as a
+controller, but not trained further.
+"""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pomcp_jax import checkpoint, controller, files
+from pomcp_jax import config as config_lib
+from pomcp_jax.agent import AgentState
+from pomcp_jax.checkpoint import Restored
+
+FACTS = ("preset", "method", "suite", "commit", "versions", "started", "decisions_per_seed")
+"""Entries of run.json that are kept; the others describe the machine."""
+EVALUATIONS, RECORD, SETTINGS = "evaluations.csv", "run.json", "config.json"
+
+
+def check(out: Path) -> None:
+    """Refuse a folder that exists and holds anything, or that cannot be made.
+
+    Raises:
+      ValueError: one line.
+    """
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists():
+        raise ValueError(f"--out = {str(out)!r}: exists; must be a new folder")
+    files.check_writable(out, "--out")
+
+
+def write(out: Path, run: Path, agents: Restored, index: int) -> int:
+    """Write one agent of ``run`` to the new folder ``out``; returns its bytes.
+
+    Args:
+      out: as :func:`check` allows; complete or not there, whatever happens.
+      run: from which ``agents`` were loaded; its evaluations of this seed are kept too.
+      agents: from :func:`controller.load`.
+      index: row of the agent.
+
+    Raises:
+      CheckpointError: it could not be written.
+    """
+    seed = agents.config.train.seed + index
+    changes = {"train.seed": seed, "train.num_seeds": 1}
+    config = config_lib.replace(agents.config, changes)
+    nothing: Any = None
+    params = jax.tree.map(lambda x: x[index : index + 1], agents.state.params)
+    state = AgentState(params, nothing, nothing, nothing, nothing)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        checkpoint.save(
+            partial / "checkpoints",
+            agents.decisions,
+            state,
+            config,
+            agents.spec,
+            score=_score(run, agents, index),
+        )
+        files.write_json(partial / SETTINGS, config_lib.to_dict(config))
+        _describe(run, partial, seed)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+
+def _score(run: Path, agents: Restored, index: int) -> float | None:
+    """The seed's return when the checkpoint was evaluated, None if it was not."""
+    folder, cell = controller.find(run)
+    manifest = checkpoint.read(folder, agents.decisions)
+    if agents.num_seeds == 1 and not cell:
+        return manifest.score
+    evaluated = manifest.host.get("evaluated", {}).get("eval/return", ())
+    is_fresh = manifest.host.get("evaluated_at") == agents.decisions and not cell
+    # A broken evaluation is stored as None or as text.
+    known = is_fresh and len(evaluated) == agents.num_seeds and type(evaluated[index]) is float
+    return evaluated[index] if known else None
+
+
+def _describe(run: Path, out: Path, seed: int) -> None:
+    """Keep what run.json says of the method, and the seed's rows of evaluations.csv."""
+    if (run / RECORD).is_file():
+        about = json.loads((run / RECORD).read_text())
+        files.write_json(out / RECORD, {name: about[name] for name in FACTS if name in about})
+    if (run / EVALUATIONS).is_file():
+        with (run / EVALUATIONS).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]) if rows else (), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["seed"] == str(seed))
+        files.write_text(out / EVALUATIONS, text.getvalue())
