@@ -107,6 +107,8 @@ def _is_key(x: Any) -> bool:
 # ----------------------------------------------------------- what a function returns
 
 _STEP = "model.step must return (next latent, reward [], discount [])"
+_ADVANCE = "model.step.advance must return (next latent, seen)"
+_OUTCOME = "model.step.outcome must return (reward [], discount [])"
 
 
 def _check_latent(latent: PyTree, root: PyTree, action: Array) -> None:
@@ -153,13 +155,21 @@ def _joint_dtype(like: Array, x: Any) -> Any:
         return like.dtype if _is_key(like) else jnp.result_type(like, x)
 
 
-def _check_step(out: Any, root: PyTree, action: Array) -> None:
-    if not isinstance(out, tuple | list) or len(out) != 3:
-        size = f" of {len(out)}" if isinstance(out, tuple | list) else ""
-        raise ConfigError(f"{_STEP}; it returned {describe(out)}{size}")
-    for name, x in zip(("reward", "discount"), out[1:], strict=True):
+def _check_size(wanted: str, out: Any, size: int) -> None:
+    if not isinstance(out, tuple | list) or len(out) != size:
+        returned = f" of {len(out)}" if isinstance(out, tuple | list) else ""
+        raise ConfigError(f"{wanted}; it returned {describe(out)}{returned}")
+
+
+def _check_numbers(wanted: str, numbers: Sequence) -> None:
+    for name, x in zip(("reward", "discount"), numbers, strict=True):
         if not is_real(x) or np.shape(x) != ():
-            raise ConfigError(f"{_STEP}; its {name} is {describe(x)}")
+            raise ConfigError(f"{wanted}; its {name} is {describe(x)}")
+
+
+def _check_step(out: Any, root: PyTree, action: Array) -> None:
+    _check_size(_STEP, out, 3)
+    _check_numbers(_STEP, out[1:])
     _check_latent(out[0], root, action)
 
 
@@ -355,20 +365,14 @@ def _cast(x: Any, dtype: Any) -> Array:
 
 
 def _whole(split: SplitStep) -> Callable:
-    """A step in one part; what is not a pair of a pair passes on to the checks."""
+    """A step in one part, whose messages name the part at fault."""
 
     def step(params, latent, action):
         moved = split.advance(params, split.prepare(params, latent), action)
-        if not isinstance(moved, tuple | list) or len(moved) != 2:
-            raise ConfigError(
-                f"model.step.advance must return (next latent, seen); it returned {describe(moved)}"
-            )
+        _check_size(_ADVANCE, moved, 2)
         outcome = split.outcome(params, moved[1])
-        if not isinstance(outcome, tuple | list) or len(outcome) != 2:
-            raise ConfigError(
-                f"model.step.outcome must return (reward [], discount []);"
-                f" it returned {describe(outcome)}"
-            )
+        _check_size(_OUTCOME, outcome, 2)
+        _check_numbers(_OUTCOME, outcome)
         return moved[0], *outcome
 
     return step
