@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import actors, losses, maths, mppi, networks, world_model
+from pomcp_jax import actors, losses, maths, mppi, networks, packing, world_model
 from pomcp_jax.actors import AgentParams, Bound
 from pomcp_jax.config import AgentConfig, ConfigError
 from pomcp_jax.mppi import Imagined, ModelFns, PlanOutput, PlanState
@@ -100,6 +100,8 @@ def model_fns(
 def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentParams:
     """``params`` with the random value heads of a plan's tail ([TD-MPC2] ``Q(..., "avg")``)."""
     heads, tail = config.world_model.num_heads, config.critic.num_tail_heads
+    # Before the loops of a plan, which would take the parts out of the vectors in every turn.
+    params = packing.unpack(params)
     value = params.model.value
     # All heads in their order: the draw would only permute a mean.
     if heads > tail:

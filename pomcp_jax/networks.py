@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from pomcp_jax import maths
+from pomcp_jax import maths, packing
 from pomcp_jax.types import Key, Params
 
 # [TD-MPC2] common/init.py: trunc_normal_(std=0.02) cut at +-2, a hundred sigma away:
@@ -140,7 +140,8 @@ def init(module: nn.Module, key: Key, *sizes: int) -> Params:
 
 
 def apply(module: nn.Module, params: Params, *inputs: Array, dropout_key: Key | None = None):
-    """``module`` at ``params``, on any leading shape."""
+    """``module`` at ``params``, packed or not, on any leading shape."""
+    params = packing.unpack(params)
     return module.apply({"params": params}, *inputs, dropout_key=dropout_key)
 
 
@@ -200,6 +201,7 @@ def apply_ensemble(
     """
     if isinstance(params, JointHeads):
         return _apply_joint(module, params, *inputs)
+    params = packing.unpack(params)
     # One batched product per layer is cheaper than E small ones.
     if dropout_key is None:
         return jax.vmap(lambda p: apply(module, p, *inputs))(params)
