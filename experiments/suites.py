@@ -168,7 +168,7 @@ SUITES: dict[str, Suite] = {
         num_seeds=5,
         # On an H100 machine too: a control step of 16 walkers takes 23 ms on the GPU and 1.2 ms in
         # C on the host (docs/notebook.md).
-        overrides={"env.backend": "host"},
+        overrides={"env.backend": "host", "agent.world_model.arranged_for": "gpu"},
     ),
 }
 

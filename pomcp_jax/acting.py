@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import actors, losses, maths, mppi, networks, world_model
+from pomcp_jax import actors, losses, maths, mppi, networks, packing, world_model
 from pomcp_jax.actors import AgentParams, Bound
 from pomcp_jax.config import AgentConfig, ConfigError
 from pomcp_jax.mppi import Imagined, ModelFns, PlanOutput, PlanState
 from pomcp_jax.planner_checks import Number
-from pomcp_jax.planner_model import Proposer
+from pomcp_jax.planner_model import Proposer, SplitStep
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key
 from pomcp_jax.world_model import Networks
@@ -56,12 +56,27 @@ def model_fns(
     def prior_proposes(params: AgentParams, key: Key, latent: Array) -> Array:
         return actors.sample(nets, params.prior, key, latent, model, log_std_range).action
 
-    def step(params: AgentParams, latent: Array, action: Array):
-        following, reward = world_model.step(nets, params.model, latent, action, bins)
+    def discount(params: AgentParams, following: Array, reward: Array) -> Array:
         gamma = jnp.asarray(config.optimizer.discount, reward.dtype)
         going = world_model.continues(nets, params.model, following)
         # Terminations reach the planner as discounts: it has no notion of episodes.
-        return following, reward, gamma if going is None else gamma * going
+        return gamma if going is None else gamma * going
+
+    def step(params: AgentParams, latent: Array, action: Array):
+        following, reward = world_model.step(nets, params.model, latent, action, bins)
+        return following, reward, discount(params, following, reward)
+
+    def prepare(params: AgentParams, latent: Array):
+        return world_model.latent_products(nets, params.model, latent)
+
+    def advance(params: AgentParams, products: world_model.Products, action: Array):
+        following = world_model.dynamics_from_products(nets, params.model, products, action)
+        return following, (products.reward, action, following)
+
+    def outcome(params: AgentParams, seen: tuple[Array, Array, Array]):
+        product, action, following = seen
+        reward = world_model.reward_from_products(nets, params.model, product, action, bins)
+        return reward, discount(params, following, reward)
 
     def value(params: AgentParams, key: Key, latent: Array) -> Array:
         action = None
@@ -77,18 +92,24 @@ def model_fns(
         "prior": prior_proposes,
         "both": (policy_proposes, prior_proposes),
     }
-    return ModelFns(step, value, proposers[config.policy.proposer])
+    whole = model.arranged_for == "cpu"
+    steps = step if whole else SplitStep(prepare, advance, outcome)
+    return ModelFns(steps, value, proposers[config.policy.proposer])
 
 
 def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentParams:
     """``params`` with the random value heads of a plan's tail ([TD-MPC2] ``Q(..., "avg")``)."""
     heads, tail = config.world_model.num_heads, config.critic.num_tail_heads
+    # Before the loops of a plan, which would take the parts out of the vectors in every turn.
+    params = packing.unpack(params)
+    value = params.model.value
     # All heads in their order: the draw would only permute a mean.
-    if heads <= tail:
-        return params
-    # Chosen outside of ``vmap``: inside, every sample would gather parameters of its own.
-    index = jax.random.choice(key, heads, (tail,), replace=False)
-    value = networks.select_heads(params.model.value, index)
+    if heads > tail:
+        # Chosen outside of ``vmap``: inside, every sample would gather parameters of its own.
+        index = jax.random.choice(key, heads, (tail,), replace=False)
+        value = networks.select_heads(value, index)
+    if config.world_model.arranged_for == "gpu":
+        value = networks.join_heads(value)
     return params._replace(model=params.model._replace(value=value))
 
 

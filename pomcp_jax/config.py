@@ -133,6 +133,9 @@ class WorldModelConfig:
     """Upper bound of the log standard deviation of the policy and the learned prior."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that networks compute in; parameters are float32."""
+    arranged_for: Literal["cpu", "gpu"] = "cpu"
+    """Device that the order of operations suits; both run on either. ``gpu``: half the kernels of
+    a plan, and SimNorm's groups are contiguous, so that an agent keeps the value it began with."""
 
 
 @config

@@ -1,5 +1,6 @@
 """Loss of world model, reward and critic, and its targets (docs/method.md)."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax import actors, losses, maths, networks, world_model
+from pomcp_jax import actors, losses, maths, networks, packing, world_model
 from pomcp_jax.actors import AgentParams
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.replay import Batch
@@ -37,6 +38,7 @@ class ModelLoss(NamedTuple):
 
 def random_heads(params: Params, key: Key, num: int) -> Params:
     """``num`` distinct heads of stacked ``params``."""
+    params = packing.unpack(params)
     heads = jax.tree.leaves(params)[0].shape[0]
     if num == heads:
         return params
@@ -160,12 +162,21 @@ def roll_out(
     """Encode ``obs`` and unroll the dynamics: latents z_0 ... z_H."""
     first = world_model.encode(nets, params.encoder, obs)
 
-    def advance(latent, action):
-        latent = world_model.dynamics(nets, params.dynamics, latent, action)
+    def step(vector, latent, action):
+        dynamics = params.dynamics
+        if vector is not None:
+            dynamics = dataclasses.replace(dynamics, vector=vector)
+        return world_model.dynamics(nets, dynamics, latent, action)
+
+    def advance(latent, inputs):
+        vector, action = inputs
+        one = step if vector is None else jax.vmap(step)
+        latent = one(vector, latent, action)
         return latent, latent
 
+    inputs = packing.of_rows(params.dynamics, actions.shape[:2]), actions
     # A loop would copy what the backward pass needs of every step; an unrolled one does not.
-    _, later = jax.lax.scan(advance, first, actions, unroll=min(actions.shape[0], 4))
+    _, later = jax.lax.scan(advance, first, inputs, unroll=min(actions.shape[0], 4))
     return jnp.concatenate([first[None], later])
 
 

@@ -15,7 +15,7 @@ Symbols: N samples, P proposals (P < N), E elites, H horizon, A action size.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,8 @@ def score(
     """
     size = actions.shape[-1]
     conformed = planner_model.conform(model, params, keys[0], root, size, also=(keys, actions))
-    return _score(conformed, params, keys, actions.astype(conformed.dtype))
+    prepared = conformed.prepare(params, conformed.root)
+    return _score(conformed, params, prepared, keys, actions.astype(conformed.dtype))
 
 
 def _alive(discount: Array, x: Array) -> Array:
@@ -142,25 +143,48 @@ def _alive(discount: Array, x: Array) -> Array:
     return jnp.where(discount == 0.0, 0.0, x)
 
 
+def _advance(model: Conformed, params: Params, latent: PyTree, action: Array) -> Any:
+    """Next latent, and what its outcome needs, from a latent that is not prepared."""
+    return model.advance(params, model.prepare(params, latent), action)
+
+
+def _unroll(model: Conformed) -> int:
+    """Steps of a roll-out that are compiled side by side."""
+    # Steps in parts are a few small layers, whose loop costs a GPU more than they do. Others may be
+    # whole simulators, which a compiler should see once.
+    return 8 if model.split else 1
+
+
 def _score(
-    model: Conformed, params: Params, keys: Key, actions: Float[Array, "N H A"]
+    model: Conformed, params: Params, prepared: PyTree, keys: Key, actions: Float[Array, "N H A"]
 ) -> Float[Array, " N"]:
     moved = jnp.moveaxis(planner_model.vary(actions, model.axes), 1, 0)
-    first = jax.vmap(model.step, in_axes=(None, None, 0))
-    later = jax.vmap(model.step, in_axes=(None, 0, 0))
-    # Outside of the scan: the root has no sample axis here, so the part of the first layer that it
-    # feeds is computed once for all samples.
-    latent, total, discount = first(params, model.root, moved[0])
+    # Outside of the scan, because the root has no axis of samples.
+    latent, first = jax.vmap(model.advance, in_axes=(None, None, 0))(params, prepared, moved[0])
 
-    def advance(carry, action):
-        latent, total, discount = carry
-        latent, reward, gamma = later(params, latent, action)
-        total = total + discount * _alive(discount, reward)
-        return (latent, total, discount * _alive(discount, gamma)), None
+    def advance(latent, action):
+        step = functools.partial(_advance, model, params)
+        return jax.vmap(step)(latent, action)
 
-    (latent, total, discount), _ = jax.lax.scan(advance, (latent, total, discount), moved[1:])
+    latent, later = jax.lax.scan(advance, latent, moved[1:], unroll=_unroll(model))
+    seen = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), first, later)
+    rewards, gammas = _outcomes(model, params, seen)
+    total, discount = rewards[0], gammas[0]
+    for t in range(1, len(moved)):
+        total = total + discount * _alive(discount, rewards[t])
+        discount = discount * _alive(discount, gammas[t])
     tail = jax.vmap(model.value, in_axes=(None, 0, 0))(params, keys, latent)
     return total + discount * _alive(discount, tail)
+
+
+def _outcomes(
+    model: Conformed, params: Params, seen: PyTree
+) -> tuple[Float[Array, "H N"], Float[Array, "H N"]]:
+    """Rewards and discounts of all steps of a roll-out, as one batch."""
+    both = jax.vmap(model.outcome, in_axes=(None, 0))
+    shape = jax.tree.leaves(seen)[0].shape[:2]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
+    return jax.tree.map(lambda x: x.reshape(shape), both(params, flat))
 
 
 def propose(
@@ -183,7 +207,7 @@ def _propose(
     model: Conformed, params: Params, key: Key, config: MppiConfig
 ) -> tuple[Float[Array, "P H A"], Float[Array, " P"]]:
     proposers, num = model.proposers, config.num_proposals
-    step = jax.vmap(model.step, in_axes=(None, 0, 0))
+    step = jax.vmap(functools.partial(_advance, model, params))
     keys = jax.random.split(key, (config.horizon + 1, num))
     latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), model.root)
     # Rounded up, so that the first proposers take the remainder.
@@ -201,10 +225,11 @@ def _propose(
         action = act(step_keys, latent)
         # Proposals can become elites, and outputs must be finite and within the box.
         action = jnp.clip(jnp.nan_to_num(action), -1.0, 1.0)
-        latent, reward, gamma = step(params, latent, action)
-        return latent, (action, reward, gamma)
+        latent, seen = step(latent, action)
+        return latent, (action, seen)
 
-    latent, (actions, rewards, gammas) = jax.lax.scan(advance, latent, keys[:-1])
+    latent, (actions, seen) = jax.lax.scan(advance, latent, keys[:-1], unroll=_unroll(model))
+    rewards, gammas = _outcomes(model, params, seen)
     total = jax.vmap(model.value, in_axes=(None, 0, 0))(params, keys[-1], latent)
     # Backwards, because all discounts are known: no running product is needed.
     for t in reversed(range(config.horizon)):
@@ -318,14 +343,21 @@ def _search(
     if config.num_proposals:
         proposals, proposal_returns = _propose(model, params, key_propose, config)
     num_free = config.num_samples - config.num_proposals
+    prepared = model.prepare(params, model.root)
 
-    def iterate(i, population: _Population) -> _Population:
+    def draw(i: Array) -> tuple[Array, Key]:
         noise = sample_noise(key_noise, i, (num_free, *mean.shape), mean.dtype)
+        # New keys per iteration: with the same draws, candidates could overfit lucky tail actions.
+        return noise, jax.random.split(jax.random.fold_in(key_tail, i), num_free)
+
+    # Nothing random depends on the search: where kernels count, all of it is drawn before the loop.
+    drawn = jax.vmap(draw)(jnp.arange(config.iterations)) if model.split else None
+
+    def iterate(i: Array, population: _Population) -> _Population:
+        noise, tails = draw(i) if drawn is None else jax.tree.map(lambda x: x[i], drawn)
         # Clipped before scoring: the model never sees actions that cannot be executed.
         samples = jnp.clip(population.mean[None] + population.std[None] * noise, -1.0, 1.0)
-        # New keys per iteration: with the same draws, candidates could overfit lucky tail actions.
-        tails = jax.random.split(jax.random.fold_in(key_tail, i), num_free)
-        returns = _score(model, params, tails, samples)
+        returns = _score(model, params, prepared, tails, samples)
         if proposal_returns is not None:
             returns = jnp.concatenate([proposal_returns, returns])
         return _fit(population, jnp.concatenate([proposals, samples]), returns, config)
@@ -388,15 +420,14 @@ def imagine(
       ConfigError: as :func:`plan`.
     """
     out, final, chosen, conformed = _plan(params, key, root, state, model, config, explore)
-    step = jax.vmap(conformed.step, in_axes=(None, 0, 0))
+    step = jax.vmap(functools.partial(_advance, conformed, params))
     num = final.elites.shape[0]
     latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), conformed.root)
 
-    def advance(latent: PyTree, action: Array) -> tuple[PyTree, tuple[Array, Array]]:
-        latent, reward, discount = step(params, latent, action)
-        return latent, (reward, discount)
-
-    _, (rewards, discounts) = jax.lax.scan(advance, latent, jnp.moveaxis(final.elites, 1, 0))
+    _, seen = jax.lax.scan(
+        lambda latent, action: step(latent, action), latent, jnp.moveaxis(final.elites, 1, 0)
+    )
+    rewards, discounts = _outcomes(conformed, params, seen)
     return out, Imagined(final.elites, rewards.T, discounts.T, final.weights, chosen)
 
 

@@ -8,6 +8,7 @@ zero biases.
 import functools
 import operator
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from pomcp_jax import maths
+from pomcp_jax import maths, packing
 from pomcp_jax.types import Key, Params
 
 # [TD-MPC2] common/init.py: trunc_normal_(std=0.02) cut at +-2, a hundred sigma away:
@@ -39,8 +40,8 @@ def _widened(x: Float[Array, "..."], dtype: DTypeLike) -> Float[Array, "..."]:
 class Linear(nn.Module):
     """Affine map of the concatenation of its inputs, without concatenating.
 
-    Each input ``[..., D_i]`` has its own kernel, so an input that does not vary
-    over a vmapped axis (the root latent of a plan) is multiplied only once.
+    Each input ``[..., D_i]`` has its own kernel, so the product of an input that does not vary
+    (the root latent of a plan) can be computed once, by :func:`first_product`.
     """
 
     features: int
@@ -68,13 +69,20 @@ class NormedLinear(nn.Module):
     activation: Callable | None = maths.mish
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    two_pass: bool = False
+    """As :func:`pomcp_jax.maths.layer_norm` has it."""
 
     @nn.compact
     def __call__(
-        self, *inputs: Float[Array, "..."], dropout_key: Key | None = None
+        self,
+        *inputs: Float[Array, "..."],
+        dropout_key: Key | None = None,
+        affine: Float[Array, "..."] | None = None,
     ) -> Float[Array, "..."]:
-        """Without ``dropout_key`` nothing is dropped."""
-        x = Linear(self.features, dtype=self.dtype, name="linear")(*inputs)
+        """Without ``dropout_key`` nothing is dropped; ``affine`` replaces the linear map."""
+        x = affine
+        if x is None:
+            x = Linear(self.features, dtype=self.dtype, name="linear")(*inputs)
         wide = _wider(self.dtype, jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (self.features,), wide)
         offset = self.param("offset", nn.initializers.zeros, (self.features,), wide)
@@ -86,7 +94,7 @@ class NormedLinear(nn.Module):
             bits = jax.random.bits(dropout_key, x.shape, jnp.uint16)
             keep = bits >= jnp.uint16(round(self.dropout * 65536))
             x = jnp.where(keep, x / (1.0 - self.dropout), 0.0)
-        x = maths.layer_norm(x, scale, offset)
+        x = maths.layer_norm(x, scale, offset, self.two_pass)
         return x if self.activation is None else self.activation(x)
 
 
@@ -102,22 +110,24 @@ class MLP(nn.Module):
     final_init: Callable = kernel_init
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    two_pass: bool = False
 
     @nn.compact
     def __call__(
-        self, *inputs: Float[Array, "..."], dropout_key: Key | None = None
+        self,
+        *inputs: Float[Array, "..."],
+        dropout_key: Key | None = None,
+        affine: Float[Array, "..."] | None = None,
     ) -> Float[Array, "..."]:
-        """All layers in order; ``dropout_key`` goes to the first."""
+        """All layers in order; ``dropout_key`` and ``affine`` go to the first."""
         x = inputs
+        normed = functools.partial(NormedLinear, dtype=self.dtype, two_pass=self.two_pass)
         for i, width in enumerate(self.hidden):
-            layer = NormedLinear(
-                width, dropout=self.dropout if i == 0 else 0.0, dtype=self.dtype, name=f"layer_{i}"
-            )
-            x = (layer(*x, dropout_key=dropout_key if i == 0 else None),)
+            layer = normed(width, dropout=self.dropout if i == 0 else 0.0, name=f"layer_{i}")
+            first = {"dropout_key": dropout_key, "affine": affine} if i == 0 else {}
+            x = (layer(*x, **first),)
         if self.final_activation is not None:
-            return NormedLinear(self.features, self.final_activation, dtype=self.dtype, name="out")(
-                *x
-            )
+            return normed(self.features, self.final_activation, name="out")(*x)
         out = Linear(self.features, self.final_init, dtype=self.dtype, name="out")(*x)
         # The softmax over the bins and symexp amplify rounding, so outputs leave in float32.
         return _widened(out, jnp.float32)
@@ -130,8 +140,51 @@ def init(module: nn.Module, key: Key, *sizes: int) -> Params:
 
 
 def apply(module: nn.Module, params: Params, *inputs: Array, dropout_key: Key | None = None):
-    """``module`` at ``params``, on any leading shape."""
+    """``module`` at ``params``, packed or not, on any leading shape."""
+    params = packing.unpack(params)
     return module.apply({"params": params}, *inputs, dropout_key=dropout_key)
+
+
+def first_product(
+    module: MLP, params: Params, index: int, x: Float[Array, "*batch D"]
+) -> Float[Array, "*batch M"]:
+    """Product of input ``index`` with its kernel in the first layer."""
+    kernel = params["layer_0"]["linear"][f"kernel_{index}"]
+    return x.astype(module.dtype) @ kernel.astype(module.dtype)
+
+
+def after_products(module: MLP, params: Params, *products: Float[Array, "*batch M"]):
+    """``module`` from every input's :func:`first_product` on; together they are :func:`apply`."""
+    total = functools.reduce(operator.add, products)
+    bias = params["layer_0"]["linear"]["bias"].astype(module.dtype)
+    return module.apply({"params": params}, affine=total + maths.along_last(bias, total))
+
+
+class JointHeads(NamedTuple):
+    """An ensemble whose first layer is one product for all heads; made once, applied often."""
+
+    kernels: tuple[Float[Array, "D EM"], ...]
+    """For each input, the heads' kernels side by side."""
+    heads: Params
+    """All parameters, stacked; the kernels of the first layer are not used."""
+
+
+def join_heads(params: Params) -> JointHeads:
+    """Heads stacked on a leading axis ``E`` in the form that plans apply."""
+    first = params["layer_0"]["linear"]
+    kernels = [first[f"kernel_{i}"] for i in range(len(first) - 1)]
+    side_by_side = (jnp.moveaxis(k, 0, 1).reshape(k.shape[1], -1) for k in kernels)
+    return JointHeads(tuple(side_by_side), params)
+
+
+def _apply_joint(module: MLP, joint: JointHeads, *inputs: Array) -> Float[Array, "E *batch M"]:
+    products = [
+        x.astype(module.dtype) @ kernel.astype(module.dtype)
+        for x, kernel in zip(inputs, joint.kernels, strict=True)
+    ]
+    total = functools.reduce(operator.add, products)
+    apart = jnp.moveaxis(total.reshape(*total.shape[:-1], -1, module.hidden[0]), -2, 0)
+    return jax.vmap(lambda p, x: after_products(module, p, x))(joint.heads, apart)
 
 
 def init_ensemble(module: nn.Module, key: Key, num_heads: int, *sizes: int) -> Params:
@@ -140,9 +193,15 @@ def init_ensemble(module: nn.Module, key: Key, num_heads: int, *sizes: int) -> P
 
 
 def apply_ensemble(
-    module: nn.Module, params: Params, *inputs: Array, dropout_key: Key | None = None
+    module: nn.Module, params: Params | JointHeads, *inputs: Array, dropout_key: Key | None = None
 ) -> Float[Array, "E *batch M"]:
-    """All heads found in ``params`` on the same inputs; heads are the leading axis."""
+    """All heads found in ``params`` on the same inputs; heads are the leading axis.
+
+    :class:`JointHeads` have no dropout.
+    """
+    if isinstance(params, JointHeads):
+        return _apply_joint(module, params, *inputs)
+    params = packing.unpack(params)
     # One batched product per layer is cheaper than E small ones.
     if dropout_key is None:
         return jax.vmap(lambda p: apply(module, p, *inputs))(params)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from pomcp_jax import packing
 from pomcp_jax.config import OptimizerConfig
 from pomcp_jax.types import Params, PyTree
 
@@ -38,7 +39,7 @@ def adam_step(
     rate. optax.apply_if_finite is not used: it accepts a NaN after N bad steps.
     """
     # One infinite or NaN entry makes the norm so: a single number tells whether all are finite.
-    norm = optax.tree.norm(grads)
+    norm = packing.norm(grads)
     good = jnp.isfinite(norm) & allow
     # The norm of a gradient can be 0, as that of a gated prior without any record to fit.
     factor = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))

@@ -23,11 +23,27 @@ from pomcp_jax.types import Key, Params, PyTree
 Proposer = Callable[[Params, Key, PyTree], Float[Array, " A"]]
 
 
+class SplitStep(NamedTuple):
+    """A step in three parts, for models whose rewards do not feed their dynamics.
+
+    The root is prepared once for all samples and iterations, ``advance`` is rolled out, and the
+    ``outcome`` of all steps and samples is computed as one batch: fewer and larger operations than
+    a reward in every step.
+    """
+
+    prepare: Callable[[Params, PyTree], PyTree]
+    """``(params, latent) -> prepared``: what a step computes from the latent alone."""
+    advance: Callable[[Params, PyTree, Float[Array, " A"]], tuple[PyTree, PyTree]]
+    """``(params, prepared, action [A]) -> (next latent, seen)``, seen by ``outcome``."""
+    outcome: Callable[[Params, PyTree], tuple[Array, Array]]
+    """``(params, seen) -> (reward [], discount [])``."""
+
+
 class ModelFns(NamedTuple):
     """The model to plan in; unbatched pure functions of ``params``."""
 
-    step: Callable[[Params, PyTree, Float[Array, " A"]], tuple[PyTree, Array, Array]]
-    """``(params, latent, action [A]) -> (next latent, reward [], discount [])``."""
+    step: Callable[[Params, PyTree, Float[Array, " A"]], tuple[PyTree, Array, Array]] | SplitStep
+    """``(params, latent, action [A]) -> (next latent, reward [], discount [])``, or its parts."""
     value: Callable[[Params, Key, PyTree], Float[Array, ""]]
     """``(params, key, latent) -> []``: value of the state at the end of a plan."""
     sample_action: "Proposer | tuple[Proposer, ...] | None" = None
@@ -38,7 +54,10 @@ class ModelFns(NamedTuple):
 class Conformed(NamedTuple):
     """A model and a root whose types no longer change from step to step."""
 
-    step: Callable
+    prepare: Callable
+    """This and the next two are those of a :class:`SplitStep`."""
+    advance: Callable
+    outcome: Callable
     value: Callable
     proposers: tuple[Proposer, ...]
     root: PyTree
@@ -46,6 +65,8 @@ class Conformed(NamedTuple):
     """Of actions, rewards, discounts and values: the root's, at least float32."""
     axes: tuple
     """Mesh axes of ``jax.shard_map`` over which the plan varies."""
+    split: bool
+    """Whether steps come in parts: they are compiled side by side, and random numbers at once."""
 
 
 # ------------------------------------------------------------------ descriptions
@@ -86,6 +107,8 @@ def _is_key(x: Any) -> bool:
 # ----------------------------------------------------------- what a function returns
 
 _STEP = "model.step must return (next latent, reward [], discount [])"
+_ADVANCE = "model.step.advance must return (next latent, seen)"
+_OUTCOME = "model.step.outcome must return (reward [], discount [])"
 
 
 def _check_latent(latent: PyTree, root: PyTree, action: Array) -> None:
@@ -132,13 +155,21 @@ def _joint_dtype(like: Array, x: Any) -> Any:
         return like.dtype if _is_key(like) else jnp.result_type(like, x)
 
 
-def _check_step(out: Any, root: PyTree, action: Array) -> None:
-    if not isinstance(out, tuple | list) or len(out) != 3:
-        size = f" of {len(out)}" if isinstance(out, tuple | list) else ""
-        raise ConfigError(f"{_STEP}; it returned {describe(out)}{size}")
-    for name, x in zip(("reward", "discount"), out[1:], strict=True):
+def _check_size(wanted: str, out: Any, size: int) -> None:
+    if not isinstance(out, tuple | list) or len(out) != size:
+        returned = f" of {len(out)}" if isinstance(out, tuple | list) else ""
+        raise ConfigError(f"{wanted}; it returned {describe(out)}{returned}")
+
+
+def _check_numbers(wanted: str, numbers: Sequence) -> None:
+    for name, x in zip(("reward", "discount"), numbers, strict=True):
         if not is_real(x) or np.shape(x) != ():
-            raise ConfigError(f"{_STEP}; its {name} is {describe(x)}")
+            raise ConfigError(f"{wanted}; its {name} is {describe(x)}")
+
+
+def _check_step(out: Any, root: PyTree, action: Array) -> None:
+    _check_size(_STEP, out, 3)
+    _check_numbers(_STEP, out[1:])
     _check_latent(out[0], root, action)
 
 
@@ -183,7 +214,12 @@ def proposers(model: ModelFns) -> dict[str, Proposer]:
     for name in ModelFns._fields:
         if not hasattr(model, name):
             raise ConfigError(f"model must be a ModelFns; it is {describe(model)} without {name}")
-    _check_callable("model.step", model.step, "(params, latent, action)")
+    if isinstance(model.step, SplitStep):
+        _check_callable("model.step.prepare", model.step.prepare, "(params, latent)")
+        _check_callable("model.step.advance", model.step.advance, "(params, prepared, action)")
+        _check_callable("model.step.outcome", model.step.outcome, "(params, seen)")
+    else:
+        _check_callable("model.step", model.step, "(params, latent, action)")
     _check_callable("model.value", model.value, "(params, key, latent)")
     given = model.sample_action
     if given is None:
@@ -294,7 +330,8 @@ def conform(
         report = functools.partial(_report_action, name, action_size)
         action_size, seen = _trace(call, report, key, root)
         axes |= seen
-    root, dtype, seen = _settle(model.step, params, root, action_size, axes, default)
+    step = _whole(model.step) if isinstance(model.step, SplitStep) else model.step
+    root, dtype, seen = _settle(step, params, root, action_size, axes, default)
     # The value sees the root after promotion, as it will in the search.
     axes |= seen | _trace(functools.partial(model.value, params), _report_value, key, root)
     return _wrapped(model, tuple(named.values()), root, dtype, tuple(sorted(axes, key=str)))
@@ -327,17 +364,42 @@ def _cast(x: Any, dtype: Any) -> Array:
     return x if _is_key(x) else x.astype(dtype)
 
 
+def _whole(split: SplitStep) -> Callable:
+    """A step in one part, whose messages name the part at fault."""
+
+    def step(params, latent, action):
+        moved = split.advance(params, split.prepare(params, latent), action)
+        _check_size(_ADVANCE, moved, 2)
+        outcome = split.outcome(params, moved[1])
+        _check_size(_OUTCOME, outcome, 2)
+        _check_numbers(_OUTCOME, outcome)
+        return moved[0], *outcome
+
+    return step
+
+
 def _wrapped(model, policies, root, dtype, axes) -> Conformed:
     """The model's functions with outputs of fixed types."""
     dtypes = jax.tree.map(lambda x: x.dtype, root)
+    split = model.step if isinstance(model.step, SplitStep) else None
 
     def number(x):
         return vary(_cast(x, dtype), axes)
 
-    def step(params, latent, action):
-        latent, reward, discount = model.step(params, latent, action)
-        latent = vary(jax.tree.map(_cast, latent, dtypes), axes)
-        return latent, number(reward), number(discount)
+    def prepare(params, latent):
+        return split.prepare(params, latent) if split else latent
+
+    def advance(params, prepared, action):
+        if split:
+            latent, seen = split.advance(params, prepared, action)
+        else:
+            latent, *seen = model.step(params, prepared, action)
+            seen = tuple(map(number, seen))
+        return vary(jax.tree.map(_cast, latent, dtypes), axes), seen
+
+    def outcome(params, seen):
+        reward, discount = split.outcome(params, seen) if split else seen
+        return number(reward), number(discount)
 
     def value(params, key, latent):
         return number(model.value(params, key, latent))
@@ -346,4 +408,7 @@ def _wrapped(model, policies, root, dtype, axes) -> Conformed:
         return lambda params, key, latent: number(policy(params, key, latent))
 
     root = vary(root, axes)
-    return Conformed(step, value, tuple(map(converted, policies)), root, dtype, axes)
+    policies = tuple(map(converted, policies))
+    return Conformed(
+        prepare, advance, outcome, value, policies, root, dtype, axes, split is not None
+    )

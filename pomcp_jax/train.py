@@ -15,10 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, counters, replay, schedule, seed_axis, validation
+from pomcp_jax import acting, agent, counters, packing, replay, schedule, seed_axis, validation
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
@@ -233,6 +234,10 @@ def chunk(
 
     Trip counts are traced: all phases cost one compilation. Means over no step are 0.
     """
+    on_gpu = config.agent.world_model.arranged_for == "gpu"
+    join = (lambda metrics: ravel_pytree(metrics)[0]) if on_gpu else (lambda metrics: metrics)
+    if on_gpu:
+        state = state._replace(agent=packing.pack(state.agent))
     # Nested jits: each is traced once, although ``eval_shape`` asks for the shapes beforehand.
     plan = jax.jit(lambda state, config: decide(state, config, spec))
     improve = jax.jit(lambda state, config, work: update_step(state, config, spec, work))
@@ -252,12 +257,12 @@ def chunk(
         state, acted, learned = carry
         decision = plan_or_not(state)
         state = environment_step(state, decision, config, env)
-        return state, _add(acted, decision.metrics), learned
+        return state, _add(acted, join(decision.metrics)), learned
 
     def learn(_, carry):
         state, acted, learned = carry
         state, metrics = improve(state, config, work)
-        return state, acted, _add(learned, metrics)
+        return state, acted, _add(learned, join(metrics))
 
     def group(_, carry):
         carry, phase = carry
@@ -270,10 +275,17 @@ def chunk(
         return carry, jnp.where(more, phase - work.parts, phase)
 
     before = state.iteration, state.updates
-    carry = (state, *zeros), jnp.asarray(work.phase, jnp.int32)
+    carry = (state, *map(join, zeros)), jnp.asarray(work.phase, jnp.int32)
     (state, acted, learned), _ = jax.lax.fori_loop(0, work.groups, group, carry)
+    acted, learned = (_apart(x, like) for x, like in zip((acted, learned), zeros, strict=True))
     means = _divide(acted, state.iteration - before[0])
+    state = state._replace(agent=packing.unpack(state.agent))
     return state, means | _divide(learned, state.updates - before[1])
+
+
+def _apart(total: PyTree, like: PyTree) -> PyTree:
+    """``total``, of the structure of ``like`` or joined to one vector, in that structure."""
+    return ravel_pytree(like)[1](total) if isinstance(total, jax.Array) else total
 
 
 def _add(total: PyTree, more: PyTree) -> PyTree:

@@ -5,6 +5,7 @@ take any leading shape. Sources: [TD-MPC2] arXiv 2310.16828, section 3.1, and
 ``common/world_model.py`` of its repository.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -43,23 +44,22 @@ class Networks(NamedTuple):
 
 def build(config: WorldModelConfig, action_size: int) -> Networks:
     """The networks of ``config`` for actions of size A."""
-    dtype = jnp.dtype(config.compute_dtype)
-    simnorm = lambda x: maths.simnorm(x, config.simnorm_group)  # noqa: E731
+    on_gpu = config.arranged_for == "gpu"
+    simnorm = functools.partial(maths.simnorm, group=config.simnorm_group, contiguous=on_gpu)
+    mlp = functools.partial(MLP, dtype=jnp.dtype(config.compute_dtype), two_pass=on_gpu)
     zeros = networks.zeros_init
     width = config.mlp_width
     # TD-MPC2 counts the output layer as well, and never goes below one hidden layer.
     encoder_hidden = (config.encoder_width,) * max(config.encoder_layers - 1, 1)
     return Networks(
-        encoder=MLP(encoder_hidden, config.latent_size, simnorm, dtype=dtype),
-        dynamics=MLP((width, width), config.latent_size, simnorm, dtype=dtype),
+        encoder=mlp(encoder_hidden, config.latent_size, simnorm),
+        dynamics=mlp((width, width), config.latent_size, simnorm),
         # Reward and value heads start at zero, so that early targets are zero too.
-        reward=MLP((width, width), config.num_bins, final_init=zeros, dtype=dtype),
-        value=MLP(
-            (width, width), config.num_bins, final_init=zeros, dropout=config.dropout, dtype=dtype
-        ),
+        reward=mlp((width, width), config.num_bins, final_init=zeros),
+        value=mlp((width, width), config.num_bins, final_init=zeros, dropout=config.dropout),
         # Always built: modules own no parameters, ``ModelParams.termination`` decides on its use.
-        termination=MLP((width, width), 1, dtype=dtype),
-        policy=MLP((width, width), 2 * action_size, dtype=dtype),
+        termination=mlp((width, width), 1),
+        policy=mlp((width, width), 2 * action_size),
     )
 
 
@@ -139,6 +139,44 @@ def values(
 ) -> Float[Array, "E *batch"]:
     """Value of every head in ``params``; ``action`` None for a V critic."""
     return maths.two_hot_decode(value_logits(nets, params, latent, action), bins)
+
+
+class Products(NamedTuple):
+    """Products of one input, latent or action, with the first layers that see it."""
+
+    dynamics: Float[Array, "*batch W"]
+    reward: Float[Array, "*batch W"]
+
+
+def latent_products(
+    nets: Networks, params: ModelParams, latent: Float[Array, "*batch L"]
+) -> Products:
+    """All that a step computes from the latent alone."""
+    return Products(
+        networks.first_product(nets.dynamics, params.dynamics, 0, latent),
+        networks.first_product(nets.reward, params.reward, 0, latent),
+    )
+
+
+def dynamics_from_products(
+    nets: Networks, params: ModelParams, latent: Products, action: Float[Array, "*batch A"]
+) -> Float[Array, "*batch L"]:
+    """Next latent, from the present one's :func:`latent_products`."""
+    moved = networks.first_product(nets.dynamics, params.dynamics, 1, action)
+    return networks.after_products(nets.dynamics, params.dynamics, latent.dynamics, moved)
+
+
+def reward_from_products(
+    nets: Networks,
+    params: ModelParams,
+    latent: Float[Array, "*batch W"],
+    action: Float[Array, "*batch A"],
+    bins: Bins,
+) -> Float[Array, "*batch"]:
+    """Reward, from the ``reward`` of the latent's :func:`latent_products`."""
+    moved = networks.first_product(nets.reward, params.reward, 1, action)
+    logits = networks.after_products(nets.reward, params.reward, latent, moved)
+    return maths.two_hot_decode(logits, bins)
 
 
 class Step(NamedTuple):

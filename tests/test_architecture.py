@@ -29,6 +29,7 @@ FORBIDDEN = {
     "values": {"*"},
     "config": {"*"},
     "maths": {"*"},
+    "packing": {"*"},
     "planner_model": {"*"},
     "networks": LEARNING | {"mppi", "losses", "replay", "world_model"},
     "world_model": LEARNING | {"mppi", "replay"},
@@ -47,8 +48,8 @@ FORBIDDEN = {
 """What a room may not import; ``*`` is all but the ground floor."""
 GROUND = {"types", "config", "errors", "fields", "attribute_docs", "nearest", "values"}
 DOWN = (
-    "maths networks world_model actors losses model_loss policy_loss acting agent train_state train"
-    " diagnostics_gradients diagnostics"
+    "maths packing networks world_model actors losses model_loss policy_loss acting agent"
+    " train_state train diagnostics_gradients diagnostics"
 ).split()
 """From the ground up; a room imports only rooms that stand before it."""
 

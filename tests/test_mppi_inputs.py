@@ -13,6 +13,7 @@ from pomcp_jax import config as config_lib
 from pomcp_jax import mppi
 from pomcp_jax.config import ConfigError, MppiConfig
 from pomcp_jax.mppi import ModelFns, PlanState
+from pomcp_jax.planner_model import SplitStep
 
 CONFIG = MppiConfig(horizon=3, num_samples=64, num_proposals=4, num_elites=8, iterations=3)
 NAN, INF = float("nan"), float("inf")
@@ -298,6 +299,18 @@ def steps(latent=lambda z: z, reward=0.0, discount=1.0):
     return ModelFns(lambda params, z, a: (latent(z), reward, discount), zero)
 
 
+def parts(**changes):
+    """A model in three parts, one of which is replaced."""
+    good = SplitStep(
+        prepare=lambda params, z: z,
+        advance=lambda params, z, a: (z, z["x"]),
+        outcome=lambda params, x: (x[0], 1.0),
+    )
+    return ModelFns(good._replace(**changes), zero)
+
+
+ADVANCE = "model.step.advance must return (next latent, seen); "
+OUTCOME = "model.step.outcome must return (reward [], discount []); "
 BAD = {
     "reward [1]": (steps(reward=np.zeros(1, np.float32)), STEP + "its reward is float32[1]"),
     "no discount": (steps(discount=None), STEP + "its discount is None"),
@@ -342,6 +355,32 @@ BAD = {
         "model.step must take (params, latent, action); it takes (z, a)",
     ),
     "tuple": ((1, 2, 3), "model must be a ModelFns; it is a tuple"),
+    "no part": (
+        parts(prepare=None),
+        "model.step.prepare must be a function of (params, latent); it is None",
+    ),
+    "arguments of a part": (
+        parts(outcome=lambda x: (0.0, 1.0)),
+        "model.step.outcome must take (params, seen); it takes (x)",
+    ),
+    "advance to an array": (
+        parts(advance=lambda p, z, a: z["x"]),
+        ADVANCE + "it returned float32[2]",
+    ),
+    "advance to three": (
+        parts(advance=lambda p, z, a: (z, 0.0, 1.0)),
+        ADVANCE + "it returned a tuple of 3",
+    ),
+    "advance to another latent": (
+        parts(advance=lambda p, z, a: (z | {"x": z["x"][:1]}, z["x"])),
+        STEP + "its next latent['x'] is float32[1], the root's float32[2]",
+    ),
+    "outcome alone": (parts(outcome=lambda p, x: x[0]), OUTCOME + "it returned float32[]"),
+    "reward [2]": (parts(outcome=lambda p, x: (x, 1.0)), OUTCOME + "its reward is float32[2]"),
+    "outcome without discount": (
+        parts(outcome=lambda p, x: (x[0], None)),
+        OUTCOME + "its discount is None",
+    ),
 }
 
 
