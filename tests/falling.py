@@ -1,4 +1,4 @@
-"""A pole on a cart that ends its episode by falling, in contact with the ground and warm started."""
+"""A pole on a cart, beside a box on the ground; its episode ends when it falls."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ XML = """<mujoco><option timestep=".005"/><worldbody>
  <body><joint name="pole" axis="0 1 0"/><geom type="capsule" fromto="0 0 .1 0 0 .6" size=".03"/>
   <site name="tip" pos="0 0 .6"/></body></body>
 <body pos=".3 0 .1"><freejoint/><geom type="box" size=".05 .05 .05"/></body></worldbody>
-<actuator><motor joint="cart" gear="20" ctrlrange="-.5 1"/><motor joint="pole" gear=".1"/></actuator>
+<actuator><motor joint="cart" gear="20" ctrlrange="-.5 1"/>
+ <motor joint="pole" gear=".1"/></actuator>
 <sensor><framepos name="tip" objtype="site" objname="tip"/>
  <contact name="box" geom1="floor" data="found" num="1"/></sensor></mujoco>"""
 SENSORS = ("box", "tip")

@@ -21,7 +21,7 @@ def keys(batch=BATCH):
 
 
 def play(task, actions, state):
-    step = lambda state, a: (2 * (jax.vmap(task.step)(state, a),))  # noqa: E731
+    step = lambda state, a: 2 * (jax.vmap(task.step)(state, a),)  # noqa: E731
     return jax.jit(lambda s, a: jax.lax.scan(step, s, a))(state, actions)[1]
 
 
