@@ -165,24 +165,30 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(
 
 def test_kills_change_no_bit_where_bodies_fall_in_contact(tmp_path):
     """MuJoCo's C code with warm starts, and episodes that end by falls the model learns."""
-    # Programs with callbacks are in no compilation cache: the smallest method, one seed.
-    changes = {"eval_decisions": 0, "checkpoint_decisions": 10, "seed_decisions": 40}
-    changes |= {"num_seeds": 1, "eval_episodes": 1}
+    # Programs with callbacks are in no compilation cache: the smallest method, and no evaluation.
+    changes = {"num_seeds": 1, "seed_decisions": 40, "total_decisions": 100, "eval_decisions": 0}
     settings = {f"train__{name}": value for name, value in changes.items()}
     learned = {"world_model.termination": True, "mppi.horizon": 2, "world_model.num_heads": 2}
     short = Tiny(make_env(falling.task()), preset="tdmpc2", agent_changes=learned, **settings)
-    whole = Interruption()
-    short.sit(tmp_path / "whole", whole)
-    for share in (0.4, 0.8):
-        short.sit(tmp_path / "killed", Interruption(int(share * whole.events), death=True))
-    short.sit(tmp_path / "killed")
-    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+    def stop(*_):
+        raise Stop(143, "stopped by SIGTERM")
+
+    short.functions = short.functions._replace(evaluate_planner=stop, evaluate_policy=stop)
+    for at in (6, 9, 9):
+        killed = short.sit(tmp_path / "killed", Interruption(at, death=True))
+        assert killed.stopped is None and killed.done < 100
+    saved = []
+    for folder in (tmp_path / "killed", tmp_path / "whole"):
+        assert short.sit(folder).stopped is not None  # at the evaluation of its end
+        saved.append(tiny.saved(folder, 100))
+    assert saved[0] == saved[1]
     terminated = next(
         np.frombuffer(data, kind)
-        for (item, name), (kind, _, data) in tiny.saved(tmp_path / "whole", 60).items()
+        for (_, name), (kind, _, data) in saved[0].items()
         if "replay" in name and "terminated" in name
     )
-    assert 3 < terminated.sum() < 50  # falls are in replay
+    assert terminated.sum() > 2  # replay has falls
 
 
 def test_a_finished_run_again_does_nothing(tiny_run, whole, tmp_path):
