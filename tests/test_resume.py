@@ -188,7 +188,7 @@ def test_kills_change_no_bit_where_bodies_fall_in_contact(tmp_path):
         for (_, name), (kind, _, data) in saved[0].items()
         if "replay" in name and "terminated" in name
     )
-    assert terminated.sum() > 2  # replay has falls
+    assert terminated.any()  # replay has falls
 
 
 def test_a_finished_run_again_does_nothing(tiny_run, whole, tmp_path):

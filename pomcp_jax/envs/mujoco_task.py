@@ -148,7 +148,25 @@ def make(
     """
     model = load(source)
     steps, spans = substeps(model, control_timestep), _spans(name, model, sensors)
-    engine = host_engine.make(model, sensors, warm=True, controls=controls(model))
+    functions = _functions(model, rules, spans, steps)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    first = jax.eval_shape(lambda key: functions["observe"](functions["reset"](key)), key)
+    pose = lambda state: {"qpos": state.motion.qpos, "qvel": state.motion.qvel}  # noqa: E731
+    return Task(
+        name=name,
+        observation_size=first.shape[0],
+        action_size=model.nu,
+        episode_steps=episode_steps,
+        scene=scene or Scene(model, pose, steps * float(model.opt.timestep)),
+        **functions,
+    )
+
+
+def _functions(
+    model: Any, rules: Rules, spans: Mapping[str, slice], steps: int
+) -> dict[str, Callable]:
+    """The functions of a :class:`Task`, by field."""
+    engine = host_engine.make(model, tuple(spans), warm=True, controls=controls(model))
 
     def body(state: State) -> Body:
         sensed = {sensor: state.sensed[span] for sensor, span in spans.items()}
@@ -169,26 +187,20 @@ def make(
         value = rules.reward(body(state))
         return jnp.where(_finite(state.motion), value, jnp.full_like(value, jnp.nan))
 
+    def never(state: State) -> Bool[Array, ""]:
+        return jnp.zeros((), bool)
+
     def terminated(state: State) -> Bool[Array, ""]:
         assert rules.terminated is not None
         return rules.terminated(body(state)) & _finite(state.motion)
 
-    never = lambda state: jnp.zeros((), bool)  # noqa: E731
-    observe = lambda state: rules.observe(body(state))  # noqa: E731
-    shape = jax.eval_shape(lambda key: observe(reset(key)), jax.random.key(0)).shape
-    pose = lambda state: {"qpos": state.motion.qpos, "qvel": state.motion.qvel}  # noqa: E731
-    return Task(
-        name=name,
-        reset=reset,
-        step=step,
-        observe=observe,
-        reward=reward,
-        terminated=never if rules.terminated is None else terminated,
-        observation_size=shape[0],
-        action_size=model.nu,
-        episode_steps=episode_steps,
-        scene=scene or Scene(model, pose, steps * float(model.opt.timestep)),
-    )
+    return {
+        "reset": reset,
+        "step": step,
+        "observe": lambda state: rules.observe(body(state)),
+        "reward": reward,
+        "terminated": never if rules.terminated is None else terminated,
+    }
 
 
 def _spans(name: str, model: Any, sensors: tuple[str, ...]) -> Mapping[str, slice]:
