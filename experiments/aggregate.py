@@ -42,6 +42,7 @@ from pomcp_jax.reporting import (
     published,
     result_sets,
     results,
+    scores,
     statistics,
     summary,
 )
@@ -217,7 +218,8 @@ def markdown(rows: list[dict[str, Any]], totals: list[dict[str, Any]]) -> str:
         lines.append(_line(line + ([row["own_band"] or "-"] if labels else [])))
     # An IQM over fewer tasks is over other, perhaps easier, tasks: marked as not comparable.
     most = max(row["tasks"] for row in totals)
-    head = ["method", "IQM of return / 1000", "95 % interval", "runs", "tasks", "wall-clock"]
+    formula = scores.formula(row["task"] for row in rows)
+    head = ["method", f"IQM of {formula}", "95 % interval", "runs", "tasks", "wall-clock"]
     lines += ["", _line(head), _line(["---"] * len(head))]
     for row in totals:
         tasks = f"{row['tasks']}" + ("" if row["tasks"] == most else f" of {most}, not comparable")
@@ -276,8 +278,8 @@ def _compare(args: argparse.Namespace) -> None:
       ConfigError: one line about a flag or a run; no file was changed.
     """
     form = _format(args)
-    scale = statistics.MAX_RETURN if args.max_return is None else args.max_return
-    if not 0 < scale < float("inf"):
+    scale = args.max_return
+    if scale is not None and not 0 < scale < float("inf"):
         raise ConfigError(f"--max-return = {scale:g}: must be > 0 and finite")
     if args.baseline == "":
         raise ConfigError("--baseline: is empty; must be a method of these runs")

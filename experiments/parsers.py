@@ -127,7 +127,8 @@ def aggregate(doc: str | None = None) -> argparse.ArgumentParser:
     add("--labels", nargs="*", help="one per run; runs of equal labels are seeds of one method")
     add(
         "--max_return", type=float,
-        help="what returns are divided by in aggregates (default 1000)",
+        help="what returns are divided by in aggregates (default 1000; of HumanoidBench's tasks,"
+        " their success bars)",
     )  # fmt: skip
     form = made.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="csv, a line per number, not markdown")

@@ -13,7 +13,7 @@ from experiments import published as own
 from pomcp_jax import config as config_lib
 from pomcp_jax import presets
 from pomcp_jax.config import Config, ConfigError
-from pomcp_jax.reporting import comparison, page, published, report_data, statistics
+from pomcp_jax.reporting import comparison, page, published, report_data
 from pomcp_jax.reporting import runs as runs_lib
 from pomcp_jax.reporting.page import MIME, Base, Film
 from pomcp_jax.running.process import commit
@@ -34,8 +34,8 @@ def gather(args: argparse.Namespace) -> page.Report:
     Raises:
       ConfigError: one line about a folder, a table or a film.
     """
-    scale = statistics.MAX_RETURN if args.max_return is None else args.max_return
-    if not 0 < scale < float("inf"):
+    scale = args.max_return
+    if scale is not None and not 0 < scale < float("inf"):
         raise ConfigError(f"--max-return = {scale:g}: must be > 0 and finite")
     loaded = comparison.load(runs_lib.find(args.folders, args.labels))
     if not any(one.series(name, "frames") for one in loaded for name in _RETURNS):

@@ -153,6 +153,28 @@ SUITES: dict[str, Suite] = {
             "train.checkpoint_keep": 1,
         },
     ),
+    "humanoid": Suite(
+        about="HumanoidBench with hands (61 actions), 5M models, 2M frames, for a GPU; needs its"
+        " model files",
+        config="experiments/configs/humanoid.py",
+        tasks=tuple(
+            f"humanoid/h1hand-{task}"
+            for task in (
+                "walk",
+                "stand",
+                "run",
+                "reach",
+                "sit_hard",
+                "balance_simple",
+                "stair",
+                "slide",
+                "pole",
+            )
+        ),
+        methods=of_presets("po_mpc", "tdmpc2", "bmpc", "boom"),
+        num_seeds=3,
+        overrides={"train.checkpoint_keep": 1},
+    ),
     "gpu": Suite(
         about="5M models, action repeat 2, one update a decision, 1M frames, for a GPU",
         config="experiments/configs/dm_control.py",

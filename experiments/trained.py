@@ -70,7 +70,10 @@ def environment(args: argparse.Namespace, agents: Restored) -> Env:
         return env
     backend = config.env.backend if args.backend is None else args.backend
     envs.check_backend(config.env.task, backend)
-    return functions.environment(config_lib.replace(config, {"env.backend": backend}))
+    changes = {"env.backend": backend}
+    if config.env.assets and not Path(config.env.assets).expanduser().is_dir():
+        changes["env.assets"] = ""  # trained on another machine; the usual places here
+    return functions.environment(config_lib.replace(config, changes))
 
 
 def seed_index(train_seed: int | None, agents: Restored) -> int:

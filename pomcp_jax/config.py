@@ -92,8 +92,11 @@ class EnvConfig:
     """Parallel environments of one seed, N."""
     backend: Literal["mjx", "host", "warp", "spring", "positional", "generalized"] = "mjx"
     """``mjx``: physics on the accelerator. ``host``: dm_control's tasks in MuJoCo's C code on the
-    CPU, original models, much cheaper there for bodies with contacts. ``warp``: MuJoCo Warp, for
-    NVIDIA GPUs. The others are brax's own."""
+    CPU, original models, much cheaper there for bodies with contacts; the only one of
+    HumanoidBench's tasks. ``warp``: MuJoCo Warp, for NVIDIA GPUs. The others are brax's own."""
+    assets: str = ""
+    """Folder of HumanoidBench's checkout, for its tasks; empty: that of the environment variable
+    ``HUMANOID_BENCH``, or the installed package ``humanoid_bench``."""
 
 
 @config

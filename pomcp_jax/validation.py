@@ -537,7 +537,7 @@ def validate_run(config: Config) -> None:
 
 
 def validate_config(config: Config) -> None:
-    """Check a whole run and that its task has a known name.
+    """Check a whole run, and that its task has a known name and the files that it reads.
 
     Raises:
       ConfigError: one line naming the field, the value and what would work.
@@ -553,6 +553,12 @@ def validate_config(config: Config) -> None:
         envs.check_backend(config.env.task, config.env.backend)
     except ValueError as error:
         raise ConfigError(f"env.backend = {config.env.backend!r}: {error}") from None
+    try:
+        envs.check_assets(config.env.task, config.env.assets)
+    except OSError as error:
+        raise ConfigError(f"env.task = {config.env.task!r}: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"env.assets = {config.env.assets!r}: {error}") from None
     validate_run(config)
 
 

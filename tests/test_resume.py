@@ -6,12 +6,14 @@ import shutil
 import signal
 from pathlib import Path
 
+import falling
 import numpy as np
 import pytest
 import tiny
 
 from pomcp_jax import checkpoint
 from pomcp_jax.config import ConfigError
+from pomcp_jax.envs import make_env
 from pomcp_jax.running import add_seeds, process, starting, workdirs
 from pomcp_jax.running import functions as functions_lib
 from pomcp_jax.running import run as run_lib
@@ -52,11 +54,11 @@ class Interruption:
 class Tiny:
     """A tiny run: one compiled program for all of its sittings."""
 
-    def __init__(self, **changes):
+    def __init__(self, env=None, **changes):
         usual = {"num_seeds": 2, "eval_decisions": 20, "checkpoint_decisions": 20}
         usual = {f"train__{name}": value for name, value in usual.items()}
         self.config = tiny.run(**(usual | changes))
-        self.functions = functions_lib.build(self.config)
+        self.functions = functions_lib.build(self.config, env)
 
     def options(self, workdir, **changes):
         return Options(self.config, Path(workdir))._replace(**changes)
@@ -159,6 +161,34 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(
         tiny_run.sit(workdir, Interruption(at, death=(seed + i) % 2 == 0))
     tiny_run.sit(workdir)
     assert_same_end(workdir, whole[0])
+
+
+def test_kills_change_no_bit_where_bodies_fall_in_contact(tmp_path):
+    """MuJoCo's C code with warm starts, and episodes that end by falls the model learns."""
+    # Programs with callbacks are in no compilation cache: the smallest method, and no evaluation.
+    changes = {"num_seeds": 1, "seed_decisions": 40, "total_decisions": 100, "eval_decisions": 0}
+    settings = {f"train__{name}": value for name, value in changes.items()}
+    learned = {"world_model.termination": True, "mppi.horizon": 2, "world_model.num_heads": 2}
+    short = Tiny(make_env(falling.task()), preset="tdmpc2", agent_changes=learned, **settings)
+
+    def stop(*_):
+        raise Stop(143, "stopped by SIGTERM")
+
+    short.functions = short.functions._replace(evaluate_planner=stop, evaluate_policy=stop)
+    for at in (6, 9, 9):
+        killed = short.sit(tmp_path / "killed", Interruption(at, death=True))
+        assert killed.stopped is None and killed.done < 100
+    saved = []
+    for folder in (tmp_path / "killed", tmp_path / "whole"):
+        assert short.sit(folder).stopped is not None  # at the evaluation of its end
+        saved.append(tiny.saved(folder, 100))
+    assert saved[0] == saved[1]
+    terminated = next(
+        np.frombuffer(data, kind)
+        for (_, name), (kind, _, data) in saved[0].items()
+        if "replay" in name and "terminated" in name
+    )
+    assert terminated.any()  # replay has falls
 
 
 def test_a_finished_run_again_does_nothing(tiny_run, whole, tmp_path):

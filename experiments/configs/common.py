@@ -48,7 +48,8 @@ def make(
     Args:
       argument: text behind the colon; each part may be missing or empty.
       changes: dotted fields of :class:`pomcp_jax.Config` that differ from the preset. A size in
-        ``argument`` overrides the fields that it determines.
+        ``argument`` overrides the fields that it determines, and the task those of
+        :func:`of_task`.
       task: default task.
       preset: default preset.
       size: default size of the world model.
@@ -69,17 +70,33 @@ def make(
         sized = {f"agent.world_model.{name}" for name in presets.SIZE_FIELDS}
         changes = {name: value for name, value in changes.items() if name not in sized}
     changes = {"env.task": task, **changes, **tuned.get(preset, {})}
+    changes |= of_task(task, changes.get("env.action_repeat"))
     config = config_lib.replace(Config(agent=agent), changes)
     return ml_collections.ConfigDict(config_lib.to_dict(config))
 
 
-MANY_ACTIONS = ("dog", "humanoid", "humanoid_CMU")
-"""Domains of dm_control with 20 actions or more: 38, 21 and 56."""
-
-
 def more_iterations(task: str) -> int:
     """Iterations that [TD-MPC2]'s ``tdmpc2.py`` adds where A >= 20; BMPC and BOOM do too."""
-    return 2 if task.partition("-")[0] in MANY_ACTIONS else 0
+    return 2 if (envs.about(task).action_size or 0) >= 20 else 0
+
+
+def of_task(task: str, action_repeat: int | None = None) -> dict[str, Any]:
+    """What a task requires of its configuration, whatever the file.
+
+    Args:
+      task: its name.
+      action_repeat: of the file; replaced by 1 where the literature repeats no action.
+    """
+    about = envs.about(task)
+    changes: dict[str, Any] = {}
+    if about.backend is not None:
+        changes["env.backend"] = about.backend
+    if about.terminates:
+        # Bodies that fall end their episode; a model that does not know plans past the end.
+        changes["agent.world_model.termination"] = True
+    if action_repeat is not None:
+        changes["env.action_repeat"] = 1 if about.action_repeat == 1 else action_repeat
+    return changes
 
 
 def make_small(argument: str | None, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:

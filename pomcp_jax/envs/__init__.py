@@ -4,14 +4,14 @@
 unbatched :class:`Task` below it. A custom task needs no name: write a ``Task`` and
 pass it to :func:`make_env`.
 
-There are four families of names: dm_control's (``cartpole-swingup``), raw brax
-environments (``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is
-installed) and probes with known values (``probe/constant``). Physics engines are
-imported only when a task is built.
+There are five families of names: dm_control's (``cartpole-swingup``), HumanoidBench's
+(``humanoid/h1hand-walk``, on the model files of a user's checkout), raw brax environments
+(``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed) and probes
+with known values (``probe/constant``). Physics engines are imported only when a task is built.
 """
 
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,16 @@ from pomcp_jax.envs.protocol import (
 )
 
 __all__ = [
+    "About",
     "Env",
     "EnvState",
     "Scene",
     "Task",
+    "about",
     "action_bounds",
     "available",
     "check_action_repeat",
+    "check_assets",
     "check_backend",
     "check_name",
     "dm_control_tasks",
@@ -88,9 +91,52 @@ _BRAX = (
     "reacher",
     "walker2d",
 )
-_FAMILIES = {"brax": "adapters.brax", "playground": "adapters.playground", "probe": "probes"}
+_ROBOTS = {"h1": 19, "h1hand": 61}
+"""HumanoidBench's robots and their numbers of actions."""
+_FALLS = {
+    **dict.fromkeys(("walk", "stand", "run"), True),
+    **dict.fromkeys(("reach", "crawl"), False),
+    **dict.fromkeys(("hurdle", "maze", "sit_simple", "sit_hard"), True),
+    **dict.fromkeys(("balance_simple", "balance_hard", "stair", "slide", "pole"), True),
+}
+"""HumanoidBench's locomotion tasks, and whether a fall ends an episode."""
+_HUMANOID = tuple(f"humanoid/{robot}-{task}" for robot in _ROBOTS for task in _FALLS)
+_MANY_ACTIONS = {"dog": 38, "humanoid": 21, "humanoid_CMU": 56}
+"""Domains of dm_control with 20 actions or more."""
+_FAMILIES = {
+    "brax": "adapters.brax",
+    "humanoid": "humanoid_bench.tasks",
+    "playground": "adapters.playground",
+    "probe": "probes",
+}
 """Module of each family."""
 _PROBES = ("action", "constant", "delayed", "lqr", "match", "nan", "observation", "truncated")
+
+
+class About(NamedTuple):
+    """What is known of a task before it is built; None: unknown, or not the same for all engines.
+
+    Configuration files choose their values by it.
+    """
+
+    action_size: int | None = None
+    """Number of actions; dm_control's is known where it is 20 or more."""
+    action_repeat: int | None = None
+    """Action repeat of the literature."""
+    terminates: bool | None = None
+    """Whether episodes can end before their time limit."""
+    backend: str | None = None
+    """The only physics backend of the task."""
+
+
+def about(name: str) -> About:
+    """What is known of the task called ``name`` before it is built; nothing of unknown names."""
+    if name in _HUMANOID:
+        robot, _, task = name.partition("/")[2].partition("-")
+        return About(_ROBOTS[robot], 1, _FALLS[task], "host")
+    if name in dm_control_tasks():
+        return About(_MANY_ACTIONS.get(name.partition("-")[0]), 2, False)
+    return About()
 
 
 def dm_control_tasks(*, extra: bool = True) -> tuple[str, ...]:
@@ -107,7 +153,7 @@ def available() -> tuple[str, ...]:
     """Every name that :func:`make` knows, except Playground's."""
     # Listing Playground's would import it, even to build a pendulum.
     brax = tuple(f"brax/{name}" for name in _BRAX)
-    return dm_control_tasks() + brax + tuple(f"probe/{name}" for name in _PROBES)
+    return dm_control_tasks() + _HUMANOID + brax + tuple(f"probe/{name}" for name in _PROBES)
 
 
 def check_name(name: str) -> None:
@@ -129,11 +175,29 @@ def check_backend(name: str, backend: str) -> None:
     known = {
         "": ("mjx", "host", "warp"),
         "brax": ("mjx", "spring", "positional", "generalized"),
+        "humanoid": ("host",),
         "playground": ("mjx", "warp"),
     }
     choices = known.get(name.split("/")[0] if "/" in name else "", ("mjx",))
     if backend not in choices:
         raise ValueError(f"{name} has the backend {' or '.join(choices)}, not {backend!r}")
+
+
+def check_assets(name: str, assets: str) -> None:
+    """Raise a one-line error unless the files that the environment reads can be found.
+
+    Args:
+      name: a known name.
+      assets: folder of the files; "" for the usual places.
+
+    Raises:
+      FileNotFoundError: says what to clone and what to set.
+      ValueError: the environment reads no files, but a folder is given.
+    """
+    if name.partition("/")[0] == "humanoid":
+        importlib.import_module("pomcp_jax.envs.humanoid_bench.models").find(assets)
+    elif assets:
+        raise ValueError(f"{name} reads no files; must be ''")
 
 
 def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
@@ -143,9 +207,11 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
       name: one of :func:`available`, or Playground's.
       backend: physics: ``mjx``; for dm_control's tasks also ``host`` (MuJoCo's C code on the CPU)
         and ``warp`` (for NVIDIA GPUs); for brax also its own pipelines.
-      **options: passed to the builder of the task's family.
+      **options: passed to the builder of the task's family; for HumanoidBench's tasks ``assets``,
+        the folder of a checkout.
 
     Raises:
+      FileNotFoundError: files that the task reads are missing.
       ValueError: for an unknown name or backend.
     """
     check_name(name)

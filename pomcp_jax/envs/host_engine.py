@@ -1,13 +1,17 @@
 """Host engine: MuJoCo's C code, called from inside jitted JAX.
 
-The models are dm_control's, unedited. A batch is stepped on all cores available to the process
-(``mujoco.rollout``), with one callback per control step. The float64 state is part of the pytree,
-as pairs of uint32, so a run resumes exactly whatever JAX's precision; the engine keeps no state.
+A batch is stepped on all cores available to the process, with one callback per control step. The
+float64 state is part of the pytree, as pairs of uint32, so a run resumes exactly whatever JAX's
+precision; the engine keeps no state.
+
+There are two ways to step (``make``). With ``mujoco.rollout`` the solver has no warm start at the
+first physics step of a control step, where dm_control starts from the previous acceleration: both
+end within the solver's tolerance of the same minimum. With ``warm=True`` the acceleration is part
+of the state and the numbers are those of ``mj_step`` in a loop, bit for bit; bodies with many
+contacts amplify the difference within a few control steps.
 
 On CPUs it is many times cheaper than MJX for bodies with contacts (docs/environments.md); on
-accelerators MJX pays off from about a thousand environments. The solver has no warm start at the
-first physics step of a control step, where dm_control starts from the previous acceleration: both
-end within the solver's tolerance of the same minimum.
+accelerators MJX pays off from about a thousand environments.
 """
 
 import copy
@@ -16,6 +20,8 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +36,10 @@ SERIAL_SECONDS = 4e-4
 16 cartpoles 0.10 ms serially, 0.24 ms with a pool; 64 cheetahs 0.43 ms either way)."""
 
 
+Controls = Callable[[np.ndarray], np.ndarray]
+"""What an action means: ``actions [B, A] -> controls [B, U]``, in numpy."""
+
+
 class _Host(NamedTuple):
     """A model in MuJoCo's memory, and the thread pool that steps it."""
 
@@ -41,6 +51,8 @@ class _Host(NamedTuple):
     pool: Any
     serial: Any
     """Rollouts by all threads, and by the calling thread."""
+    workers: ThreadPoolExecutor | None
+    """Threads beside the calling one, for states with a warm start; None without."""
     lock: threading.Lock
     """Serialises callbacks: two XLA programs may run at once, on several devices for example."""
     sensors: np.ndarray
@@ -48,9 +60,14 @@ class _Host(NamedTuple):
     step_seconds: float
 
     @property
+    def seen(self) -> int:
+        """Number of positions, velocities and activations."""
+        return self.active.nq + self.active.nv + self.active.na
+
+    @property
     def full(self) -> int:
-        """Size of a full state: time, positions, velocities, activations."""
-        return 1 + self.active.nq + self.active.nv + self.active.na
+        """Size of a state: time, positions, velocities, activations, and a warm start if any."""
+        return 1 + self.seen + (0 if self.workers is None else self.active.nv)
 
 
 def _seconds_of_a_step(model: Any, data: Any, runs: int = 20) -> float:
@@ -67,7 +84,7 @@ def _seconds_of_a_step(model: Any, data: Any, runs: int = 20) -> float:
     return statistics.median(took)
 
 
-def _prepare(model: Any, forces: tuple[str, ...]) -> _Host:
+def _prepare(model: Any, forces: tuple[str, ...], warm: bool) -> _Host:
     """Copies of ``model`` with and without actuators, and a pool with one thread per core.
 
     Raises:
@@ -95,13 +112,14 @@ def _prepare(model: Any, forces: tuple[str, ...]) -> _Host:
         active,
         passive,
         data,
-        pool=rollout.Rollout(nthread=threads),
-        serial=rollout.Rollout(nthread=0),
+        pool=None if warm else rollout.Rollout(nthread=threads),
+        serial=None if warm else rollout.Rollout(nthread=0),
+        workers=ThreadPoolExecutor(max(1, threads - 1)) if warm else None,
         lock=threading.Lock(),
         sensors=sensor_indices(model, forces),
         step_seconds=_seconds_of_a_step(active, data[0]),
     )
-    if mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS) != host.full:
+    if mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS) != 1 + host.seen:
         raise NotImplementedError("the host engine supports no models with plugins or histories")
     return host
 
@@ -117,40 +135,86 @@ def _broken(state: np.ndarray) -> np.ndarray | None:
 def _run(
     host: _Host, model: Any, state: np.ndarray, ctrl: np.ndarray, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``steps`` physics steps of rows ``state[B, 1 + Q + V + M]`` (float64); NaN where diverged.
+    """``steps`` physics steps of rows ``state[B, full]`` (float64); NaN where diverged.
 
     Returns:
       The new rows, and their sensors ``[B, F]``.
     """
-    rows, bad = state.shape[0], _broken(state)
+    bad = _broken(state)
     # Broken rows are stepped from the initial pose, so that MuJoCo never sees a NaN, and become
     # NaN again below.
     if bad is not None:
-        home = np.concatenate([[0.0], model.qpos0, np.zeros(model.nv + model.na)])
+        home = np.zeros(host.full)
+        home[1 : 1 + model.nq] = model.qpos0
         state = np.where(bad[:, None], home, state)
+    serial = len(state) * steps * host.step_seconds < SERIAL_SECONDS
+    step = _rollout if host.workers is None else _follow
+    with host.lock:
+        ahead, sensed = step(host, model, state, ctrl, steps, serial)
+    worse = _broken(ahead)
+    if bad is not None or worse is not None:
+        ahead[(False if bad is None else bad) | (False if worse is None else worse)] = np.nan
+    return ahead, sensed[:, host.sensors]
+
+
+def _rollout(
+    host: _Host, model: Any, state: np.ndarray, ctrl: np.ndarray, steps: int, serial: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """New rows and all sensors, by ``mujoco.rollout``."""
+    rows = len(state)
     control = np.empty((rows, steps, model.nu))
     control[:] = ctrl[:, None]
     states = np.empty((rows, steps, host.full))
     sensed = np.empty((rows, steps, model.nsensordata))
-    serial = rows * steps * host.step_seconds < SERIAL_SECONDS
-    with host.lock:
-        (host.serial if serial else host.pool).rollout(
-            [model] * rows,
-            host.data[:1] if serial else host.data,
-            state,
-            control,
-            skip_checks=True,
-            nstep=steps,
-            state=states,
-            sensordata=sensed,
-            # Several chunks a thread balance rows whose contacts take longer.
-            chunk_size=max(1, rows // (4 * len(host.data))),
-        )
-    ahead = np.ascontiguousarray(states[:, -1])
-    worse = _broken(ahead)
-    if bad is not None or worse is not None:
-        ahead[(False if bad is None else bad) | (False if worse is None else worse)] = np.nan
-    return ahead, sensed[:, -1, host.sensors]
+    (host.serial if serial else host.pool).rollout(
+        [model] * rows,
+        host.data[:1] if serial else host.data,
+        state,
+        control,
+        skip_checks=True,
+        nstep=steps,
+        state=states,
+        sensordata=sensed,
+        # Several chunks a thread balance rows whose contacts take longer.
+        chunk_size=max(1, rows // (4 * len(host.data))),
+    )
+    return np.ascontiguousarray(states[:, -1]), sensed[:, -1]
+
+
+def _follow(
+    host: _Host, model: Any, state: np.ndarray, ctrl: np.ndarray, steps: int, serial: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """New rows and all sensors, by ``mj_step`` from each row's own warm start."""
+    import mujoco
+
+    rows = len(state)
+    # rollout takes a warm start but does not return one.
+    parts = mujoco.mjtState.mjSTATE_FULLPHYSICS | mujoco.mjtState.mjSTATE_WARMSTART
+    ahead, sensed = np.empty((rows, host.full)), np.empty((rows, model.nsensordata))
+
+    def work(data: Any, own: Iterator[int]) -> None:
+        for i in own:
+            mujoco.mj_setState(model, data, state[i], parts)
+            data.ctrl[:] = ctrl[i]
+            mujoco.mj_step(model, data, nstep=steps)
+            mujoco.mj_getState(model, data, ahead[i], parts)
+            sensed[i] = data.sensordata
+
+    # Threads draw the next row from one iterator: rows with more contacts take longer.
+    own = iter(range(rows))
+    helpers = 0 if serial else min(len(host.data), rows) - 1
+    # A diverged row is reported as NaN; MuJoCo would write a log file besides.
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        assert host.workers is not None
+        running = [host.workers.submit(work, data, own) for data in host.data[1 : 1 + helpers]]
+        work(host.data[0], own)
+        for each in running:
+            each.result()
+    finally:
+        mujoco.set_mju_user_warning(before)
+    return ahead, sensed
 
 
 def _touching(host: _Host, qpos: np.ndarray) -> np.ndarray:
@@ -167,9 +231,12 @@ def _touching(host: _Host, qpos: np.ndarray) -> np.ndarray:
     return np.asarray(touching, bool).reshape(qpos.shape[:-1])
 
 
-def _results(lead: tuple, state: np.ndarray, sensed: np.ndarray, real: Any) -> tuple:
+def _results(
+    host: _Host, lead: tuple, state: np.ndarray, sensed: np.ndarray, real: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Return value of a callback: the bits of the state, and its values in JAX's precision."""
-    seen = np.concatenate([state[:, 1:], sensed], axis=1, dtype=real, casting="same_kind")
+    values = [state[:, 1 : 1 + host.seen], sensed]
+    seen = np.concatenate(values, axis=1, dtype=real, casting="same_kind")
     # JAX would truncate float64 unless x64 is enabled; uint32 passes unchanged.
     bits = state.view(np.uint32)
     return bits.reshape(*lead, -1), seen.reshape(*lead, -1)
@@ -180,16 +247,27 @@ def _call(host: _Host, function: Any, real: Any, *args: Array) -> tuple[Motion, 
     model, full = host.active, host.full
     shapes = (
         jax.ShapeDtypeStruct((2 * full,), jnp.uint32),
-        jax.ShapeDtypeStruct((full - 1 + host.sensors.size,), real),
+        jax.ShapeDtypeStruct((host.seen + host.sensors.size,), real),
     )
     bits, seen = jax.pure_callback(function, shapes, *args, vmap_method="broadcast_all")
     qpos, qvel, act, sensed = jnp.split(seen, np.cumsum([model.nq, model.nv, model.na]))
     return Motion(qpos, qvel, act, bits), sensed
 
 
-def make(model: Any, forces: tuple[str, ...]) -> Engine:
-    """Engine of one model; ``forces`` are the sensors that it reports."""
-    host = _prepare(model, forces)
+def make(
+    model: Any, forces: tuple[str, ...], *, warm: bool = False, controls: Controls | None = None
+) -> Engine:
+    """Engine of one model.
+
+    Args:
+      model: ``mujoco.MjModel``.
+      forces: names of the sensors that it reports.
+      warm: step exactly as ``mj_step`` in a loop does, with the solver's warm start in the state;
+        sensors at the start are those of no control instead of no actuation.
+      controls: what ``advance`` does to its ``ctrl`` in numpy, in double precision if need be,
+        before MuJoCo reads it; nothing by default.
+    """
+    host = _prepare(model, forces, warm)
 
     def start(
         qpos: Float[Array, " Q"], qvel: Float[Array, " V"], act: Float[Array, " M"]
@@ -198,12 +276,14 @@ def make(model: Any, forces: tuple[str, ...]) -> Engine:
 
         def begin(moving: np.ndarray) -> tuple:
             moving = np.asarray(moving, np.float64)
-            lead, rows = moving.shape[:-1], moving.reshape(-1, host.full - 1)
-            state = np.concatenate([np.zeros((len(rows), 1)), rows], axis=1)
+            lead, rows = moving.shape[:-1], moving.reshape(-1, host.seen)
+            state = np.zeros((len(rows), host.full))
+            state[:, 1 : 1 + host.seen] = rows
             sensed = np.zeros((len(rows), host.sensors.size))
             if forces:
-                sensed = _run(host, host.passive, state, np.zeros((len(rows), model.nu)), 1)[1]
-            return _results(lead, state, sensed, real)
+                still = host.active if warm else host.passive
+                sensed = _run(host, still, state, np.zeros((len(rows), model.nu)), 1)[1]
+            return _results(host, lead, state, sensed, real)
 
         return _call(host, begin, real, jnp.concatenate([qpos, qvel, act]))
 
@@ -213,10 +293,11 @@ def make(model: Any, forces: tuple[str, ...]) -> Engine:
         real = motion.qpos.dtype
 
         def move(bits: np.ndarray, ctrl: np.ndarray) -> tuple:
-            bits, ctrl = np.asarray(bits), np.asarray(ctrl)
+            bits, ctrl = np.asarray(bits), np.asarray(ctrl).reshape(-1, model.nu)
             state = bits.reshape(-1, 2 * host.full).view(np.float64)
-            ahead = _run(host, host.active, state, ctrl.reshape(-1, model.nu), steps)
-            return _results(bits.shape[:-1], *ahead, real)
+            ctrl = ctrl if controls is None else controls(ctrl)
+            ahead = _run(host, host.active, state, ctrl, steps)
+            return _results(host, bits.shape[:-1], *ahead, real)
 
         return _call(host, move, real, motion.hidden, ctrl)
 

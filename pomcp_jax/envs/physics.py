@@ -42,6 +42,16 @@ class Motion(NamedTuple):
     """Private to the engine: a warm start (MJX, Warp) or the float64 state (host)."""
 
 
+class Start(NamedTuple):
+    """Initial state of an episode; velocities and activations are zero unless given."""
+
+    qpos: Float[Array, " Q"]
+    qvel: Float[Array, " V"] | None = None
+    act: Float[Array, " M"] | None = None
+    episode: PyTree = None
+    """Values of the episode beside its physics (for example a target)."""
+
+
 class Engine(NamedTuple):
     """Physics engine of one model; all functions are traceable and unbatched."""
 
@@ -174,6 +184,14 @@ def guarded(motion: Motion) -> Motion:
         qpos=jnp.where(bad, jnp.full_like(motion.qpos, jnp.nan), motion.qpos),
         qvel=jnp.where(bad, jnp.full_like(motion.qvel, jnp.nan), motion.qvel),
     )
+
+
+def begin(engine: Engine, model: Any, start: Start) -> tuple[Motion, Array]:
+    """Motion and reported sensors at the beginning of an episode."""
+    real = start.qpos.dtype
+    qvel = jnp.zeros((model.nv,), real) if start.qvel is None else start.qvel
+    act = jnp.zeros((model.na,), real) if start.act is None else start.act
+    return engine.start(start.qpos, qvel, act)
 
 
 def random_joints(model: Any, key: Key) -> Float[Array, " Q"]:

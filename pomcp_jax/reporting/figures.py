@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pomcp_jax.reporting import canvas, palette, published, result_sets, statistics
+from pomcp_jax.reporting import canvas, palette, published, result_sets, scores, statistics
 from pomcp_jax.reporting.published import Published
 from pomcp_jax.reporting.result_sets import Runs
 
@@ -86,6 +86,10 @@ def _task(
         top.tick_params(labelsize=FONT - 1)
 
 
+def _formula(many: dict[str, list[Runs]]) -> str:
+    return scores.formula(runs.task for members in many.values() for runs in members)
+
+
 def _aggregate(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) -> None:
     """Draw the IQM over tasks and seeds, over frames."""
     for method, members in many.items():
@@ -97,7 +101,7 @@ def _aggregate(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) ->
     axes.set_title(
         f"all tasks ({len({r.task for m in many.values() for r in m})})", fontsize=FONT + 1
     )
-    axes.set_ylabel("IQM of return / 1000", fontsize=FONT)
+    axes.set_ylabel(f"IQM of {_formula(many)}", fontsize=FONT)
 
 
 def _intervals(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) -> None:
@@ -114,7 +118,7 @@ def _intervals(axes: Any, many: dict[str, list[Runs]], color: dict[str, str]) ->
     axes.set_yticks(range(len(rows)), [method for _, method in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
     axes.set_title("at the end", fontsize=FONT + 1)
-    axes.set_xlabel("IQM of return / 1000", fontsize=FONT)
+    axes.set_xlabel(f"IQM of {_formula(many)}", fontsize=FONT)
     axes.use_sticky_edges = False
     axes.margins(x=0.16)
     axes.grid(axis="x", alpha=0.3)

@@ -62,7 +62,7 @@ def _pivot(summary: Summary, names: Sequence[str], counted: str) -> Table:
             groups.setdefault(row.method, {})[row.statistic] = row
     most = max((row.tasks for of in groups.values() for row in of.values()), default=0)
     first = sorted(groups.items(), key=lambda item: -item[1][names[0]].value)
-    scale = f"score = return / {summary.max_return:g}"
+    scale = f"score = return / {summary.scale}"
     head = [NAMES[name].format(summary.baseline) for name in names]
     lines = []
     for method, of in first:

@@ -71,8 +71,8 @@ class Report(NamedTuple):
     """What makes this page."""
     made: str
     """When, and by which version."""
-    max_return: float
-    """What returns are divided by in aggregates."""
+    max_return: float | None
+    """What returns are divided by in aggregates; None: by :func:`scores.scale`."""
 
 
 def render(report: Report) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from pomcp_jax.config import ConfigError
-from pomcp_jax.reporting import page_curves, page_text, plots, report_data
+from pomcp_jax.reporting import page_curves, page_text, plots, report_data, scores
 from pomcp_jax.reporting.page_text import DASH, Td, chip, words
 from pomcp_jax.reporting.published import Published, of_task
 from pomcp_jax.reporting.report_data import Across, Entry, Group
@@ -95,7 +95,7 @@ def _published(entry: Entry, beside: Sequence[Published], decimals: int) -> Td:
 
 
 def across(
-    found: Sequence[Group], labels: Sequence[str], scale: float
+    found: Sequence[Group], labels: Sequence[str], scale: float | None
 ) -> tuple[Across | None, list[str]]:
     """Aggregates over tasks, or why there are none."""
     try:
@@ -110,7 +110,7 @@ def across(
     ]
 
 
-def aggregates(among: Across, labels: Sequence[str], scale: float) -> str:
+def aggregates(among: Across, labels: Sequence[str], scale: float | None) -> str:
     """Statistics over tasks, the IQM over frames, and methods in pairs."""
     names = {
         "iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap",
@@ -140,7 +140,7 @@ def aggregates(among: Across, labels: Sequence[str], scale: float) -> str:
     ]  # fmt: skip
     count = len(among.tasks)
     about = (
-        f"Scores are returns / {scale:g} at the frames that all runs of a task have reached, over"
+        f"Scores are {scores.formula(among.tasks, scale)} at the frames that all runs of a task have reached, over"
         f" {count} task{'s' * (count != 1)} and all seeds; intervals are 95 % of the stratified"
         " bootstrap. A smaller optimality gap is better."
     )

@@ -12,6 +12,7 @@ from pomcp_jax import config as config_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import aggregates, columns, comparison, statistics, summary
 from pomcp_jax.reporting import runs as runs_lib
+from pomcp_jax.reporting import scores as task_scores
 from pomcp_jax.reporting.columns import Series
 from pomcp_jax.reporting.comparison import RETURN, TRAINING, Loaded
 from pomcp_jax.reporting.plots import Mark
@@ -259,13 +260,13 @@ def _policy_mark(policy: Found, method: int) -> Mark:
     return Mark(method, "policy", end, last.mean(axis=0), points=True)
 
 
-def across(found: Sequence[Group], labels: Sequence[str], scale: float) -> Across | None:
+def across(found: Sequence[Group], labels: Sequence[str], scale: float | None) -> Across | None:
     """Aggregates over tasks; None with a single method, or none that was evaluated.
 
     Args:
       found: cells.
       labels: of all methods, in the order of the page.
-      scale: what returns are divided by.
+      scale: what returns are divided by; None: by :func:`task_scores.scale`.
 
     Raises:
       ConfigError: runs that cannot be compared (:func:`summary.final_returns`).
@@ -282,7 +283,9 @@ def across(found: Sequence[Group], labels: Sequence[str], scale: float) -> Acros
     if not shared:
         return None
     scores = {
-        label: [np.array([*of[task].values()]) / scale for task in shared]
+        label: [
+            np.array([*of[task].values()]) / (scale or task_scores.scale(task)) for task in shared
+        ]
         for label, of in full.items()
     }
     methods = [
@@ -310,13 +313,12 @@ def across(found: Sequence[Group], labels: Sequence[str], scale: float) -> Acros
 
 
 def _iqm_curve(
-    found: Sequence[Group], label: str, tasks: Sequence[str], method: int, scale: float
+    found: Sequence[Group], label: str, tasks: Sequence[str], method: int, scale: float | None
 ) -> Iterator[Mark]:
     """IQM of a method over tasks and seeds at every frame that all of them cover."""
-    members = [
-        [*group.series(RETURN).values()]
-        for group in found if group.label == label and group.task in tasks
-    ]  # fmt: skip
+    groups = [group for group in found if group.label == label and group.task in tasks]
+    members = [[*group.series(RETURN).values()] for group in groups]
+    scales = [scale or task_scores.scale(group.task) for group in groups]
     curves = [curve for of_task in members for curve in of_task]
     low, high = max(c.x[0] for c in curves), min(c.x[-1] for c in curves)
     if low >= high:
@@ -325,7 +327,10 @@ def _iqm_curve(
     grid = np.unique([low, *grid[(grid > low) & (grid < high)], high])
     if len(grid) > AGGREGATE_POINTS:  # a bootstrap at every point takes milliseconds
         grid = grid[np.linspace(0, len(grid) - 1, AGGREGATE_POINTS).round().astype(int)]
-    scores = [np.array([np.interp(grid, *curve) for curve in of]) / scale for of in members]
+    scores = [
+        np.array([np.interp(grid, *curve) for curve in of]) / one
+        for of, one in zip(members, scales, strict=True)
+    ]
     if all(len(of) > 1 for of in scores):
         value, low_end, high_end = statistics.stratified(scores)
         yield Mark(method, "planner", grid, value, (low_end, high_end))

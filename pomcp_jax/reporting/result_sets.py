@@ -8,7 +8,7 @@ import numpy as np
 
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import results as results_lib
-from pomcp_jax.reporting import statistics
+from pomcp_jax.reporting import scores, statistics
 from pomcp_jax.reporting.curves import Curve, read_curves
 from pomcp_jax.reporting.results import Cell
 
@@ -135,9 +135,11 @@ def complete(groups: dict[str, list[Runs]]) -> dict[str, list[Runs]]:
 def aggregate(many: list[Runs]) -> tuple[np.ndarray, statistics.Interval]:
     """Frames [T], and the IQM [T] of a method's normalised returns over its tasks and seeds."""
     frames = grid(many)
-    return frames, statistics.stratified([runs.on(frames) / statistics.MAX_RETURN for runs in many])
+    return frames, statistics.stratified(
+        [runs.on(frames) / scores.scale(runs.task) for runs in many]
+    )
 
 
 def final_aggregate(many: list[Runs]) -> statistics.Interval:
     """IQM of the last value of every run, [1]."""
-    return statistics.stratified([runs.final[:, None] / statistics.MAX_RETURN for runs in many])
+    return statistics.stratified([runs.final[:, None] / scores.scale(runs.task) for runs in many])

@@ -7,7 +7,7 @@ import numpy as np
 
 from pomcp_jax import nearest
 from pomcp_jax.config import ConfigError
-from pomcp_jax.reporting import aggregates, comparison
+from pomcp_jax.reporting import aggregates, comparison, scores
 from pomcp_jax.reporting import runs as runs_lib
 from pomcp_jax.reporting.columns import Series
 from pomcp_jax.reporting.comparison import Loaded
@@ -41,12 +41,12 @@ class Summary(NamedTuple):
     rows: list[Row]
     baseline: str
     """Empty without one."""
-    max_return: float
-    """Returns are divided by it in aggregates."""
+    scale: str
+    """What returns are divided by in aggregates."""
     notes: list[str]
 
 
-def summarise(loaded: Sequence[Loaded], baseline: str, max_return: float) -> Summary:
+def summarise(loaded: Sequence[Loaded], baseline: str, max_return: float | None = None) -> Summary:
     """Rows of all methods.
 
     Seeds of a task are compared at the frames that all of them have reached, by the latest
@@ -55,7 +55,7 @@ def summarise(loaded: Sequence[Loaded], baseline: str, max_return: float) -> Sum
     Args:
       loaded: runs.
       baseline: label of the method that others are compared with, or empty.
-      max_return: what returns are divided by in aggregates.
+      max_return: what returns are divided by in aggregates; None: by :func:`scores.scale`.
 
     Raises:
       ConfigError: no evaluation, a seed that appears twice, or an unknown baseline.
@@ -65,22 +65,28 @@ def summarise(loaded: Sequence[Loaded], baseline: str, max_return: float) -> Sum
         hint = nearest.hint(baseline, finals) or f"; must be one of {', '.join(finals)}"
         raise ConfigError(f"--baseline = {baseline}: no method of these runs{hint}")
     rows = []
+    scales = {task: max_return or scores.scale(task) for task in frames}
     for task, reached in frames.items():
         rows += [_task_row(task, m, of[task], reached) for m, of in finals.items() if task in of]
     for method, of in finals.items():
-        rows += _aggregate_rows(method, of, max_return)
+        rows += _aggregate_rows(method, of, scales)
     for method, of in finals.items():
         if baseline and method != baseline:
-            rows += _baseline_rows(method, of, finals[baseline], max_return)
+            rows += _baseline_rows(method, of, finals[baseline], scales)
     high = [
-        task for of in finals.values() for task, v in of.items() if max(v.values()) > max_return
+        task
+        for of in finals.values()
+        for task, v in of.items()
+        # A success bar is no upper bound.
+        if max(v.values()) > scales[task] and (max_return or task not in scores.SUCCESS_BARS)
     ]
     for task in dict.fromkeys(high):
-        notes.append(f"{task}: returns above {max_return:g}, scores above 1; --max-return=NUMBER")
+        notes.append(f"{task}: returns above {scales[task]:g}, scores above 1; --max-return=NUMBER")
     few = [f"{m} on {task}" for m, of in finals.items() for task, v in of.items() if len(v) < 2]
     if few:
         notes.append(f"one seed only, so without intervals: {', '.join(few)}")
-    return Summary(rows, baseline, max_return, notes)
+    by_task = scores.formula(frames).removeprefix("return / ")
+    return Summary(rows, baseline, f"{max_return:g}" if max_return else by_task, notes)
 
 
 def final_returns(
@@ -153,12 +159,12 @@ def _task_row(task: str, method: str, of: Mapping[int, float], frames: float) ->
 
 
 def _aggregate_rows(
-    method: str, of: Mapping[str, Mapping[int, float]], max_return: float
+    method: str, of: Mapping[str, Mapping[int, float]], scales: Mapping[str, float]
 ) -> list[Row]:
-    scores = [np.array([*seeds.values()]) / max_return for seeds in of.values()]
-    runs = sum(map(len, scores))
+    scaled = [np.array([*seeds.values()]) / scales[task] for task, seeds in of.items()]
+    runs = sum(map(len, scaled))
     return [
-        _row("all", method, name, aggregates.bootstrap(scores, statistic), runs, len(scores))
+        _row("all", method, name, aggregates.bootstrap(scaled, statistic), runs, len(scaled))
         for name, statistic in aggregates.STATISTICS.items()
     ]
 
@@ -167,19 +173,19 @@ def _baseline_rows(
     method: str,
     of: Mapping[str, Mapping[int, float]],
     base: Mapping[str, Mapping[int, float]],
-    max_return: float,
+    scales: Mapping[str, float],
 ) -> list[Row]:
     """Comparison with the baseline on the tasks, then the seeds, that both have."""
     tasks = [task for task in of if task in base]
     if not tasks:
         return []
-    ours, theirs = ([np.array([*m[t].values()]) / max_return for t in tasks] for m in (of, base))
+    ours, theirs = ([np.array([*m[t].values()]) / scales[t] for t in tasks] for m in (of, base))
     found = aggregates.probability_of_improvement(ours, theirs)
     rows = [
         _row("all", method, "probability_of_improvement", found, sum(map(len, ours)), len(tasks))
     ]
     pairs = [
-        np.array([of[task][s] - base[task][s] for s in of[task] if s in base[task]]) / max_return
+        np.array([of[task][s] - base[task][s] for s in of[task] if s in base[task]]) / scales[task]
         for task in tasks
     ]
     pairs = [task for task in pairs if len(task)]

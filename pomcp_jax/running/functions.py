@@ -84,8 +84,9 @@ def environment(config: Config) -> Env:
     Raises:
       ConfigError: a package, a file or a capability that they need is missing.
     """
+    options = {"assets": config.env.assets} if config.env.assets else {}
     try:
-        return envs.make(config.env.task, config.env.action_repeat, config.env.backend)
+        return envs.make(config.env.task, config.env.action_repeat, config.env.backend, **options)
     except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
         chosen = f"env.task = {config.env.task!r}, env.backend = {config.env.backend!r}"
         raise ConfigError(f"{chosen}: {' '.join(str(error).split())}") from None

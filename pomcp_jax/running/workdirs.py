@@ -51,9 +51,11 @@ CHANGEABLE = (
     "max_bad_updates",
     "on_broken_seed",
     "max_seed_resets",
+    "env.assets",
 )
-"""Fields of ``train`` that may change when a run resumes: its length, the schedule of evaluations
-and saves, and the handling of failures. Changes of any other field would make it another run."""
+"""Fields that may change when a run resumes; without a prefix, fields of ``train``: its length, the
+schedule of evaluations and saves, the handling of failures, and where the task's files are. Changes
+of any other field would make it another run."""
 
 
 def differences(before: Config, config: Config, resume: str = "auto") -> str:

@@ -19,7 +19,9 @@ from pomcp_jax.envs.mjx import engine as mjx_engine
 from pomcp_jax.envs.physics import (
     Motion,
     Physics,
+    Start,
     View,
+    begin,
     force_sensors,
     quiet_mjx,
     relaxed,
@@ -33,16 +35,6 @@ BACKENDS = ("mjx", "host", "warp")
 
 _CAMERAS = {"fish": "tracking_y", "humanoid": "side", "humanoid_CMU": "side", "quadruped": "x"}
 """Cameras of pictures where the model's first one shows less."""
-
-
-class Start(NamedTuple):
-    """Initial state of an episode; velocities and activations are zero unless given."""
-
-    qpos: Float[Array, " Q"]
-    qvel: Float[Array, " V"] | None = None
-    act: Float[Array, " M"] | None = None
-    episode: PyTree = None
-    """Values drawn once per episode (for example a target)."""
 
 
 class Seen(NamedTuple):
@@ -167,9 +159,7 @@ def moved(values: np.ndarray, index: tuple[int, slice], place: Float[Array, " C"
 def place(domain: Domain, start: Start) -> State:
     """State at the beginning of an episode."""
     model, real = domain.physics.model, start.qpos.dtype
-    qvel = jnp.zeros((model.nv,), real) if start.qvel is None else start.qvel
-    act = jnp.zeros((model.na,), real) if start.act is None else start.act
-    motion, forces = domain.physics.engine.start(start.qpos, qvel, act)
+    motion, forces = begin(domain.physics.engine, model, start)
     ctrl = jnp.zeros((model.nu,), real)
     return State(motion, ctrl, _see(domain, motion, forces, start.episode), start.episode)
 
