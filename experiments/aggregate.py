@@ -43,7 +43,6 @@ from pomcp_jax.reporting import (
     result_sets,
     results,
     scores,
-    statistics,
     summary,
 )
 from pomcp_jax.reporting import runs as runs_lib
