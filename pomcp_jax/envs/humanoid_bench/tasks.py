@@ -27,8 +27,9 @@ _NOISE = 0.01
 _GOALS = (-2.0, -2.0, 0.2), (2.0, 2.0, 2.0)
 _CAMERAS = {"hurdle": "cam_hurdle", "maze": "cam_maze"}
 _CAMERA = "cam_default"
-_SHADOW = 4096
-"""Size of the shadow map in pictures; the models' own takes a gigabyte without a GPU."""
+_SHADOW, _SHADOW_CLIP = 4096, 1.0
+"""Size of the shadow map in pictures, as the models' own takes a gigabyte without a GPU; and its
+reach, beyond which the coarser map would darken patches of the floor."""
 
 _WALK = (sensors.FORCES, "head", "torso_up", "velocity")
 _BALANCE = (*_WALK, "sphere", "sphere_floor", "sphere_board", "floor")
@@ -165,6 +166,7 @@ def _scene(task: str, spec: Any, model: Any) -> Scene:
         drawn = mujoco_task.load(spec)
         place = drawn.geom("goal").id
     drawn.vis.quality.shadowsize = _SHADOW
+    drawn.vis.map.shadowclip = _SHADOW_CLIP
 
     def pose(state: State) -> dict[str, Array]:
         shown = {"qpos": state.motion.qpos, "qvel": state.motion.qvel}
