@@ -141,8 +141,8 @@ def aggregates(among: Across, labels: Sequence[str], scale: float | None) -> str
     count = len(among.tasks)
     about = (
         f"Scores are {scores.formula(among.tasks, scale)} at the frames that all runs of a task"
-        f" have reached, over {count} task{'s' * (count != 1)} and all seeds; intervals are 95 % of the stratified"
-        " bootstrap. A smaller optimality gap is better."
+        f" have reached, over {count} task{'s' * (count != 1)} and all seeds; intervals are 95 % of"
+        " the stratified bootstrap. A smaller optimality gap is better."
     )
     table = page_text.table(
         "Aggregates over tasks and seeds", ["method", *names.values(), "IQM, drawn", "runs"], rows
