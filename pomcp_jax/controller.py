@@ -144,7 +144,7 @@ class Controller:
         Raises:
           ValueError: as :func:`make_fns`, or if the budget is too short for any plan.
         """
-        if isinstance(key, bool) or not isinstance(key, numbers.Integral):
+        if isinstance(key, bool) or not isinstance(key, int | np.integer):
             raise ValueError(f"key = {key!r}: must be an integer, a seed of random numbers")
         self.observation_size, self.action_size = spec.obs_size, spec.action_size
         self.action_repeat, self.task = config.env.action_repeat, config.env.task

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pomcp_jax.acting import AgentParams, AgentSpec
-from pomcp_jax.config import AgentConfig
+from pomcp_jax.config import AgentConfig, WorldModelConfig
 from pomcp_jax.types import Params
 
 OPSET, IR = 18, 8
@@ -91,12 +91,15 @@ def export(
     from onnx import TensorProto, helper
 
     graph = Graph([], [])
-    latent = _encoder(graph, params.model.encoder, config.world_model.simnorm_group)
+    latent = _encoder(graph, params.model.encoder, config.world_model)
     hidden = _hidden(graph, network, latent, "policy")
     # The second half of the outputs is the log-std, which the mode does not depend on.
     mean = _linear(graph, network["out"], hidden, "policy/out", columns=spec.action_size)
     graph.nodes.append(helper.make_node("Tanh", [mean], [OUTPUT]))
-    sizes = {INPUT: ["N", spec.obs_size], OUTPUT: ["N", spec.action_size]}
+    sizes: dict[str, list[str | int | None]] = {
+        INPUT: ["N", spec.obs_size],
+        OUTPUT: ["N", spec.action_size],
+    }
     ends = [helper.make_tensor_value_info(x, TensorProto.FLOAT, sizes[x]) for x in sizes]
     model = helper.make_model(
         helper.make_graph(graph.nodes, actor, ends[:1], ends[1:], graph.constants),
@@ -116,7 +119,8 @@ def deviation(model: Any, expected: Any, obs: Any) -> float:
     """
     from onnx.reference import ReferenceEvaluator
 
-    actions = ReferenceEvaluator(model).run([OUTPUT], {INPUT: np.asarray(obs, np.float32)})[0]
+    inputs = {INPUT: np.asarray(obs, np.float32)}
+    actions: Any = list(ReferenceEvaluator(model).run([OUTPUT], inputs))[0]
     return float(np.max(np.abs(actions - np.asarray(expected))))
 
 
@@ -159,13 +163,15 @@ def _hidden(graph: Graph, params: Params, x: str, name: str) -> str:
     return functools.reduce(layer, range(len(params) - 1), x)  # all but "out"
 
 
-def _encoder(graph: Graph, params: Params, group: int) -> str:
+def _encoder(graph: Graph, params: Params, config: WorldModelConfig) -> str:
     """Latents ``[N, L]``: hidden layers, a normed layer and :func:`pomcp_jax.maths.simnorm`."""
     x = _normed(graph, params["out"], _hidden(graph, params, INPUT, "encoder"), "encoder/out")
-    latent = len(params["out"]["scale"])
+    latent, group = len(params["out"]["scale"]), config.simnorm_group
+    contiguous = config.arranged_for == "gpu"
+    groups = [latent // group, group] if contiguous else [group, latent // group]
     # 0 keeps the axis of observations, whose size is known at run time only.
-    split = _constant(graph, "simnorm/groups", [0, group, latent // group], np.int64)
+    split = _constant(graph, "simnorm/groups", [0, *groups], np.int64)
     joined = _constant(graph, "simnorm/latent", [0, latent], np.int64)
     x = _node(graph, "Reshape", [x, split], "simnorm/split")
-    x = _node(graph, "Softmax", [x], "simnorm/softmax", axis=1)
+    x = _node(graph, "Softmax", [x], "simnorm/softmax", axis=2 if contiguous else 1)
     return _node(graph, "Reshape", [x, joined], "simnorm")

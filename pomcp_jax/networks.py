@@ -23,7 +23,6 @@ from pomcp_jax.types import Key, Params
 # a plain normal.
 kernel_init = nn.initializers.normal(0.02)
 zeros_init = nn.initializers.zeros
-Module = nn.Module
 
 
 def _wider(a: DTypeLike, b: DTypeLike) -> jnp.dtype:
@@ -193,7 +192,7 @@ def init_ensemble(module: nn.Module, key: Key, num_heads: int, *sizes: int) -> P
 
 
 def apply_ensemble(
-    module: nn.Module, params: Params | JointHeads, *inputs: Array, dropout_key: Key | None = None
+    module: MLP, params: Params | JointHeads, *inputs: Array, dropout_key: Key | None = None
 ) -> Float[Array, "E *batch M"]:
     """All heads found in ``params`` on the same inputs; heads are the leading axis.
 

@@ -149,6 +149,7 @@ def runtimes():
         (5, 2, "prior", {"world_model__encoder_layers": 4, "world_model__mlp_width": 24}),
         (24, 6, "policy", {"world_model__simnorm_group": 4, "world_model__squash": "clip"}),
         (7, 3, "policy", {"world_model__squash": "clip_straight_through"}),
+        (4, 2, "policy", {"world_model__arranged_for": "gpu"}),
     ],
 )
 def test_onnx_acts_like_the_agent(num_obs, num_actions, actor, changes):
