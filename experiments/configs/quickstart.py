@@ -15,10 +15,10 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "agent.optimizer.target_rate": 0.1,
         # On cartpole-swingup more updates of a small model beat a larger one (docs/notebook.md).
         "train.updates_per_decision": 1.5,
-        "train.total_decisions": 15_000,
-        "train.capacity": 15_000,
+        "train.total_decisions": 18_000,
+        "train.capacity": 18_000,
         "train.chunk_decisions": 500,
-        "train.eval_decisions": 5_000,
-        "train.checkpoint_decisions": 5_000,
+        "train.eval_decisions": 6_000,
+        "train.checkpoint_decisions": 6_000,
     }
     return common.make_small(argument, changes, preset="po_mpc_relative")
