@@ -133,18 +133,22 @@ def test_one_line_names_the_share_and_the_setting(kind):
     assert metrics.clipping(config, values) == ""
     values[f"{kind}/clipped"] = np.array([0.25, 0.125])
     text = metrics.clipping(config, values)
-    assert text.startswith(f"25% of the {kind} targets lie beyond the bins, -147.4 to 147.4,")
+    assert text.startswith(f"25% of the {kind} targets lie beyond the bins, -402.4 to 402.4,")
     assert "agent.world_model.bin_low and bin_high" in text
 
 
-@pytest.mark.parametrize("config", [quickstart, small], ids=["quickstart", "small"])
-def test_bins_are_narrow_where_rewards_are_known_to_be_bounded(config):
+@pytest.mark.parametrize(
+    ("config", "narrow"),
+    [(quickstart, (61, -6.0, 6.0)), (small, (51, -5.0, 5.0))],
+    ids=["quickstart", "small"],
+)
+def test_bins_are_narrow_where_rewards_are_known_to_be_bounded(config, narrow):
     def bins(argument):
         model = from_dict(Config, config.get_config(argument).to_dict()).agent.world_model
         return model.num_bins, model.bin_low, model.bin_high
 
     for argument in (None, "", "walker-walk", "cheetah-run,tdmpc2", ",bmpc"):
-        assert bins(argument) == (51, -5.0, 5.0)
+        assert bins(argument) == narrow
     for argument in ("brax/ant", "probe/lqr", "brax/hopper,bmpc"):
         assert bins(argument) == (101, -10.0, 10.0)
 

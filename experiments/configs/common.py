@@ -1,5 +1,6 @@
 """Shared code of the configuration files: preset, size, task and changes as a ConfigDict."""
 
+import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -99,7 +100,9 @@ def of_task(task: str, action_repeat: int | None = None) -> dict[str, Any]:
     return changes
 
 
-def make_small(argument: str | None, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def make_small(
+    argument: str | None, changes: Mapping[str, Any], preset: str = "po_mpc"
+) -> ml_collections.ConfigDict:
     """Small agent with four environments for two CPU cores; ``changes`` override its fields.
 
     Chosen by measurement (docs/notebook.md, 2026-11-23): per decision the tiny world model learns
@@ -127,21 +130,24 @@ def make_small(argument: str | None, changes: Mapping[str, Any]) -> ml_collectio
     }
     # The paper's weakest strength; 0.3 and 1 learned more slowly (docs/notebook.md).
     tuned = {"po_mpc": {"agent.policy.kl_coef": 0.1}}
-    changes = shared | _narrow_bins(split(argument).task) | dict(changes)
-    return make(argument, changes, size="tiny", tuned=tuned)
+    changes = shared | dict(changes)
+    largest = changes["env.action_repeat"] / (1.0 - changes["agent.optimizer.discount"])
+    changes = _narrow_bins(split(argument).task, largest) | changes
+    return make(argument, changes, preset=preset, size="tiny", tuned=tuned)
 
 
-def _narrow_bins(task: str) -> dict[str, Any]:
-    """Bins from -5 to 5 in symlog space for dm_control's tasks, whose rewards are at most 1.
+def _narrow_bins(task: str, largest: float) -> dict[str, Any]:
+    """Bins for values up to ``largest`` in symlog space, for dm_control's tasks.
 
-    The outermost bins decode to ±147. With two frames per decision and a discount of 0.98 values
-    are at most 2 / (1 - 0.98) = 100. Rewards of other tasks have no known bound: these tasks keep
-    the default range.
+    Their rewards are at most 1 per frame. The outermost bins are whole numbers, and the first that
+    leave room: ±5 decode to ±147, ±6 to ±402. Rewards of other tasks have no known bound: these
+    tasks keep the default range.
     """
     if "/" in task:
         return {}
+    bound = float(math.ceil(math.log1p(largest)))
     return {
-        "agent.world_model.num_bins": 51,
-        "agent.world_model.bin_low": -5.0,
-        "agent.world_model.bin_high": 5.0,
+        "agent.world_model.num_bins": int(10 * bound) + 1,
+        "agent.world_model.bin_low": -bound,
+        "agent.world_model.bin_high": bound,
     }
