@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import reproduce, run, suites, sweep
-from experiments.configs import brax, debug, dm_control, quickstart, small
+from experiments.configs import brax, debug, dm_control, humanoid, quickstart, small
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects, envs, presets, validation
 from pomcp_jax.config import Config
@@ -84,7 +84,7 @@ def test_settings_of_training():
     assert names(config) == ["train.max_seed_resets", "agent.policy.train_in_pretraining"]
 
 
-@pytest.mark.parametrize("file", [brax, debug, dm_control, quickstart, small])
+@pytest.mark.parametrize("file", [brax, debug, dm_control, humanoid, quickstart, small])
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_no_preset_and_no_file_of_ours_is_warned_about(file, preset):
     config = config_lib.from_dict(Config, file.get_config(f",{preset}").to_dict())
