@@ -11,7 +11,7 @@ from scipy import stats
 from synthetic import make_run
 
 from experiments import aggregate, plot, reproduce
-from pomcp_jax.reporting import aggregates, comparison, runs, summary
+from pomcp_jax.reporting import aggregates, comparison, runs, scores, summary
 
 MATRIX = np.random.default_rng(0).uniform(0, 1.4, size=(5, 4))
 """Scores as rliable has them: [runs, tasks]."""
@@ -272,3 +272,16 @@ def test_rows_name_every_number_once(folder):
     found = summary.summarise(comparison.load(runs.find([folder])), "tdmpc2", 1000.0)
     keys = [(row.task, row.method, row.statistic) for row in found.rows]
     assert len(keys) == len(set(keys)) == 4 + 2 * 4 + 2
+
+
+def test_tasks_of_humanoid_bench_are_divided_by_their_success_bars():
+    def loaded(task, value):
+        return {task: {0: value, 1: value}}
+
+    of = loaded("humanoid/h1-stand", 400.0) | loaded("walker-walk", 700.0)
+    scales = {task: scores.scale(task) for task in of}
+    mean = next(r for r in summary._aggregate_rows("a", of, scales) if r.statistic == "mean")
+    assert mean.value == pytest.approx(0.6)  # 400 / 800 and 700 / 1000
+    assert scores.formula(["humanoid/h1-stand"]) == "return / success bar"
+    assert scores.formula(of) == "return / 1000 or success bar"
+    assert scores.formula(["walker-walk"]) == "return / 1000"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from experiments import reproduce, run, suites, sweep
-from experiments.configs import brax, debug, dm_control, quickstart, small
+from experiments.configs import brax, debug, dm_control, humanoid, quickstart, small
 from pomcp_jax import config as config_lib
-from pomcp_jax import effects, presets, validation
+from pomcp_jax import effects, envs, presets, validation
 from pomcp_jax.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +84,7 @@ def test_settings_of_training():
     assert names(config) == ["train.max_seed_resets", "agent.policy.train_in_pretraining"]
 
 
-@pytest.mark.parametrize("file", [brax, debug, dm_control, quickstart, small])
+@pytest.mark.parametrize("file", [brax, debug, dm_control, humanoid, quickstart, small])
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_no_preset_and_no_file_of_ours_is_warned_about(file, preset):
     config = config_lib.from_dict(Config, file.get_config(f",{preset}").to_dict())
@@ -95,6 +95,7 @@ def test_no_preset_and_no_file_of_ours_is_warned_about(file, preset):
 
 @pytest.mark.parametrize("suite", suites.SUITES)
 def test_no_suite_of_ours_is_warned_about(suite, monkeypatch):
+    monkeypatch.setattr(envs, "check_assets", lambda name, assets: None)
     monkeypatch.chdir(ROOT)
     for plan in reproduce.make_plans(suite, suites.SUITES[suite], Path("out"), Path("work")):
         assert effects.without_effect(plan.config) == []
