@@ -193,7 +193,7 @@ def init_ensemble(module: nn.Module, key: Key, num_heads: int, *sizes: int) -> P
 
 
 def apply_ensemble(
-    module: nn.Module, params: Params | JointHeads, *inputs: Array, dropout_key: Key | None = None
+    module: MLP, params: Params | JointHeads, *inputs: Array, dropout_key: Key | None = None
 ) -> Float[Array, "E *batch M"]:
     """All heads found in ``params`` on the same inputs; heads are the leading axis.
 

@@ -34,12 +34,12 @@ class ModelParams(NamedTuple):
 class Networks(NamedTuple):
     """The modules of a configuration: static, cheap to rebuild, without parameters."""
 
-    encoder: networks.Module
-    dynamics: networks.Module
-    reward: networks.Module
-    value: networks.Module
-    termination: networks.Module
-    policy: networks.Module
+    encoder: MLP
+    dynamics: MLP
+    reward: MLP
+    value: MLP
+    termination: MLP
+    policy: MLP
 
 
 def build(config: WorldModelConfig, action_size: int) -> Networks:
