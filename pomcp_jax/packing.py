@@ -42,8 +42,8 @@ class Layout(NamedTuple):
 class Packed:
     """A network's parameters, or anything of their structure."""
 
-    kernels: tuple[Float[Array, "*batch D M"], ...]
-    vector: Float[Array, "*batch V"]
+    kernels: tuple[Float[Array, "..."], ...]
+    vector: Float[Array, "..."]
     """All other leaves, one after the other."""
     layout: Layout
 
