@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from pomcp_jax.types import Params, PyTree
 
 _ENSEMBLES = ("value", "target_value")
-"""Fields of a state that hold an ensemble, whose heads are the axis before those of a leaf."""
+"""Fields of a state that hold an ensemble."""
 
 
 class Layout(NamedTuple):
@@ -29,8 +29,8 @@ class Layout(NamedTuple):
     """Of the network as flax has it, a ``jax.tree_util.PyTreeDef``."""
     sizes: tuple[int | None, ...]
     """For every leaf its share of the vector; None for kernels."""
-    joint: tuple[bool, ...]
-    """For every kernel whether it is ``[D, E, M]``, the heads of an ensemble side by side."""
+    turned: tuple[bool, ...]
+    """For every kernel whether it is stored as ``[M, D]``."""
 
 
 @functools.partial(
@@ -42,8 +42,8 @@ class Layout(NamedTuple):
 class Packed:
     """A network's parameters, or anything of their structure."""
 
-    kernels: tuple[Float[Array, "*batch D M"], ...]
-    vector: Float[Array, "*batch V"]
+    kernels: tuple[Float[Array, "..."], ...]
+    vector: Float[Array, "..."]
     """All other leaves, one after the other."""
     layout: Layout
 
@@ -93,7 +93,7 @@ def _is_packed(x: Any) -> bool:
 
 def _pack(network: Params, heads: bool) -> Packed:
     leaves, structure = jax.tree_util.tree_flatten_with_path(network)
-    kernels, small, sizes, joint = [], [], [], []
+    kernels, small, sizes, turned = [], [], [], []
     for path, x in leaves:
         names = jax.tree_util.keystr(path, simple=True, separator="/")
         is_kernel = "/kernel" in names
@@ -101,11 +101,11 @@ def _pack(network: Params, heads: bool) -> Packed:
         if not is_kernel:
             small.append(x)
             continue
-        # All heads have the same inputs: side by side, their first layer is one product, for which
-        # kernels one after the other would be transposed in every update.
-        joint.append(heads and names.startswith("layer_0/"))
-        kernels.append(jnp.moveaxis(x, -3, -2) if joint[-1] else x)
-    layout = Layout(structure, tuple(sizes), tuple(joint))
+        # All heads have the same inputs, so their first layer is one product, whose kernel is
+        # ``[E M, D]`` where each head's is turned. Others would be transposed in every update.
+        turned.append(heads and names.startswith("layer_0/"))
+        kernels.append(jnp.swapaxes(x, -1, -2) if turned[-1] else x)
+    layout = Layout(structure, tuple(sizes), tuple(turned))
     return Packed(tuple(kernels), jnp.concatenate(small, axis=-1), layout)
 
 
@@ -114,9 +114,9 @@ def _unpack(packed: Packed) -> Params:
     *ends, _ = itertools.accumulate(size for size in sizes if size is not None)
     # One operation for all parts: its gradient is one concatenation.
     parts = iter(jnp.split(packed.vector, ends, axis=-1))
-    apart = (
-        jnp.moveaxis(x, -2, -3) if joint else x
-        for x, joint in zip(packed.kernels, packed.layout.joint, strict=True)
+    kernels = (
+        jnp.swapaxes(x, -1, -2) if turned else x
+        for x, turned in zip(packed.kernels, packed.layout.turned, strict=True)
     )
-    leaves = [next(apart) if size is None else next(parts) for size in sizes]
+    leaves = [next(kernels) if size is None else next(parts) for size in sizes]
     return jax.tree.unflatten(packed.layout.structure, leaves)

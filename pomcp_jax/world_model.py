@@ -34,12 +34,12 @@ class ModelParams(NamedTuple):
 class Networks(NamedTuple):
     """The modules of a configuration: static, cheap to rebuild, without parameters."""
 
-    encoder: networks.MLP
-    dynamics: networks.MLP
-    reward: networks.MLP
-    value: networks.MLP
-    termination: networks.MLP
-    policy: networks.MLP
+    encoder: MLP
+    dynamics: MLP
+    reward: MLP
+    value: MLP
+    termination: MLP
+    policy: MLP
 
 
 def build(config: WorldModelConfig, action_size: int) -> Networks:

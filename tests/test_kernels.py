@@ -4,7 +4,9 @@ import importlib.util
 import json
 import os
 
+import jax
 import pytest
+import tiny
 
 from experiments.benchmarks import kernels
 from experiments.benchmarks.kernels import Count
@@ -64,6 +66,16 @@ def test_bytes_are_operands_and_results():
     assert found[0].megabytes == pytest.approx((4 * 128 + 2 * 64 + 4 * 32) / 1e6)
     assert kernels.count(found) == Count(32, 6, 1, pytest.approx(10_868 / 1e6))
     assert kernels.shape_bytes("(f32[2,3]{1,0}, pred[5]{0}, u64[])") == 24 + 5 + 8
+
+
+def test_a_training_step_of_two_seeds_can_be_traced():
+    """Nothing else runs it where no plugin for GPUs is installed."""
+    config = tiny.agent(world_model__arranged_for="gpu")
+    function, arguments, donated = kernels.step(config, 2, 1)
+    state, means = jax.eval_shape(function, *arguments)
+    assert jax.tree.structure(state) == jax.tree.structure(arguments[donated[0]])
+    assert state.replay.rows.obs.shape == (2, kernels.CAPACITY, 1, kernels.OBS)
+    assert means["loss/policy"].shape == (2,)
 
 
 # --------------------------------------------------------------------------------- table

@@ -1,6 +1,6 @@
-"""Kernels, matrix products, CUDA graphs and bytes of a plan or an update, counted without a GPU.
+"""Kernels, products, CUDA graphs and bytes of a plan, an update or both, counted without a GPU.
 
-    python -m experiments.benchmarks.kernels plan update [--size=5M] [--seeds=1] [--envs=1]
+    python -m experiments.benchmarks.kernels plan update step [--size=5M] [--seeds=1] [--envs=1]
         [--set world_model.arranged_for=gpu ...] [--list] [--json=FILE | --check[=FILE]]
 
 XLA compiles for an H100 ahead of time from a description of the device (``h100.txtpb``); what it
@@ -268,7 +268,45 @@ def update(config: Any, seeds: int, envs: int) -> tuple[Callable, tuple, tuple[i
     return function, (config, state, key, rows, ring.inserted), (1,)
 
 
-PROGRAMS = {"plan": plan, "update": update}
+def step(config: Any, seeds: int, envs: int) -> tuple[Callable, tuple, tuple[int, ...]]:
+    """A training step of every seed: decisions, environments, an update.
+
+    The environment is one line of arithmetic. Loops whose trips a run decides count once, and of
+    a condition both branches count.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from pomcp_jax import acting, train
+    from pomcp_jax import config as config_lib
+    from pomcp_jax.envs.protocol import Task, make_env
+
+    task = Task(
+        name="drift",
+        reset=lambda key: jax.random.normal(key, (OBS,)),
+        step=lambda x, action: 0.9 * x + jnp.pad(action, (0, OBS - ACTIONS)),
+        observe=lambda x: x,
+        reward=lambda x: -jnp.sum(jnp.square(x)),
+        terminated=lambda x: jnp.zeros((), bool),
+        observation_size=OBS,
+        action_size=ACTIONS,
+        episode_steps=1000,
+    )
+    env, spec = make_env(task), acting.build(config, OBS, ACTIONS)
+    sizes = {"env.num_envs": envs, "train.num_seeds": seeds, "train.capacity": CAPACITY}
+    whole = config_lib.replace(config_lib.Config(agent=config), sizes)
+    state = jax.eval_shape(lambda: train.init(whole, env, spec))
+    work = train.Work(*map(np.int32, (1, 1, 1)), *map(np.bool_, (0, 1, 0)))
+    work = work._replace(part=np.int32(0), parts=np.int32(1), phase=np.int32(0))
+
+    def function(state, config, work):
+        return train.chunk(state, config, work, env=env, spec=spec)
+
+    return function, (state, whole, work), (0,)
+
+
+PROGRAMS = {"plan": plan, "update": update, "step": step}
 
 
 # --------------------------------------------------------------------------------- table
