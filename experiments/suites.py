@@ -154,8 +154,7 @@ SUITES: dict[str, Suite] = {
         },
     ),
     "humanoid": Suite(
-        about="HumanoidBench with hands (61 actions), 5M models, 2M frames, for a GPU; needs its"
-        " model files",
+        about="HumanoidBench with hands, 5M models, 2M frames, for a GPU; needs its model files",
         config="experiments/configs/humanoid.py",
         tasks=tuple(
             f"humanoid/h1hand-{task}"

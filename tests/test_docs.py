@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import arguments, export, settings, sweep
+from experiments import arguments, export, parsers, settings, sweep
 from experiments.configs import quickstart
 from pomcp_jax import acting, agent, checkpoint
 from pomcp_jax import config as config_lib
@@ -87,8 +87,8 @@ def test_commands_parse(name, args):
         if values:
             assert sweep.parse_grid(values.grid)
         return
-    module = importlib.import_module(f"experiments.{name}")
-    parser = getattr(module, "parser", None) or module._parser
+    parser = getattr(parsers, name, None)
+    parser = parser or importlib.import_module(f"experiments.{name}").parser
     arguments.parse(parser(), args)  # exits if an argument is unknown or malformed
 
 

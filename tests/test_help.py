@@ -154,7 +154,7 @@ def test_choices_are_those_of_the_modules_that_use_them():
     assert parsers.ACTORS == controller.ACTORS
     assert parsers.AXES == tuple(columns.AXES) and parsers.BANDS == tuple(comparison.BANDS)
     text = " ".join(parsers.aggregate().format_help().split())
-    assert f"in aggregates (default {statistics.MAX_RETURN:g})" in text
+    assert f"in aggregates (default {statistics.MAX_RETURN:g};" in text
     assert (
         inspect.signature(controller.make_fns).parameters["select"].annotation
         == (Literal[parsers.SELECTIONS])

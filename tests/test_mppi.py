@@ -577,5 +577,7 @@ def test_planner_comes_without_the_rest():
         "print(sorted(heavy | {m for m in sys.modules if m.split('.')[0] == 'pomcp_jax'}))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    rooms = "attribute_docs config fields mppi nearest planner_checks planner_model types values"
+    rooms = (
+        "attribute_docs config errors fields mppi nearest planner_checks planner_model types values"
+    )
     assert out.stdout.strip() == str(["pomcp_jax", *(f"pomcp_jax.{x}" for x in rooms.split())])
