@@ -19,7 +19,10 @@ from pomcp_jax import config as config_lib
 from pomcp_jax.agent import AgentState
 from pomcp_jax.checkpoint import Restored
 
-FACTS = ("preset", "method", "suite", "commit", "versions", "started", "decisions_per_seed")
+FACTS = (
+    "preset", "method", "suite", "commit", "versions", "python", "device", "cpu_cores", "started",
+    "status", "seconds", "decisions_per_seed",
+)  # fmt: skip
 """Entries of run.json that are kept; the others describe the machine."""
 EVALUATIONS, RECORD, SETTINGS = "evaluations.csv", "run.json", "config.json"
 

@@ -167,14 +167,13 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
 
 def _seconds(one: Loaded) -> float:
     told = one.run.about.get("seconds")
-    if isinstance(told, int | float):
-        return float(told)
-    # A run that still trains has no record yet; its tables count the same clock.
+    known = [float(told)] if isinstance(told, int | float) else []
+    # The record of a run that still trains is behind its tables, which count the same clock.
     rows = [table.rows[-1][table.columns["seconds"]] for table in one.tables if table.rows]
     try:
-        return max((float(value) for value in rows), default=math.nan)
+        return max([*known, *(float(value) for value in rows)], default=math.nan)
     except ValueError:
-        return math.nan
+        return max(known, default=math.nan)
 
 
 def _count(value: object) -> int:
