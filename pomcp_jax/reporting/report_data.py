@@ -168,6 +168,8 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
 def _seconds(one: Loaded) -> float:
     told = one.run.about.get("seconds")
     known = [float(told)] if isinstance(told, int | float) else []
+    if known and one.run.about.get("status") == "done":
+        return known[0]
     # The record of a run that still trains is behind its tables, which count the same clock.
     rows = [table.rows[-1][table.columns["seconds"]] for table in one.tables if table.rows]
     try:
