@@ -424,9 +424,7 @@ def imagine(
     num = final.elites.shape[0]
     latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), conformed.root)
 
-    _, seen = jax.lax.scan(
-        lambda latent, action: step(latent, action), latent, jnp.moveaxis(final.elites, 1, 0)
-    )
+    _, seen = jax.lax.scan(step, latent, jnp.moveaxis(final.elites, 1, 0))
     rewards, discounts = _outcomes(conformed, params, seen)
     return out, Imagined(final.elites, rewards.T, discounts.T, final.weights, chosen)
 
