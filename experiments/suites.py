@@ -174,6 +174,23 @@ SUITES: dict[str, Suite] = {
         num_seeds=3,
         overrides={"train.checkpoint_keep": 1},
     ),
+    "h1": Suite(
+        about="HumanoidBench without hands, tiny models, 100k frames, for a CPU; needs its files",
+        config="experiments/configs/small.py",
+        tasks=("humanoid/h1-walk",),
+        methods={
+            # The paper's strength for many actions, as in highdim.
+            "po_mpc": Method("po_mpc", {"agent.policy.kl_coef": 1.0}),
+            "tdmpc2": Method("tdmpc2"),
+        },
+        num_seeds=5,
+        overrides={
+            "train.total_decisions": 100_000,
+            "train.capacity": 200_000,
+            "train.checkpoint_decisions": 5_000,
+            "train.checkpoint_keep": 1,
+        },
+    ),
     "gpu": Suite(
         about="5M models, action repeat 2, one update a decision, 1M frames, for a GPU",
         config="experiments/configs/dm_control.py",
