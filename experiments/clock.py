@@ -1,9 +1,12 @@
-"""Process start time and the first import of JAX, whose time counts; its errors are one line."""
+"""Process start time, and the first import of JAX, whose time counts; its errors are one line."""
 
 import sys
 import time
 
 STARTED = time.monotonic()
+
+TIME_IS_UP = 75
+"""Exit code of a program that ``--minutes`` stopped: EX_TEMPFAIL of sysexits.h, try again."""
 
 try:
     import jax  # noqa: F401

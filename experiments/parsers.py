@@ -163,6 +163,7 @@ def reproduce(doc: str | None = None) -> argparse.ArgumentParser:
     add("--methods", nargs="+", default=[], help="a selection of the suite's methods")
     add("--tasks", nargs="+", default=[], help="a selection of the suite's tasks")
     add("--jobs", type=int, default=1, help="cells in parallel, on separate cores")
+    add("--minutes", type=float, help="wall-clock time after which all cells stop and are kept")
     add("--wandb", help="log to this project of Weights & Biases too")
     add("--dry_run", action="store_true", help="print the commands and stop")
     return made

@@ -4,23 +4,25 @@ Each cell (one task, one method, all seeds as one program) is a run of :mod:`exp
 own process. The same command resumes an interrupted suite: finished cells are skipped, and an
 interrupted cell continues from its newest checkpoint. A cell that failed or had another
 configuration is moved to ``previous-N`` and starts over; nothing is deleted. Ctrl-C stops after the
-current chunks.
+current chunks. With --minutes the suite ends after that time: the cells still to train share what
+is left of it, and the results of those that do not reach their end are kept as well.
 
 Results are in runs/results/SUITE, checkpoints and logs in runs/reproduce/SUITE. The published
 results in experiments/results are only read, unless --out names them. A suite of your own is a JSON
 file:
 
 EXAMPLE
-Exit codes: 0 all done, 1 an unexpected exception, 2 bad input, 3 some cell failed, 129/130/143
-stopped by SIGHUP/SIGINT/SIGTERM.
+Exit codes: 0 all done, 1 an unexpected exception, 2 bad input, 3 some cell failed, 75 --minutes are
+over, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
 from experiments import usage  # isort: skip  # noqa: F401
-from experiments import clock  # isort: skip  # noqa: F401
+from experiments import clock  # isort: skip
 
 import argparse
 import fcntl
+import math
 import os
 import queue
 import shlex
@@ -76,10 +78,14 @@ class Event(NamedTuple):
     """Message of a worker to the main thread."""
 
     kind: str
-    """``started``, ``finished``, ``broke``, ``stopped``, ``busy`` (another process trains the cell)
-    or ``left`` (the worker has exited)."""
+    """``started``, ``finished``, ``broke``, ``stopped``, ``paused`` (its time is up), ``busy``
+    (another process trains the cell) or ``left`` (the worker has exited)."""
     plan: Plan | None = None
     text: str = ""
+
+
+ENDINGS = ("finished", "broke", "stopped", "paused", "busy")
+"""Kinds of events that end a cell."""
 
 
 def make_plans(
@@ -151,7 +157,9 @@ def core_sets(jobs: int, cores: Sequence[int]) -> list[set[int]]:
 class Runner:
     """Trains cells in parallel, each worker on its own cores."""
 
-    def __init__(self, plans: list[Plan], jobs: int):
+    def __init__(self, plans: list[Plan], jobs: int, deadline: float | None = None):
+        """``deadline``: by ``time.monotonic``, when the last cell is to stop; None for never."""
+        self._deadline = deadline
         self._todo: queue.SimpleQueue[Plan] = queue.SimpleQueue()
         for plan in plans:
             self._todo.put(plan)
@@ -192,7 +200,7 @@ class Runner:
         if cores:
             os.sched_setaffinity(0, cores)  # of this thread only; child processes inherit it
         try:
-            while not self.received:
+            while not self.received and not self.late():
                 try:
                     plan = self._todo.get_nowait()
                 except queue.Empty:
@@ -200,6 +208,19 @@ class Runner:
                 self.events.put(self._cell(plan))
         finally:
             self.events.put(Event("left"))
+
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _limit(self) -> list[str]:
+        """The flag that limits the next cell to its share of the time that is left."""
+        if self._deadline is None:
+            return []
+        # Those in the queue follow in as many rounds as the workers need for them.
+        rounds = 1 + math.ceil(self._todo.qsize() / len(self.workers))
+        left = max(1.0, self._deadline - time.monotonic())
+        return [f"--minutes={left / rounds / 60.0:.3f}"]
 
     def _cell(self, plan: Plan) -> Event:
         try:
@@ -226,7 +247,7 @@ class Runner:
             Event("started", plan, f"an earlier attempt moved to {moved}/" * bool(moved))
         )
         process = subprocess.Popen(
-            plan.command,
+            [*plan.command, *self._limit()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -243,10 +264,13 @@ class Runner:
         code = process.wait()
         with self._lock:
             del self._live[plan.name]
-        if code == 0 or code == 3:
-            # A diverged training is a result too; it does not count as finished.
+        if code in (0, 3, clock.TIME_IS_UP):
+            # A diverged training is a result too, and so is the part of one that its time allowed;
+            # they do not count as finished.
             if (plan.workdir / "run.json").is_file():
                 results.keep(plan.workdir, plan.folder, plan.facts)
+            if code == clock.TIME_IS_UP:
+                return Event("paused", plan, _attempt(plan, ended=True))
             return Event("finished" if code == 0 else "broke", plan, last_line(plan.log))
         if self.received:
             return Event("stopped", plan)
@@ -284,7 +308,7 @@ def last_line(path: Path) -> str:
 
 def follow(runner: Runner, total: int, progress: Progress) -> dict[str, list[Plan]]:
     """Report progress until all workers have exited; returns the cells by how they ended."""
-    ended: dict[str, list[Plan]] = {k: [] for k in ("finished", "broke", "stopped", "busy")}
+    ended: dict[str, list[Plan]] = {k: [] for k in ENDINGS}
     running: dict[str, tuple[Plan, float]] = {}
     begin, workers, announced = time.monotonic(), len(runner.workers), False
     while workers:
@@ -361,8 +385,8 @@ def _has_results(folder: Path, plan: Plan) -> str:
         return "other configuration"
 
 
-def _attempt(plan: Plan) -> str:
-    """State of a cell without results."""
+def _attempt(plan: Plan, *, ended: bool = False) -> str:
+    """State of a cell without results; ``ended``: nobody trains it, whoever has its lock."""
     try:
         about = workdirs.read_json(plan.workdir / "run.json")
         code, done = about["exit_code"], about.get("last_checkpoint") or 0
@@ -372,7 +396,7 @@ def _attempt(plan: Plan) -> str:
         return "unreadable, starts over"
     if code == 3:
         return "diverged, starts over"
-    if _locked(plan.log):
+    if not ended and _locked(plan.log):
         return f"training, {done:,} decisions saved"
     return f"stopped, {done:,} of {plan.config.train.total_decisions:,} decisions saved"
 
@@ -443,7 +467,8 @@ def _main(argv: list[str] | None) -> int:
             return 0
         plans = chosen(plans, args.cell)
         finished, todo = split(plans)
-        runner = Runner(todo, args.jobs)  # also checks --jobs; starts nothing
+        deadline = _deadline(args.minutes)
+        runner = Runner(todo, args.jobs, deadline)  # also checks --jobs; starts nothing
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -465,7 +490,23 @@ def _main(argv: list[str] | None) -> int:
     if runner.received:
         print("stopped; the same command resumes")
         return 128 + runner.received
+    if ended["paused"] or (missing and runner.late()):
+        print(f"stopped after {args.minutes:g} minutes; the same command resumes")
+        return 3 if ended["broke"] else clock.TIME_IS_UP
     return 3 if missing else 0
+
+
+def _deadline(minutes: float | None) -> float | None:
+    """End of ``--minutes`` by ``time.monotonic``; they count from the start of the process.
+
+    Raises:
+      ConfigError: it is no time.
+    """
+    if minutes is None:
+        return None
+    if not 0.0 < minutes < math.inf:
+        raise ConfigError(f"--minutes = {minutes:g}: must be above 0")
+    return clock.STARTED + 60.0 * minutes
 
 
 if __name__ == "__main__":

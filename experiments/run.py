@@ -5,7 +5,7 @@
 The same command line resumes a stopped run; see docs/reliability.md.
 
 Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 training diverged, 4 the disk is full
-or cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
+or cannot be written or read, 75 stopped by --minutes, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
@@ -107,7 +107,9 @@ def _main(argv: list[str]) -> int:
     hint = cheaper(trainer)
     if hint:
         print(hint)
-    return start.train(trainer, lambda outcome: report(outcome, options.config))
+    return start.train(
+        trainer, lambda outcome: report(outcome, options.config), minutes=options.minutes
+    )
 
 
 LONG = 43_200.0

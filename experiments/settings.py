@@ -24,6 +24,8 @@ class Settings(NamedTuple):
     print_only: bool
     resume: str = "auto"
     wandb: str = ""
+    minutes: float | None = None
+    """Wall-clock time until training stops; None without a limit."""
 
 
 class HelpWanted(Exception):
@@ -52,6 +54,8 @@ MEANT = {
     "out": "--workdir",
     "model_size": "--size",
     "dry_run": "--print_config",
+    "time_limit": "--minutes",
+    "max_minutes": "--minutes",
     "device": "the variable JAX_PLATFORMS",
 }
 """Common names in other programs, and their names here."""
@@ -113,6 +117,7 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
         print_only=values.print_config,
         resume=values.resume,
         wandb=_project(values.wandb),
+        minutes=_minutes(values.minutes),
     )
 
 
@@ -126,6 +131,7 @@ def _defined(values: flags.FlagValues | None) -> flags.FlagValues:
     flags.DEFINE_string("wandb", None, "project of Weights & Biases", flag_values=values)
     flags.DEFINE_string("cache_dir", None, "compilation cache", flag_values=values)
     flags.DEFINE_string("resume", "auto", ", ".join(RESUME), flag_values=values)
+    flags.DEFINE_float("minutes", None, "time until training stops", flag_values=values)
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
     return values
 
@@ -139,6 +145,17 @@ def _project(name: str | None) -> str:
     if name is not None and not name.strip():
         raise ConfigError("--wandb = '': must name a project, for example --wandb=pomcp")
     return name or ""
+
+
+def _minutes(given: float | None) -> float | None:
+    """Value of ``--minutes``.
+
+    Raises:
+      ConfigError: it is no time.
+    """
+    if given is not None and not 0.0 < given < float("inf"):
+        raise ConfigError(f"--minutes = {given:g}: must be above 0")
+    return given
 
 
 def _sized(config: Config, size: str | None) -> Config:

@@ -2,24 +2,34 @@
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 
-from experiments import signals
+from experiments import clock, signals
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import crash, process
-from pomcp_jax.running.background import Stop
+from pomcp_jax.running.background import Control, Stop
 from pomcp_jax.running.trainer import CRASHED, Outcome, Trainer
 
 
-def train(trainer: Trainer, report: Callable[[Outcome], None], about: str = "") -> int:
+def train(
+    trainer: Trainer,
+    report: Callable[[Outcome], None],
+    about: str = "",
+    minutes: float | None = None,
+) -> int:
     """Run ``trainer`` and print its outcome; returns the exit code.
 
     Args:
       trainer: not started yet.
       report: prints an outcome for the user.
       about: text for the first line, in addition to device and memory.
+      minutes: from the start of the process to a clean stop; None for no limit.
     """
     signals.install(trainer.control)
+    if minutes is not None:
+        limit(trainer.control, minutes)
     workdir = trainer.options.workdir
     device, replay = process.describe("")["device"], trainer.replay_bytes / 1e6
     print(f"{device}; {about}replay {replay:,.1f} MB; writing to {workdir}/", flush=True)
@@ -35,6 +45,19 @@ def train(trainer: Trainer, report: Callable[[Outcome], None], about: str = "") 
         print(f"error: {crash.report(error, workdir)}", file=sys.stderr)
         return CRASHED
     return end(outcome, report)
+
+
+def limit(control: Control, minutes: float) -> None:
+    """Request a stop of ``control``, ``minutes`` after the start of the process."""
+
+    def stop() -> None:
+        control.request(
+            clock.TIME_IS_UP, f"stopped after {minutes:g} minutes; the same command resumes"
+        )
+
+    timer = threading.Timer(max(0.0, clock.STARTED + 60.0 * minutes - time.monotonic()), stop)
+    timer.daemon = True  # a run that ends earlier does not wait for it
+    timer.start()
 
 
 def end(outcome: Outcome, report: Callable[[Outcome], None]) -> int:

@@ -6,7 +6,7 @@ diverges is dropped or reset; the others continue.
 The same command line resumes a stopped sweep; see docs/reliability.md.
 
 Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 every row diverged, 4 the disk is full
-or cannot be written or read, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
+or cannot be written or read, 75 stopped by --minutes, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
@@ -156,7 +156,7 @@ def _main(argv: list[str]) -> int:
             print(f"{name} = {swept[name]}  (swept)" if name in swept else f"{name} = {value}")
         return 0
     about = f"{len(trainer.cells)} cells x {options.config.train.num_seeds} seeds; "
-    return start.train(trainer, report, about)
+    return start.train(trainer, report, about, options.minutes)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ CONFIG = "pomcp_jax.config"
 RUN = """\
 usage: python -m experiments.run --config=FILE[:task,preset,size] [--config.any.field=value ...]
            [--size=SIZE] [--workdir=DIR] [--resume=MODE] [--tensorboard] [--wandb=PROJECT]
-           [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
+           [--minutes=M] [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
 
 recipes, each behind `python -m experiments.run`; C is experiments/configs:
   --config=C/quickstart.py                                 swing a pole up, in minutes
@@ -39,6 +39,7 @@ recipes, each behind `python -m experiments.run`; C is experiments/configs:
   --tensorboard  write TensorBoard events too, a folder for each seed (`pip install tensorboardX`)
   --wandb        log to this project of Weights & Biases too, a run for each seed (`pip install
                  wandb`; WANDB_MODE=offline without a network)
+  --minutes      stop, save and exit with code 75 after this time; the same command resumes
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --print_config print the resolved configuration and stop
   --help=TOPIC   a section of fields, or a field: type, range or choices, default, the value in
@@ -52,8 +53,8 @@ SWEEP = """\
 usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset,size]
            --grid="policy.kl_coef=0,0.1,1,9" [--grid="optimizer.learning_rate=3e-4,1e-3"]
            [--seeds=K] [--config.any.field=value ...] [--size=SIZE] [--workdir=DIR]
-           [--tensorboard] [--wandb=PROJECT] [--cache_dir=DIR|none] [--print_config]
-           [--help[=TOPIC]] [--resume=auto|never|reset_envs]
+           [--tensorboard] [--wandb=PROJECT] [--minutes=M] [--cache_dir=DIR|none]
+           [--print_config] [--help[=TOPIC]] [--resume=auto|never|reset_envs]
 
   --grid         a field of the agent and its values; several, or `;` in one, span a product
   --seeds        seeds of every cell (default config.train.num_seeds)
@@ -63,6 +64,7 @@ usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,pr
   --tensorboard  write TensorBoard events too, a folder for each seed (`pip install tensorboardX`)
   --wandb        log to this project of Weights & Biases too, a run for each seed of each cell
                  (`pip install wandb`; WANDB_MODE=offline without a network)
+  --minutes      stop, save and exit with code 75 after this time; the same command resumes
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --resume       what to do with an earlier sweep in the workdir: auto (default) resumes it bit for
                  bit; never moves it to previous-N and starts over; reset_envs resumes with fresh

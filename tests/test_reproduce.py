@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
-from experiments import parsers, reproduce, suites
+from experiments import clock, parsers, reproduce, suites
 from pomcp_jax import config as config_lib
 from pomcp_jax import envs
 from pomcp_jax.config import ConfigError
@@ -98,6 +99,7 @@ def test_methods_of_a_suite_differ_by_their_fields(tmp_path):
         (["--suite=debug", "--methods", "pompc"], "did you mean po_mpc?"),
         (["--suite=debug", "--tasks", "probe/lqq"], "did you mean probe/lqr?"),
         (["--suite=debug", "--jobs=0"], "--jobs = 0"),
+        (["--suite=debug", "--minutes=0"], "--minutes = 0: must be above 0"),
         (["--suite=debug", "--jobs=999"], "--jobs = 999"),
         (["--suite=debug", "--config.train.num_seed=1"], "config.train.num_seeds"),
         (["--suite=debug", "--config.agent.mppi.num_elites=99"], "agent.mppi.num_elites = 99"),
@@ -268,6 +270,30 @@ def test_a_finished_cell_is_kept_without_checkpoints_and_skipped(tmp_path):
     assert reproduce.split(plans) == (plans, [])
     (cell,) = [c for c in results.read(tmp_path / "out") if c.folder == folder]
     assert cell.finished and cell.task == "probe/lqr" and cell.method == "tdmpc2"
+
+
+def test_cells_share_the_time_and_keep_what_they_reached(tmp_path):
+    plans = [pretend(plan, code=clock.TIME_IS_UP) for plan in plans_of(tmp_path)]
+    runner = reproduce.Runner(plans, 1, time.monotonic() + 600.0)
+    shares = []
+    real = runner._limit
+    runner._limit = lambda: shares.append(real()) or []  # the pretended training has no flags
+    runner.start()
+    ended = reproduce.follow(runner, len(plans), Progress())
+    assert ended["paused"] == plans and not runner.late()
+    minutes = [float(flag.removeprefix("--minutes=")) for (flag,) in shares]
+    # A pretended cell takes no time: of ten minutes a quarter, a third of the rest, and so on.
+    np.testing.assert_allclose(minutes, [10 / 4, 10 / 3, 10 / 2, 10], rtol=0.1)
+    assert all((plan.folder / "metrics.csv").is_file() for plan in plans)
+    assert reproduce.split(plans) == ([], plans)  # the same command resumes
+
+
+def test_no_cell_starts_after_the_deadline(tmp_path):
+    plans = [pretend(plan) for plan in plans_of(tmp_path)]
+    runner = reproduce.Runner(plans, 1, time.monotonic() - 1.0)
+    runner.start()
+    ended = reproduce.follow(runner, len(plans), Progress())
+    assert not any(ended.values()) and runner.late() and not plans[0].folder.exists()
 
 
 def test_broken_cells_are_repeated_and_the_others_continue(tmp_path):

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from test_cli import ENVIRONMENT, ROOT
 
-from experiments import early, signals, streams
+from experiments import clock, early, signals, start, streams
 from experiments.benchmarks import abuse, abuse_files, abuse_inputs
 from pomcp_jax.running import crash
 from pomcp_jax.running.background import Control, Saver, Stop
@@ -94,6 +95,20 @@ def test_a_signal_asks_for_an_end(number, handlers, monkeypatch):
     control._since -= 1
     os.kill(os.getpid(), number)
     assert ended == ([] if number == signal.SIGHUP else [128 + number])
+
+
+def test_time_that_is_up_asks_for_an_end(monkeypatch):
+    monkeypatch.setattr(clock, "STARTED", time.monotonic() - 58.0)
+    control = Control(Progress())
+    start.limit(control, 60.0)
+    assert not control.requested
+    start.limit(control, 0.97)  # 0.2 s from now: the process has used the others
+    deadline = time.monotonic() + 30.0
+    while not control.requested and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(Stop, match="stopped after 0.97 minutes; the same command resumes") as stop:
+        control.check()
+    assert stop.value.code == 75
 
 
 def test_nohup_is_respected(handlers):
