@@ -139,6 +139,23 @@ def keep_faster(new: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     return new
 
 
+def write(path: pathlib.Path, results: list[dict[str, Any]]) -> None:
+    """Write a row for each task and batch, as other benchmarks do."""
+    found = [
+        {
+            "task": result["task"],
+            "backend": result["backend"],
+            "batch": batch,
+            "step, ms": step[0],
+            "compile, s": result["compile_s"][batch][0],
+        }
+        for result in results
+        for batch, step in result["step_ms"].items()
+    ]
+    about = process.describe(process.command("experiments.benchmarks.envs", sys.argv))
+    files.write_json(path, {"rows": found, **about})
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown table of wall-clock / CPU times; a dash for what was not measured."""
     batches = sorted({int(b) for result in results for b in result["step_ms"]})
@@ -156,6 +173,10 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _file(out: pathlib.Path, name: str, backend: str) -> pathlib.Path:
+    return out / f"{name.replace('/', '_')}.{backend}.json"
+
+
 def main() -> None:
     xla.save_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -164,6 +185,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 16, 64, 512])
     parser.add_argument("--table", action="store_true", help="print earlier results and stop")
     parser.add_argument("--out", type=pathlib.Path, default=OUT)
+    parser.add_argument("--json", type=pathlib.Path, help="file of the wall-clock times, as rows")
     args = parser.parse_args()
     names = args.tasks or list(ONE_EACH)
     if args.table:
@@ -174,17 +196,23 @@ def main() -> None:
     if len(names) > 1:  # a process each: peak memory is that of a process, and never falls
         options = ["--backend", args.backend, "--out", str(args.out)]
         options += ["--batches", *map(str, args.batches)]
+        measured: list[dict[str, Any]] = []
         for name in names:
             command = [sys.executable, "-m", "experiments.benchmarks.envs", name, *options]
             subprocess.run(command, check=True)
+            measured.append(json.loads(_file(args.out, name, args.backend).read_text()))
+            if args.json:
+                write(args.json, measured)
         return
     for name in names:
         envs.check_name(name)
-        path = args.out / f"{name.replace('/', '_')}.{args.backend}.json"
+        path = _file(args.out, name, args.backend)
         result = keep_faster(measure(name, args.backend, args.batches), path)
         args.out.mkdir(parents=True, exist_ok=True)
         files.write_json(path, result)
         print(table([result]), flush=True)
+        if args.json:
+            write(args.json, [result])
 
 
 if __name__ == "__main__":

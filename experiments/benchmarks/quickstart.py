@@ -11,7 +11,11 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from experiments.benchmarks import rows
+from pomcp_jax.running import process
 
 CONFIG = "experiments/configs/quickstart.py"
 
@@ -44,22 +48,8 @@ def summary(workdir: Path, level: float) -> dict[str, float | None]:
     }
 
 
-def show(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart-benchmark"))
-    parser.add_argument("--level", type=float, default=700.0)
-    parser.add_argument("--table", action="store_true", help="print earlier results and stop")
-    args = parser.parse_args()
-    print(
-        f"| seed | seconds to {args.level:g} | training return | planner, 10 episodes | bare policy"
-        " | whole run, s | peak memory, GB |"
-    )
-    print("|---|---|---|---|---|---|---|", flush=True)
+def measured(args: argparse.Namespace) -> Iterator[rows.Row]:
+    """A row for each seed, trained now or before."""
     for seed in args.seeds:
         workdir = args.out / f"seed{seed}"
         if not args.table:
@@ -70,10 +60,32 @@ def main() -> int:
                 subprocess.run(
                     [*command, f"--cache_dir={cache}"], check=True, stdout=subprocess.DEVNULL
                 )
-        s = summary(workdir, args.level)
-        cells = (show(s["time"]), show(s["training"]), show(s["planner"]), show(s["policy"]),
-                 show(s["seconds"]), show(s["memory"], 2))  # fmt: skip
-        print(f"| {seed} | " + " | ".join(cells) + " |", flush=True)
+        found = summary(workdir, args.level)
+        yield {
+            "seed": seed,
+            f"seconds to {args.level:g}": _or_dash(found["time"]),
+            "training return": _or_dash(found["training"]),
+            "planner, 10 episodes": _or_dash(found["planner"]),
+            "bare policy": _or_dash(found["policy"]),
+            "whole run, s": _or_dash(found["seconds"]),
+            "peak memory, GB": found["memory"],
+        }
+
+
+def _or_dash(value: float | None) -> str | int:
+    return "-" if value is None else round(value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart-benchmark"))
+    parser.add_argument("--level", type=float, default=700.0)
+    parser.add_argument("--table", action="store_true", help="print earlier results and stop")
+    parser.add_argument("--json", type=Path, help="file of the rows")
+    args = parser.parse_args()
+    command = process.command("experiments.benchmarks.quickstart", sys.argv)
+    rows.show(measured(args), args.json, command)
     return 0
 
 

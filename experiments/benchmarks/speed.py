@@ -1,10 +1,12 @@
-"""Speed of planning and learning as markdown tables; both parts of a ratio share a process.
+"""Speed of planning and learning; both parts of a ratio share a process.
 
     taskset -c 0,1 python -m experiments.benchmarks.speed efficiency [--size=5M --size=small]
     taskset -c 0,1 python -m experiments.benchmarks.speed seeds [--seeds 1 4]
     taskset -c 0,1 python -m experiments.benchmarks.speed capacity
     taskset -c 0 python -m experiments.benchmarks.speed methods --suite=replanning
     taskset -c 0,1 python -m experiments.benchmarks.speed startup
+
+Each prints a markdown table, and with ``--json=FILE`` writes its rows, complete after each row.
 
 Efficiency is the arithmetic that the method needs (:func:`plan_flops`, :func:`update_flops`),
 divided by the time and by the float32 rate of a 1024^3 matrix product in the same process.
@@ -18,18 +20,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments import reproduce, suites
+from experiments.benchmarks import rows
+from experiments.benchmarks.rows import Row
 from experiments.benchmarks.timing import exclusive
 from pomcp_jax import acting, agent, envs, presets, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
-from pomcp_jax.running import cost
+from pomcp_jax.running import cost, process
 from pomcp_jax.train import Program, Work
 
 OBS, ACTIONS = 24, 6
@@ -123,9 +127,8 @@ def update_call(config: AgentConfig, times: int) -> Callable[[], Any]:
     return repeated(improve, times, state)
 
 
-def efficiency(sizes: list[str]) -> None:
-    print("| size | what | GFLOP | ms | GFLOP/s | matmul GFLOP/s | efficiency |")
-    print("|---|---|---|---|---|---|---|")
+def efficiency(sizes: list[str]) -> Iterator[Row]:
+    """Plans and updates of each size: their arithmetic, time, and share of the machine's rate."""
     for size in sizes:
         config = agent_config(size)
         times = 4 if size not in ("tiny", "small") else 40
@@ -134,17 +137,21 @@ def efficiency(sizes: list[str]) -> None:
             "plan, batch 8": (8 * plan_flops(config), plan_call(config, 8, times)),
             "update": (update_flops(config), update_call(config, times)),
         }
-        milliseconds = {}
         for what, (flops, call) in calls.items():
             # Before and after: the speed of a shared machine drifts.
             rate = matmul_rate()
-            ms = milliseconds[what] = median_ms(call, 7) / times
+            ms = median_ms(call, 7) / times
             rate = 0.5 * (rate + matmul_rate())
             done = flops / (1e-3 * ms)
-            cells = (f"{flops / 1e9:.2f}", f"{ms:.2f}", f"{done / 1e9:.0f}", f"{rate / 1e9:.0f}")
-            print(f"| {size} | {what} | " + " | ".join(cells) + f" | {done / rate:.2f} |")
-        ratio = milliseconds["plan, batch 8"] / milliseconds["plan"]
-        print(f"\n{size}: a batch of 8 plans costs {ratio:.2f} single ones\n", flush=True)
+            yield {
+                "size": size,
+                "what": what,
+                "GFLOP": flops / 1e9,
+                "ms": ms,
+                "GFLOP/s": done / 1e9,
+                "matmul GFLOP/s": rate / 1e9,
+                "efficiency": done / rate,
+            }
 
 
 def run_program(config: Config) -> tuple[Program, Callable[[Work], float]]:
@@ -173,8 +180,10 @@ def small_run(size: str, **changes: Any) -> Config:
     return config_lib.replace(Config(agent=agent_config(size)), base | changes)
 
 
-def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps: int = 25) -> None:
-    """Print times of decisions and updates of variants.
+def compare(
+    size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps: int = 25
+) -> Iterator[Row]:
+    """Times of steps of all environments, and of updates, of variants of a small run.
 
     Variants alternate, so that slow phases of the machine hit all of them.
     """
@@ -190,19 +199,21 @@ def compare(size: str, variants: dict[str, dict[str, Any]], runs: int = 7, steps
             for name, chunk in chunks.items():
                 for what, work in works.items():
                     times.setdefault((name, what), []).append(chunk(work) / steps)
+    median = {of: statistics.median(milliseconds) for of, milliseconds in times.items()}
     first = next(iter(variants))
-    print("| variant | step of 4 environments, ms | ratio | update, ms | ratio |")
-    print("|---|---|---|---|---|")
     for name in variants:
-        cells = []
-        for what in works:
-            ms = statistics.median(times[name, what])
-            cells += [f"{ms:.2f}", f"{ms / statistics.median(times[first, what]):.2f}"]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        step, update = median[name, "decision"], median[name, "update"]
+        yield {
+            "variant": name,
+            "step of 4 environments, ms": step,
+            "step's ratio": step / median[first, "decision"],
+            "update, ms": update,
+            "update's ratio": update / median[first, "update"],
+        }
 
 
-def methods(name: str, runs: int = 5, decisions: int = 240) -> None:
-    """Print times of training steps of a suite's methods on its first task, run alternately.
+def methods(name: str, runs: int = 5, decisions: int = 240) -> Iterator[Row]:
+    """Times of training steps of a suite's methods on its first task, run alternately.
 
     With half an update per decision, ``decisions`` contain 120 updates, a multiple of every
     re-planning interval in the suite.
@@ -224,9 +235,8 @@ def methods(name: str, runs: int = 5, decisions: int = 240) -> None:
                 times[method].append(programs[method][1](work) / done)
     median = {method: statistics.median(milliseconds) for method, milliseconds in times.items()}
     first = next(iter(median.values()))
-    print("| method | a decision of every seed, ms | ratio |\n|---|---|---|")
     for method, ms in median.items():
-        print(f"| {method} | {ms:.2f} | {ms / first:.2f} |", flush=True)
+        yield {"method": method, "a decision of every seed, ms": ms, "ratio": ms / first}
 
 
 FIRST = """
@@ -244,15 +254,14 @@ print(time.perf_counter() - start)
 """
 
 
-def startup() -> None:
-    """Print seconds from process start to the first action and to the first update, size 5M."""
-    print("| cache | first action, s | first update, s |")
-    print("|---|---|---|")
+def startup() -> Iterator[Row]:
+    """Seconds from process start to the first action and to the first update, size 5M."""
     with tempfile.TemporaryDirectory() as cache:
         for kind in ("cold", "warm"):
             command = [sys.executable, "-c", FIRST, cache]
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-            print(f"| {kind} | " + " | ".join(f"{float(x):.1f}" for x in out) + " |", flush=True)
+            action, update = map(float, out)
+            yield {"cache": kind, "first action, s": action, "first update, s": update}
 
 
 def main() -> int:
@@ -261,18 +270,20 @@ def main() -> int:
     parser.add_argument("--size", action="append", help="of the world model; may be repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--suite", default="replanning")
+    parser.add_argument("--json", type=pathlib.Path, help="file of the rows")
     args = parser.parse_args()
     size = (args.size or ["small"])[0]
     parts = {
         "efficiency": functools.partial(efficiency, args.size or ["5M", "small"]),
         "seeds": lambda: compare(size, {f"{n} seeds": {"train__num_seeds": n} for n in args.seeds}),
         "capacity": lambda: compare(
-            size, {f"{rows:,} rows": {"train__capacity": rows} for rows in (10_000, 1_000_000)}
+            size, {f"{n:,} rows": {"train__capacity": n} for n in (10_000, 1_000_000)}
         ),
         "methods": functools.partial(methods, args.suite),
         "startup": startup,
     }
-    parts[args.what]()
+    command = process.command("experiments.benchmarks.speed", sys.argv)
+    rows.show(parts[args.what](), args.json, command)
     return 0
 
 
