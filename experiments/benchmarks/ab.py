@@ -78,7 +78,7 @@ def measure(side: Side, minutes: float, place: pathlib.Path) -> float:
 
 
 def compare(a: Side, b: Side, minutes: float, rounds: int, first: float) -> Iterator[rows.Row]:
-    """A row for each round, and one with the medians, whose ratio is that of the rounds.
+    """A row for each round, then the median, lowest and highest of each column.
 
     Args:
       a: the one that ratios are relative to.
@@ -95,15 +95,15 @@ def compare(a: Side, b: Side, minutes: float, rounds: int, first: float) -> Iter
         for i in range(rounds):
             for side in (a, b) if i % 2 == 0 else (b, a):
                 speeds[side.name].append(measure(side, minutes, place))
-            yield _row(str(i + 1), speeds["a"][-1], speeds["b"][-1])
+            a_speed, b_speed = speeds["a"][-1], speeds["b"][-1]
+            yield _row(str(i + 1), a_speed, b_speed, b_speed / a_speed)
     ratios = [y / x for x, y in zip(speeds["a"], speeds["b"], strict=True)]
-    last = _row("median", *(statistics.median(speeds[side]) for side in "ab"))
-    yield last | {"B / A": statistics.median(ratios)}
-    yield last | {"round": "range", "A, decisions/s": min(speeds["a"]), "B / A": min(ratios)}
+    for name, of in (("median", statistics.median), ("lowest", min), ("highest", max)):
+        yield _row(name, of(speeds["a"]), of(speeds["b"]), of(ratios))
 
 
-def _row(name: str, a: float, b: float) -> rows.Row:
-    return {"round": name, "A, decisions/s": a, "B, decisions/s": b, "B / A": b / a}
+def _row(name: str, a: float, b: float, ratio: float) -> rows.Row:
+    return {"round": name, "A, decisions/s": a, "B, decisions/s": b, "B / A": ratio}
 
 
 def _side(name: str, text: str, tree: pathlib.Path) -> Side:
