@@ -5,6 +5,7 @@ between chunks: tables, evaluations, checkpoints, requests to stop. The seed axi
 cells (:mod:`pomcp_jax.cells`): one in a run, one for each setting in a sweep.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -142,6 +143,7 @@ class Run:
         self.progress.say("compiling (about a minute the first time, cached afterwards)")
         if self.state is None:
             seeds = jnp.array(cells_lib.seeds(self.cells), jnp.int32)
+            self.compile_ahead(seeds)
             busy = "compiling: initial state"
             self.state = self.work(program.init, self.config, seeds, busy=busy)
         done = int(self.state.iteration), int(self.state.updates)
@@ -216,6 +218,16 @@ class Run:
                 values = {name: value[i].item() for name, value in self.books.evaluated.items()}
                 self.loggers.result((cell.name, seed), values | decisions)
 
+    def compile_ahead(self, seeds: Any) -> None:
+        """Begin to compile the training step, which needs only the shapes of the initial state."""
+        program = self.functions.program
+        chunks = itertools.chain(program.seeding, program.pretraining, program.training)
+        first = next(chunks, None)
+        # Arrays on several devices have placements, which shapes do not tell.
+        if program.mesh is None and first is not None:
+            state = jax.eval_shape(program.init, self.config, seeds)
+            self.ahead.start(program.chunk, args=(state, self.config, first))
+
     def chunk(self, phase: str, work: Work) -> None:
         """Train one chunk; its metrics and its duration are pending afterwards."""
         begin, start = time.monotonic(), self.done
@@ -223,7 +235,13 @@ class Run:
         # The chunk donates the state, so its buffers are gone once it starts. If it is abandoned,
         # or anything before the last line fails, there is no consistent state to save.
         state, self.state = self.state, None
-        state, means = self.work(self.functions.program.chunk, state, self.config, work, busy=busy)
+        step = self.functions.program.chunk
+
+        def train(*args: Any) -> Any:
+            self.ahead.wait(step)
+            return step(*args)
+
+        state, means = self.work(train, state, self.config, work, busy=busy)
         if not self.compiled:
             evaluations = self.functions.evaluate_planner, self.functions.evaluate_policy
             self.ahead.start(*evaluations, args=(state, self.config))
