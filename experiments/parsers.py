@@ -162,7 +162,8 @@ def reproduce(doc: str | None = None) -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--methods", nargs="+", default=[], help="a selection of the suite's methods")
     add("--tasks", nargs="+", default=[], help="a selection of the suite's tasks")
-    add("--jobs", type=int, default=1, help="cells in parallel, on separate cores")
+    add("--jobs", type=int, help="cells in parallel, on separate cores (default 1, or one per GPU)")
+    add("--gpus", help="GPUs that cells take in turn, for example 0,1,3 (default: all)")
     add("--minutes", type=float, help="wall-clock time after which all cells stop and are kept")
     add("--wandb", help="log to this project of Weights & Biases too")
     add("--dry_run", action="store_true", help="print the commands and stop")

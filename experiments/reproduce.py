@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from experiments import arguments, parsers, settings, streams, suites
+from experiments import gpus as gpus_lib
 from experiments.suites import Suite
 from pomcp_jax import config as config_lib
 from pomcp_jax import validation
@@ -155,10 +156,26 @@ def core_sets(jobs: int, cores: Sequence[int]) -> list[set[int]]:
 
 
 class Runner:
-    """Trains cells in parallel, each worker on its own cores."""
+    """Trains cells in parallel, each worker on its own cores and its own GPU."""
 
-    def __init__(self, plans: list[Plan], jobs: int, deadline: float | None = None):
-        """``deadline``: by ``time.monotonic``, when the last cell is to stop; None for never."""
+    def __init__(
+        self,
+        plans: list[Plan],
+        jobs: int,
+        deadline: float | None = None,
+        gpus: Sequence[str] = (),
+    ):
+        """Check ``jobs`` and prepare workers; starts nothing.
+
+        Args:
+          plans: cells to train.
+          jobs: number of workers.
+          deadline: by ``time.monotonic``, when the last cell is to stop; None for never.
+          gpus: names of GPUs, which workers take in turn.
+
+        Raises:
+          ConfigError: as :func:`core_sets`.
+        """
         self._deadline = deadline
         self._todo: queue.SimpleQueue[Plan] = queue.SimpleQueue()
         for plan in plans:
@@ -169,18 +186,17 @@ class Runner:
         else:
             core_sets(jobs, range(os.cpu_count() or 1))  # checks --jobs; macOS cannot pin
             sets = [set()] * jobs
-        self._environment = dict(os.environ)
-        if jobs > 1:
-            # JAX reserves three quarters of a GPU by default: a second process would fail.
-            share = f"{0.9 / jobs:.2f}"
-            self._environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
+        environments = gpus_lib.environments(jobs, gpus, os.environ)
         self._live: dict[str, subprocess.Popen] = {}
         # Reentrant: another signal may interrupt the handler while it holds the lock.
         self._lock = threading.RLock()
         self.received = 0
         """Number of the latest signal, 0 before the first."""
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.workers = [threading.Thread(target=self._work, args=(s,), daemon=True) for s in sets]
+        self.workers = [
+            threading.Thread(target=self._work, args=own, daemon=True)
+            for own in zip(sets, environments, strict=True)
+        ]
 
     def start(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -196,7 +212,7 @@ class Runner:
             for process in self._live.values():
                 process.send_signal(number)
 
-    def _work(self, cores: set[int]) -> None:
+    def _work(self, cores: set[int], environment: dict[str, str]) -> None:
         if cores:
             os.sched_setaffinity(0, cores)  # of this thread only; child processes inherit it
         try:
@@ -205,7 +221,7 @@ class Runner:
                     plan = self._todo.get_nowait()
                 except queue.Empty:
                     break
-                self.events.put(self._cell(plan))
+                self.events.put(self._cell(plan, environment))
         finally:
             self.events.put(Event("left"))
 
@@ -222,7 +238,7 @@ class Runner:
         left = max(1.0, self._deadline - time.monotonic())
         return [f"--minutes={left / rounds / 60.0:.3f}"]
 
-    def _cell(self, plan: Plan) -> Event:
+    def _cell(self, plan: Plan, environment: dict[str, str]) -> Event:
         try:
             plan.log.parent.mkdir(parents=True, exist_ok=True)
             with plan.log.open("a") as log:
@@ -234,11 +250,11 @@ class Runner:
                     return Event("busy", plan, f"another process trains it, see {plan.log}")
                 except OSError:  # a file system without locks
                     pass
-                return self._locked(plan, log)
+                return self._locked(plan, log, environment)
         except OSError as error:
             return Event("broke", plan, str(error))
 
-    def _locked(self, plan: Plan, log: TextIO) -> Event:
+    def _locked(self, plan: Plan, log: TextIO, environment: dict[str, str]) -> Event:
         log.truncate(0)  # only now: before the lock it may be the log of a run in progress
         moved = None
         if plan.workdir.is_dir() and not can_resume(plan):
@@ -251,7 +267,7 @@ class Runner:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={"WANDB_RUN_GROUP": f"{plan.task}/{plan.method}"} | self._environment,
+            env={"WANDB_RUN_GROUP": f"{plan.task}/{plan.method}"} | environment,
             pass_fds=(log.fileno(),),
             # A terminal sends Ctrl-C to its whole process group; together with `_handle` a run
             # would receive it twice and end at once.
@@ -468,7 +484,9 @@ def _main(argv: list[str] | None) -> int:
         plans = chosen(plans, args.cell)
         finished, todo = split(plans)
         deadline = _deadline(args.minutes)
-        runner = Runner(todo, args.jobs, deadline)  # also checks --jobs; starts nothing
+        gpus = gpus_lib.chosen(args.gpus)
+        jobs = (len(gpus) if args.gpus else 1) if args.jobs is None else args.jobs
+        runner = Runner(todo, jobs, deadline, gpus)  # also checks --jobs; starts nothing
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -479,7 +497,7 @@ def _main(argv: list[str] | None) -> int:
         return 0
     progress.say(
         f"{args.suite}: {len(plans)} cells, {len(finished)} finished, {len(todo)} to train,"
-        f" {args.jobs} at once; results in {out}/"
+        f" {jobs} at once{_on(jobs, gpus)}; results in {out}/"
     )
     runner.start()
     ended = follow(runner, len(todo), progress)
@@ -494,6 +512,17 @@ def _main(argv: list[str] | None) -> int:
         print(f"stopped after {args.minutes:g} minutes; the same command resumes")
         return 3 if ended["broke"] else clock.TIME_IS_UP
     return 3 if missing else 0
+
+
+def _on(jobs: int, gpus: Sequence[str]) -> str:
+    """Text on where workers train."""
+    if not gpus:
+        return ""
+    return (
+        f" on GPU{'s' * (len(gpus) > 1)} {', '.join(gpus)}"
+        if len(gpus) <= 16
+        else f" on {len(gpus)} GPUs"
+    )
 
 
 def _deadline(minutes: float | None) -> float | None:
