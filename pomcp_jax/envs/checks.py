@@ -1,10 +1,12 @@
-"""Checks of a task's shapes and dtypes, made before anything is compiled.
+"""Checks of a task's arguments, shapes and dtypes, made before anything is compiled.
 
 Every error is one line with the task's name, the field, what it returned and what is required.
 Exceptions raised by the task's own functions propagate unchanged.
 """
 
+import inspect
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +58,37 @@ def _size(task: Any, field: str) -> int:
     return size
 
 
+def reward_of_transition(task: Any) -> Callable[[PyTree, Any, PyTree], Any]:
+    """``task.reward`` as a function ``(state, action, next_state)``, whichever form it has.
+
+    The number of positional parameters without a default decides: one is the state that is reached,
+    three are the transition.
+
+    Raises:
+      ValueError: one line; it has another number of them.
+    """
+    reward, count = task.reward, _required(task.reward)
+    if count == 3:
+        return reward
+    if count not in (None, 1):
+        text = f"takes {count} arguments; must be reward(state) or reward(state, action,"
+        raise _error(task, "reward", f"{text} next_state)")
+    return lambda state, action, following: reward(following)
+
+
+def _required(function: Any) -> int | None:
+    """Number of positional parameters without a default; None if unknown, or if there are any."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # functions written in C may have no signature
+        return None
+    kinds = inspect.Parameter
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if any(p.kind == kinds.VAR_POSITIONAL for p in parameters):
+        return None
+    return sum(p.default is kinds.empty for p in plain)
+
+
 def check_task(task: Any) -> Facts:
     """Trace every function of a task once or twice, for shapes and dtypes only.
 
@@ -67,9 +100,11 @@ def check_task(task: Any) -> Facts:
     if not jax.tree.leaves(fresh):
         raise _error(task, "reset", "returns no arrays; must return the state of a fresh episode")
     state = _carried(task, fresh)
-    _check_numbers(task, "observe", state, (task.observation_size,))
-    _check_numbers(task, "reward", state, ())
-    _check_numbers(task, "terminated", state, ())
+    action = jax.ShapeDtypeStruct((task.action_size,), jnp.float32)
+    reward = reward_of_transition(task)
+    _check_numbers(task, "observe", task.observe, (state,), (task.observation_size,))
+    _check_numbers(task, "reward", reward, (state, action, state), ())
+    _check_numbers(task, "terminated", task.terminated, (state,), ())
     return Facts(jax.tree.map(lambda x: x.dtype, state), _terminates(task, state))
 
 
@@ -174,24 +209,25 @@ def _promoted(task: Any, path: tuple, x: Any, y: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, wider)
 
 
-def _check_numbers(task: Any, field: str, state: PyTree, shape: tuple[int, ...]) -> None:
+def _check_numbers(
+    task: Any, field: str, function: Callable, args: tuple, shape: tuple[int, ...]
+) -> None:
     """Check that ``field`` returns one array of real numbers of this shape."""
-    function = getattr(task, field)
     name, wanted = {
         "observe": ("observe", f"float32[{task.observation_size}] of observation_size"),
         "reward": ("reward:", "float32[]"),
         "terminated": ("terminated:", "bool[] (or a number, true unless 0)"),
     }[field]
 
-    def run(state: PyTree) -> Any:
-        out = function(state)
+    def run(*args: PyTree) -> Any:
+        out = function(*args)
         if not _is_array(out):
             kind = type(out).__name__
             article = "an" if kind[0] in "aeiou" else "a"
             raise _error(task, name, f"returns {article} {kind}; must be {wanted}")
         return out
 
-    out = jax.eval_shape(run, state)
+    out = jax.eval_shape(run, *args)
     if out.shape != shape:
         if shape and len(out.shape) == 1:
             text = f"returns {_shown(out)}, observation_size is {task.observation_size}"
