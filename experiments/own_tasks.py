@@ -1,4 +1,4 @@
-"""Tasks of a user's own in command lines: what their facts change, and ``--task`` for moved code."""
+"""Tasks of a user's own in command lines: what they change in a configuration, and ``--task``."""
 
 from experiments import config_files
 from experiments.configs import common

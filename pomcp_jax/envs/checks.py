@@ -59,7 +59,7 @@ def _size(task: Any, field: str) -> int:
 
 
 def reward_of_transition(task: Any) -> Callable[[PyTree, Any, PyTree], Any]:
-    """``task.reward`` as a function ``(state, action, next_state)``, whichever form it has.
+    """The reward of a task as a function ``(state, action, next_state)``, whichever form it has.
 
     The number of positional parameters without a default decides: one is the state that is reached,
     three are the transition.
@@ -67,7 +67,7 @@ def reward_of_transition(task: Any) -> Callable[[PyTree, Any, PyTree], Any]:
     Raises:
       ValueError: one line; it has another number of them.
     """
-    reward, count = task.reward, _required(task.reward)
+    reward, count = task.reward, required_arguments(task.reward)
     if count == 3:
         return reward
     if count not in (None, 1):
@@ -76,17 +76,16 @@ def reward_of_transition(task: Any) -> Callable[[PyTree, Any, PyTree], Any]:
     return lambda state, action, following: reward(following)
 
 
-def _required(function: Any) -> int | None:
-    """Number of positional parameters without a default; None if unknown, or if there are any."""
+def required_arguments(function: Any) -> int | None:
+    """Number of positional parameters without a default; None if unknown, or for ``*args``."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # functions written in C may have no signature
         return None
-    kinds = inspect.Parameter
-    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if any(p.kind == kinds.VAR_POSITIONAL for p in parameters):
+    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
         return None
-    return sum(p.default is kinds.empty for p in plain)
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return sum(p.default is p.empty for p in plain)
 
 
 def check_task(task: Any) -> Facts:

@@ -294,8 +294,8 @@ def _check_sizes(config: Config, manifest: Manifest, program: Program, place: Pa
     sizes = program.spec.obs_size, program.spec.action_size
     if sizes != tuple(manifest.sizes[:2]):
         raise CheckpointError(
-            f"{place}: has {manifest.sizes[0]} observations and {manifest.sizes[1]} actions, env.task"
-            f" = {config.env.task!r} has {sizes[0]} and {sizes[1]}; must be the same"
+            f"{place}: has {manifest.sizes[0]} observations and {manifest.sizes[1]} actions,"
+            f" env.task = {config.env.task!r} has {sizes[0]} and {sizes[1]}; must be the same"
             " (--resume=never starts over)"
         )
 
