@@ -8,9 +8,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import aggregate, evaluate, export, plot, render, report, reproduce
+from experiments import (
+    aggregate,
+    evaluate,
+    export,
+    plot,
+    render,
+    report,
+    reproduce,
+    settings,
+    sweep,
+)
 from experiments import run as run_module
-from experiments import settings, sweep
 from pomcp_jax import checkpoint, envs, validation
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config, ConfigError

@@ -135,7 +135,8 @@ def test_a_reward_sees_every_control_step(repeat):
     """Compared with a plain loop over control steps, across ends of episodes."""
 
     def reward(s, a, following):
-        return a[0] * s["x"][0] + 10 * following["x"][1] + following["n"] - s["n"] ** 2
+        count = (following["n"] - s["n"] ** 2).astype(jnp.float32)
+        return a[0] * s["x"][0] + 10 * following["x"][1] + count
 
     one = task(reward=reward)
     env = make_env(one, repeat)

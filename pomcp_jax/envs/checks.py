@@ -111,7 +111,7 @@ def _error(task: Any, field: str, text: str) -> ValueError:
     return ValueError(f"task {task.name!r}: {field} {text}")
 
 
-def _shown(x: Any) -> str:
+def shown(x: Any) -> str:
     """``float32[3]``."""
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
@@ -173,7 +173,7 @@ def _check_structure(task: Any, following: PyTree, fresh: PyTree) -> None:
     pairs = zip(jax.tree_util.tree_leaves_with_path(following), jax.tree.leaves(fresh), strict=True)
     for (path, x), y in pairs:
         if x.shape != y.shape:
-            text = f"returns {_shown(x)} for {_leaf(path)}, reset returns {_shown(y)}"
+            text = f"returns {shown(x)} for {_leaf(path)}, reset returns {shown(y)}"
             raise _error(task, "step", f"{text}; must be the same shape")
 
 
@@ -203,7 +203,7 @@ def promote(x: Any, y: Any) -> Any:
 def _promoted(task: Any, path: tuple, x: Any, y: Any) -> jax.ShapeDtypeStruct:
     wider = promote(x.dtype, y.dtype)
     if wider is None:
-        text = f"returns {_shown(y)} for {_leaf(path)}, which was {_shown(x)}"
+        text = f"returns {shown(y)} for {_leaf(path)}, which was {shown(x)}"
         raise _error(task, "step", f"{text}; no dtype holds both")
     return jax.ShapeDtypeStruct(x.shape, wider)
 
@@ -229,11 +229,11 @@ def _check_numbers(
     out = jax.eval_shape(run, *args)
     if out.shape != shape:
         if shape and len(out.shape) == 1:
-            text = f"returns {_shown(out)}, observation_size is {task.observation_size}"
+            text = f"returns {shown(out)}, observation_size is {task.observation_size}"
             raise _error(task, name, text)
-        raise _error(task, name, f"returns {_shown(out)}; must be {wanted}")
+        raise _error(task, name, f"returns {shown(out)}; must be {wanted}")
     if not any(jnp.issubdtype(out.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise _error(task, name, f"returns {_shown(out)}; must be {wanted}")
+        raise _error(task, name, f"returns {shown(out)}; must be {wanted}")
 
 
 def _terminates(task: Any, state: PyTree) -> bool:

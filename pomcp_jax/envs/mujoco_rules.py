@@ -204,8 +204,10 @@ def assemble(
     functions = _functions(model, rules, spans, mover)
     key = jax.eval_shape(lambda: jax.random.key(0))
     seen = jax.eval_shape(lambda key: functions["observe"](functions["reset"](key)), key)
-    if not isinstance(seen, jax.ShapeDtypeStruct) or len(seen.shape) != 1:
-        raise ValueError(f"task {name!r}: observe returns {seen!r:.100}; must be a vector")
+    is_array = isinstance(seen, jax.ShapeDtypeStruct)
+    if not is_array or len(seen.shape) != 1:
+        shown = checks.shown(seen) if is_array else type(seen).__name__
+        raise ValueError(f"task {name!r}: observe returns {shown}; must be a vector")
     return Task(
         name=name,
         observation_size=seen.shape[0],

@@ -86,6 +86,10 @@ def make(
     name = _name(model) if name is None else name
     if model.nu == 0:
         raise ValueError(f"task {name!r}: the model has no actuators; must have one")
+    count = checks.required_arguments(reward)
+    if count not in (1, 3, None):
+        text = "must be reward(body) or reward(body, action, next_body)"
+        raise ValueError(f"task {name!r}: reward takes {count} arguments; {text}")
     steps = mujoco_rules.substeps(model, control_timestep)
     first = _start(model) if reset is None else _as_start(reset)
     rules = Rules(first, observe or _observe, reward, terminated)
@@ -210,7 +214,7 @@ def _on_mjx(name: str, model: Any, sensors: tuple[str, ...], steps: int) -> Move
             device = mjx.put_model(edited, impl="jax")
             blank = mjx.make_data(edited, impl="jax")
     except NotImplementedError as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).rstrip(".")
         raise NotImplementedError(
             f"task {name!r}: backend 'mjx': {text}; backend='host' has it"
         ) from None
