@@ -8,11 +8,11 @@ unbatched :class:`Task` below it. A task of your own is named by where it is,
 There are five families of names: dm_control's (``cartpole-swingup``), HumanoidBench's
 (``humanoid/h1hand-walk``, on the model files of a user's checkout), raw brax environments
 (``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed) and probes
-with known values (``probe/constant``). Physics engines are imported only when a task is built.
+with known values (``probe/constant``). MuJoCo, brax and Playground are imported only when a task
+of theirs is built.
 """
 
 import importlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,9 @@ import numpy as np
 from pomcp_jax import nearest
 from pomcp_jax.envs import registry
 from pomcp_jax.envs.importing import load_mujoco, load_suite
+from pomcp_jax.envs.mujoco_rules import Body
+from pomcp_jax.envs.own_model import mujoco_task
+from pomcp_jax.envs.physics import Start
 from pomcp_jax.envs.protocol import (
     Env,
     EnvState,
@@ -34,9 +37,11 @@ from pomcp_jax.errors import ConfigError
 
 __all__ = [
     "About",
+    "Body",
     "Env",
     "EnvState",
     "Scene",
+    "Start",
     "Task",
     "about",
     "action_bounds",
@@ -296,16 +301,6 @@ def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any
             )
         return env
     return make_env(make_task(name, backend, **options), action_repeat)
-
-
-def mujoco_task(source: Any, *, reward: Callable[..., Any], **settings: Any) -> Task:
-    """Task on a MuJoCo model of one's own; arguments of :func:`pomcp_jax.envs.own_model.make`.
-
-    >>> task = mujoco_task("arm.xml", reward=lambda body: -body.sensors["gap"][0], sensors=("gap",))
-    """
-    # Imported here: engines take time to import, which listing names need not.
-    module = importlib.import_module("pomcp_jax.envs.own_model")
-    return module.make(source, reward=reward, **settings)
 
 
 def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,7 @@ _KNOWN_SENSORS = (
 """Sensors that MJX computes as MuJoCo does; those that it lacks would silently be zero."""
 
 
-def make(
+def mujoco_task(
     source: Any,
     *,
     reward: Callable[..., Any],
@@ -57,17 +57,16 @@ def make(
 ) -> Task:
     """Task on a MuJoCo model.
 
-    Its functions are pure and see a :class:`~pomcp_jax.envs.mujoco_rules.Body`: ``qpos``, ``qvel``,
-    ``act``, the last ``action``, and ``sensors["NAME"]`` for every sensor of the model. Actions in
-    ``[-1, 1]`` are scaled to each actuator's range; an actuator without a range receives the action
-    itself.
+    Its functions are pure and see a :class:`Body`: ``qpos``, ``qvel``, ``act``, the last
+    ``action``, and ``sensors["NAME"]`` for every sensor of the model. Actions in ``[-1, 1]`` are scaled to each
+    actuator's range; an actuator without a range receives the action itself.
 
     Args:
       source: XML text, a file (with its includes and assets), an ``MjSpec`` or an ``MjModel``.
       reward: ``(body)``, the reward of arriving in a state; or ``(body, action, next_body)``.
       observe: by default positions and velocities.
-      reset: ``(key)`` returns initial positions, or a :class:`~pomcp_jax.envs.physics.Start`; by
-        default the keyframe ``home``, else the first, else ``qpos0``, with noise of ±0.01.
+      reset: ``(key)`` returns initial positions, or a :class:`Start`; by default the keyframe
+        ``home``, else the first, else ``qpos0``, with noise of ±0.01.
       terminated: whether the episode ends here; by default only by its time limit.
       control_timestep: seconds of a control step, a multiple of the model's timestep; by default
         one physics step.
