@@ -4,9 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from experiments import (
     aggregate,
@@ -160,6 +162,16 @@ def test_mistakes_are_one_line_before_anything_is_written(name, tmp_path, capsys
 
         assert text.err.startswith("error: ") and text.err.count("\n") == 1
         assert MISTAKES[name] in text.err and not workdir.exists()
+
+
+@hypothesis.given(st.from_regex(r"[a-z./\\ \n]{0,9}:.{0,9}") | st.text(max_size=12))
+def test_any_text_is_a_known_name_or_an_error_of_one_line(name):
+    try:
+        envs.check_name(name)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert name in envs.available()
 
 
 @pytest.mark.parametrize("name", [3, "", "a:b", "brax/ant", "a,b"])

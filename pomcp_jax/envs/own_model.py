@@ -58,8 +58,8 @@ def mujoco_task(
     """Task on a MuJoCo model.
 
     Its functions are pure and see a :class:`Body`: ``qpos``, ``qvel``, ``act``, the last
-    ``action``, and ``sensors["NAME"]`` for every sensor of the model. Actions in ``[-1, 1]`` are scaled to each
-    actuator's range; an actuator without a range receives the action itself.
+    ``action``, and ``sensors["NAME"]`` for every sensor of the model. Actions in ``[-1, 1]`` are
+    scaled to each actuator's range; an actuator without a range receives the action itself.
 
     Args:
       source: XML text, a file (with its includes and assets), an ``MjSpec`` or an ``MjModel``.

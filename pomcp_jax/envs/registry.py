@@ -116,8 +116,9 @@ def find(name: str, field: str = ENV_TASK) -> Any:
 
 def _imported(name: str, what: str) -> Any:
     """The module called ``name``."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = _here()
+    if here and here not in sys.path:
+        sys.path.insert(0, here)
     importlib.invalidate_caches()  # the file may be younger than the folder's listing
     try:
         return importlib.import_module(name)
@@ -125,17 +126,25 @@ def _imported(name: str, what: str) -> Any:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigError(
                 f"{what}: there is no module {error.name}{_alike(error.name)} (modules of"
-                f" {os.getcwd()} and installed ones are found)"
+                f" {here or 'the current folder'} and installed ones are found)"
             ) from None
         raise ConfigError(f"{what}: {name} cannot be imported: {said(error)}") from error
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ConfigError(f"{what}: {name} cannot be imported: {said(error)}") from error
 
 
+def _here() -> str:
+    """The current folder; empty if it has been deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 def _alike(name: str) -> str:
     """Suggestion for a module that does not exist, from the folder in which it should be."""
     package, dot, _ = name.rpartition(".")
-    path = getattr(sys.modules.get(package), "__path__", ()) if package else [os.getcwd()]
+    path = getattr(sys.modules.get(package), "__path__", ()) if package else [_here()]
     found = [f"{package}{dot}{module.name}" for module in pkgutil.iter_modules(path)]
     return nearest.hint(name, found)
 
