@@ -126,7 +126,7 @@ def test_starts_and_ends():
     )
     state = task.reset(jax.random.key(0))
     assert task.reward(state) == 3.5 and task.terminated(state) and make_env(task).terminates
-    plain = mujoco_task(XML, reset=lambda key: jnp.ones(2), reward=lambda b: 0.0, backend="host")
+    plain = mujoco_task(XML, reset=lambda k: jnp.ones(2, int), reward=lambda b: 0, backend="host")
     assert plain.reset(jax.random.key(0)).motion.qpos.tolist() == [1.0, 1.0]
 
 
@@ -144,6 +144,10 @@ MISTAKES = {
     },
     "task 'arm': observe returns float32[]; must be a vector": {"observe": lambda b: b.qpos[0]},
     "task 'arm': observe returns tuple; must be a vector": {"observe": lambda b: (b.qpos, b.qvel)},
+    "task 'arm': reset returns qpos float32[3]; the model has 2": {"reset": lambda k: jnp.ones(3)},
+    "task 'arm': reset returns qvel int32[]; the model has 2": {
+        "reset": lambda key: Start(jnp.zeros(2), 0)
+    },
     "task 'arm': the model has no actuators": {
         "source": XML.split("<actuator>")[0] + "</mujoco>", "observe": lambda body: body.qpos
     },

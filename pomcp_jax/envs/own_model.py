@@ -90,7 +90,7 @@ def mujoco_task(
         text = "must be reward(body) or reward(body, action, next_body)"
         raise ValueError(f"task {name!r}: reward takes {count} arguments; {text}")
     steps = mujoco_rules.substeps(model, control_timestep)
-    first = _start(model) if reset is None else _as_start(reset)
+    first = _start(model) if reset is None else _as_start(name, model, reset)
     rules = Rules(first, observe or _observe, reward, terminated)
     spans = mujoco_rules.find_sensors(name, model, _used_sensors(name, model, rules))
     if backend == "host":
@@ -110,10 +110,30 @@ def _observe(body: Body) -> Float[Array, " O"]:
     return jnp.concatenate([body.qpos, body.qvel])
 
 
-def _as_start(reset: Callable[[Key], Any]) -> Callable[[Key], Start]:
+def _as_start(name: str, model: Any, reset: Callable[[Key], Any]) -> Callable[[Key], Start]:
+    """``reset`` with its result as a :class:`Start` of real numbers.
+
+    Raises (when it is called):
+      ValueError: one line; the result has another size than the model.
+    """
+    sizes = {"qpos": model.nq, "qvel": model.nv, "act": model.na}
+
     def start(key: Key) -> Start:
         out = reset(key)
-        return out if isinstance(out, Start) else Start(jnp.asarray(out))
+        first = out if isinstance(out, Start) else Start(out)
+        for field, size in sizes.items():
+            value = getattr(first, field)
+            if value is None:
+                continue
+            value = jnp.asarray(value)
+            if value.shape != (size,):
+                raise ValueError(
+                    f"task {name!r}: reset returns {field} {checks.shown(value)}; the model has"
+                    f" {size}"
+                )
+            real = value.dtype if jnp.issubdtype(value.dtype, jnp.floating) else jnp.float32
+            first = first._replace(**{field: value.astype(real)})
+        return first
 
     return start
 
@@ -181,8 +201,9 @@ def _used_sensors(name: str, model: Any, rules: Rules) -> tuple[str, ...]:
         real = start.qpos.dtype
         sizes = {model.sensor(i).name: int(model.sensor_dim[i]) for i in range(model.nsensor)}
         values = {each: jnp.zeros((size,), real) for each, size in sizes.items() if each}
-        zeros = [jnp.zeros((size,), real) for size in (model.nv, model.na, model.nu)]
-        body = Body(start.qpos, *zeros, _Noted(values, read, name), start.episode)
+        qvel, act, action = (jnp.zeros((n,), real) for n in (model.nv, model.na, model.nu))
+        noted = _Noted(values, read, name)
+        body = Body(start.qpos, qvel, act, action, noted, start.episode)
         rules.observe(body)
         if rules.terminated is not None:
             rules.terminated(body)
