@@ -295,9 +295,8 @@ def find(run: Path | str) -> tuple[Path, str]:
     if not inner.is_dir() and not checkpoint.entries(folder):
         nested = sorted(place.parent for place in folder.glob("*/checkpoints") if place.is_dir())
         if nested:
-            raise CheckpointError(
-                f"{folder}: holds no checkpoint; did you mean {', '.join(map(str, nested)):.300}?"
-            )
+            shown = ", ".join(map(str, nested[:5])) + (", ..." if nested[5:] else "")
+            raise CheckpointError(f"{folder}: holds no checkpoint; did you mean {shown}?")
     if not inner.is_dir() and (folder.parent / "sweep.json").is_file():
         return folder.parent / "checkpoints", folder.name
     return (inner if inner.is_dir() else folder), ""

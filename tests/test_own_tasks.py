@@ -139,6 +139,7 @@ MISTAKES = {
     "own_crft:make_task": "there is no module own_crft; did you mean own_craft? (modules of /",
     "own_package.craft:make_task": "no module own_package.craft; did you mean own_package.crafts?",
     "own_craft:mak_task": "own_craft has no 'mak_task'; did you mean make_task?",
+    "own_craft:number.x": "own_craft.number has no 'x'",
     "own_craft:Group.tsk": "own_craft.Group has no 'tsk'; did you mean task?",
     "own_typo:make_task": "own_typo cannot be imported: SyntaxError",
     "own_needs:make_task": "cannot be imported: ModuleNotFoundError: No module named 'no_such_mod",
@@ -174,13 +175,15 @@ def test_any_text_is_a_known_name_or_an_error_of_one_line(name):
         assert name in envs.available()
 
 
-@pytest.mark.parametrize("name", [3, "", "a:b", "brax/ant", "a,b"])
+@pytest.mark.parametrize("name", [3, "", "a:b", "own/ant", "a,b"])
 def test_names_that_cannot_be_registered(name):
     with pytest.raises(ValueError, match="register: name = .*: must be letters") as error:
         envs.register(name, lambda: None)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="register: 'lander' is int; must be a Task"):
         envs.register("lander", 3)
+    with pytest.raises(ValueError, match="name = 'walker-walk': is a task of the package"):
+        envs.register("walker-walk", lambda: None)
 
 
 def test_registered_names_are_known_everywhere():

@@ -13,6 +13,7 @@ of theirs is built.
 """
 
 import importlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,6 @@ from pomcp_jax.envs.protocol import (
     full_precision,
     make_env,
 )
-from pomcp_jax.envs.registry import register
 from pomcp_jax.errors import ConfigError
 
 __all__ = [
@@ -191,6 +191,25 @@ def is_own(name: str) -> bool:
     if slash and family in ("gym", *_FAMILIES):
         return False
     return registry.is_place(name) or name in registry.registered()
+
+
+def register(name: str, make: Task | Env | Callable[..., Task | Env]) -> None:
+    """Give a task of one's own a name that configurations and :func:`make` know.
+
+    The name lasts as long as the process; a later call with the same name replaces the task. Files
+    of runs remember names only, so a command that loads such a run has to import the module that
+    registers it, or be given ``--task=MODULE:ATTRIBUTE``.
+
+    Args:
+      name: letters, digits, ``_``, ``-`` and ``.``; none of the package's names.
+      make: the task, its environments, or a function that returns one of them.
+
+    Raises:
+      ValueError: one line; the name is malformed or taken, or what is registered is none of these.
+    """
+    if name in available():
+        raise ValueError(f"register: name = {name!r}: is a task of the package; must be another")
+    registry.register(name, make)
 
 
 def check_name(name: str) -> None:

@@ -44,19 +44,7 @@ class Traits(NamedTuple):
 
 
 def register(name: str, make: Task | Env | Callable[..., Task | Env]) -> None:
-    """Give a task a name that configurations and :func:`pomcp_jax.envs.make` know.
-
-    The name lasts as long as the process; a later call with the same name replaces the task. Files
-    of runs remember names only, so a command that loads such a run has to import the module that
-    registers it, or be given ``--task=MODULE:ATTRIBUTE``.
-
-    Args:
-      name: without colons, slashes and commas.
-      make: the task, its environments, or a function that returns one of them.
-
-    Raises:
-      ValueError: the name is malformed, or what is registered is none of these.
-    """
+    """Add a name; see :func:`pomcp_jax.envs.register`."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(
             f"register: name = {name!r:.100}: must be letters, digits, '_', '-' and '.'"
@@ -94,8 +82,8 @@ def find(name: str, field: str = ENV_TASK) -> Any:
     if name in _registered:
         return _registered[name]
     what = f"{field} = {name!r}"
-    part = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-    if not re.fullmatch(f"{part}:{part}", name) or name.partition(":")[0].endswith(".py"):
+    dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    if not re.fullmatch(f"{dotted}:{dotted}", name) or name.partition(":")[0].endswith(".py"):
         raise ConfigError(f"{what}: must be {FORM}: dots instead of slashes, without .py")
     module_name, _, attribute = name.partition(":")
     if module_name.partition(".")[0] in sys.stdlib_module_names:
@@ -107,7 +95,7 @@ def find(name: str, field: str = ENV_TASK) -> Any:
         try:
             value = getattr(value, part)
         except AttributeError:
-            names = [known for known in vars(value) if not known.startswith("_")]
+            names = [known for known in dir(value) if not known.startswith("_")]
             hint = nearest.hint(part, names)
             raise ConfigError(f"{what}: {reached} has no {part!r}{hint}") from None
         reached = f"{reached}.{part}"
