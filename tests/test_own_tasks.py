@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import jax
@@ -26,7 +27,9 @@ from pomcp_jax import checkpoint, envs, validation
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs import registry
+from pomcp_jax.running import cost
 from pomcp_jax.running.background import Control
+from pomcp_jax.running.cost import Machine
 from pomcp_jax.running.progress import Progress
 from pomcp_jax.running.trainer import Trainer
 
@@ -361,6 +364,17 @@ def test_sweeps_and_suites(code, capsys):
     line = capsys.readouterr().out.splitlines()[-1]
     assert "debug.py:own_craft:make_task,tdmpc2" in line
     assert "--workdir=runs/reproduce/suite/own_craft_make_task/tdmpc2" in line
+
+
+def test_a_long_run_gets_a_cheaper_proposal_of_the_same_task(monkeypatch):
+    monkeypatch.setattr(cost, "measure", lambda: Machine(180e9, 2))
+    monkeypatch.chdir(ROOT)  # where its files are
+    config = parsed(f"{FILES}/dm_control.py:examples.own_task:make_task").config
+    assert config.agent.world_model.termination
+    env = envs.make(config.env.task, config.env.action_repeat)
+    program = SimpleNamespace(env=env)
+    trainer = SimpleNamespace(config=config, functions=SimpleNamespace(program=program))
+    assert "small.py:examples.own_task:make_task has a model for" in run_module.cheaper(trainer)
 
 
 def test_a_task_needs_no_command_line(tmp_path):
