@@ -115,6 +115,22 @@ def test_defaults():
     assert task.reward(state) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("reward", "count"),
+    [
+        (lambda body: 0.0, 0),
+        (lambda body: body.sensors["tip"][2], 3),
+        (lambda body: body.sensors.get("tip", 0)[2] + 0 * body.sensors["angle"][0], 4),
+        (lambda body: sum(x[0] for x in jax.tree.leaves(body.sensors)), 15),
+    ],
+)
+def test_only_sensors_that_are_read_are_computed(reward, count):
+    task = mujoco_task(XML, reward=reward, backend="host")
+    state = jax.eval_shape(task.reset, jax.random.key(0))
+    assert state.sensed.shape == (count,)
+    assert jax.eval_shape(task.reward, state).shape == ()
+
+
 def test_starts_and_ends():
     task = mujoco_task(
         XML,

@@ -112,7 +112,7 @@ def _error(task: Any, field: str, text: str) -> ValueError:
 
 
 def shown(x: Any) -> str:
-    """``float32[3]``."""
+    """Type and shape of an array: ``float32[3]``."""
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
@@ -120,7 +120,8 @@ def _leaf(path: tuple) -> str:
     return f"the state's leaf {jax.tree_util.keystr(path)}" if path else "the state"
 
 
-def _is_array(x: Any) -> bool:
+def is_array(x: Any) -> bool:
+    """Whether JAX takes a value for an array."""
     try:
         jax.typeof(x)
     except TypeError:
@@ -134,7 +135,7 @@ def _state(task: Any, field: str, function: Any, *args: Any) -> PyTree:
     def run(*args: Any) -> PyTree:
         out = function(*args)
         for path, x in jax.tree_util.tree_leaves_with_path(out):
-            if not _is_array(x):
+            if not is_array(x):
                 raise _error(
                     task, field, f"returns {type(x).__name__} for {_leaf(path)}; must be an array"
                 )
@@ -220,7 +221,7 @@ def _check_numbers(
 
     def run(*args: PyTree) -> Any:
         out = function(*args)
-        if not _is_array(out):
+        if not is_array(out):
             kind = type(out).__name__
             article = "an" if kind[0] in "aeiou" else "a"
             raise _error(task, name, f"returns {article} {kind}; must be {wanted}")

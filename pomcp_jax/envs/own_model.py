@@ -13,7 +13,7 @@ under the controls of the last action (zero at the start of an episode).
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -161,59 +161,44 @@ def _start(model: Any) -> Callable[[Key], Start]:
     return reset
 
 
-class _Noted(dict):
-    """Sensors of a body that note which of them are read."""
-
-    def __init__(self, values: Mapping[str, Array], read: dict[str, None], name: str):
-        super().__init__(values)
-        self.read, self.name = read, name
-
-    def __getitem__(self, sensor: str) -> Array:
-        self.read[sensor] = None
-        if sensor not in self:
-            known = ", ".join(super().keys()) or "none"
-            raise ValueError(f"task {self.name!r}: sensors has {sensor!r}; the model's are {known}")
-        return super().__getitem__(sensor)
-
-    def _all(self) -> dict[str, Array]:
-        self.read.update(dict.fromkeys(super().keys()))
-        return dict(super().items())
-
-    def values(self) -> Any:
-        """All of them are read."""
-        return self._all().values()
-
-    def items(self) -> Any:
-        """All of them are read."""
-        return self._all().items()
-
-
-def _used_sensors(name: str, model: Any, rules: Rules) -> tuple[str, ...]:
-    """Names of the sensors that the functions of a task read, found by tracing them.
+def _used_sensors(name: str, model: Any, rules: Rules) -> list[str]:
+    """Names of the sensors that the functions of a task depend on, found by tracing them.
 
     Raises:
       ValueError: one of them is none of the model's.
     """
-    read: dict[str, None] = {}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    real = jax.eval_shape(rules.reset, key).qpos.dtype
+    sizes = {model.sensor(i).name: int(model.sensor_dim[i]) for i in range(model.nsensor)}
+    sizes.pop("", None)
 
-    def look(key: Key) -> None:
+    def look(key: Key, sensors: dict[str, Array]) -> list[Array]:
         start = rules.reset(key)
-        real = start.qpos.dtype
-        sizes = {model.sensor(i).name: int(model.sensor_dim[i]) for i in range(model.nsensor)}
-        values = {each: jnp.zeros((size,), real) for each, size in sizes.items() if each}
         qvel, act, action = (jnp.zeros((n,), real) for n in (model.nv, model.na, model.nu))
-        noted = _Noted(values, read, name)
-        body = Body(start.qpos, qvel, act, action, noted, start.episode)
-        rules.observe(body)
-        if rules.terminated is not None:
-            rules.terminated(body)
-        if checks.required_arguments(rules.reward) == 3:
-            rules.reward(body, body.action, body)
-        else:
-            rules.reward(body)
+        body = Body(start.qpos, qvel, act, action, sensors, start.episode)
+        is_change = checks.required_arguments(rules.reward) == 3
+        seen = [
+            rules.observe(body),
+            rules.reward(body, action, body) if is_change else rules.reward(body),
+            None if rules.terminated is None else rules.terminated(body),
+        ]
+        return [x for x in jax.tree.leaves(seen) if checks.is_array(x)]
 
-    jax.eval_shape(look, jax.eval_shape(lambda: jax.random.key(0)))
-    return tuple(read)
+    shapes = {sensor: jax.ShapeDtypeStruct((size,), real) for sensor, size in sizes.items()}
+    try:
+        traced = jax.make_jaxpr(look)(key, shapes).jaxpr
+    except KeyError as error:
+        missing = error.args[0] if error.args else None
+        if missing in sizes or not isinstance(missing, str):
+            raise
+        raise ValueError(
+            f"task {name!r}: sensors has {missing!r}; the model's are {', '.join(sizes) or 'none'}"
+        ) from error
+    read = {id(x) for equation in traced.eqns for x in equation.invars}
+    read |= {id(x) for x in traced.outvars}
+    # The first input is the key; JAX sorts the keys of dictionaries.
+    pairs = zip(sorted(sizes), traced.invars[1:], strict=True)
+    return [sensor for sensor, value in pairs if id(value) in read]
 
 
 def _on_mjx(name: str, model: Any, sensors: tuple[str, ...], steps: int) -> Mover:
