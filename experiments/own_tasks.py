@@ -64,11 +64,9 @@ def given(task: str | None, config: Config, spec: AgentSpec) -> Env | None:
                 f" {AGAIN}"
             ) from None
         return None
-    options = {
-        "backend": config.env.backend,
-        "action_repeat": config.env.action_repeat,
-        "assets": config.env.assets,
-    }
+    options = {"backend": config.env.backend, "action_repeat": config.env.action_repeat}
+    if config.env.assets:
+        options["assets"] = config.env.assets
     env = registry.environments(task, options, "--task")
     check_sizes(env, spec, f"--task = {task!r}")
     # A name that says where the code was, or that this module has registered, is no task's own.

@@ -1,8 +1,8 @@
 """Tasks of a user's own by name: registered, or found as ``MODULE:ATTRIBUTE``.
 
 The value behind a name is a ``Task``, an ``Env``, or a function that returns one. The function is
-called without positional arguments; of ``backend``, ``action_repeat`` and ``assets`` it receives
-those that it has parameters for, with the values of the configuration.
+called without positional arguments; of ``backend``, ``action_repeat`` and ``assets`` (unless empty)
+it receives those that it has parameters for, with the values of the configuration.
 
 Every error is one line (:class:`ConfigError`) that begins with the field or flag that has the name.
 """
