@@ -43,6 +43,11 @@ def located(path: str) -> str:
     return ours if not os.path.lexists(path) and os.path.isfile(ours) else path
 
 
+def is_ours(path: str) -> bool:
+    """Whether ``path`` is one of the configuration files of this distribution."""
+    return Path(located(path)).absolute().parent.resolve() == (HOME / FOLDER).resolve()
+
+
 def load(path: str, argument: str | None) -> Config:
     """Configuration of ``--config=PATH[:ARGUMENT]``.
 

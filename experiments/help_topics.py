@@ -87,7 +87,7 @@ def _tasks() -> str:
     from pomcp_jax import envs  # imports physics, which no other topic needs
 
     names = "\n".join(f"  {name}" for name in envs.available())
-    return f"tasks, --config=FILE.py:TASK:\n{names}"
+    return f"tasks, --config=FILE.py:TASK:\n{names}\n  MODULE:ATTRIBUTE, a task of your own"
 
 
 def page() -> str:

@@ -120,17 +120,18 @@ SMALL = "experiments/configs/small.py"
 def cheaper(trainer: Trainer) -> str:
     """Proposal of a small model where a run on a CPU would take more than :data:`LONG`."""
     machine, env = cost.measure(), trainer.functions.program.env
+    task = trainer.config.env.task
 
     def seconds(config: Config) -> float:
         known = cost.estimate(config, env, machine)
         return cost.todo(config, 0, 0, -1).seconds(known.decision, known.evaluation)
 
-    if machine is None or "/" in env.name or seconds(trainer.config) < LONG:
+    if machine is None or "/" in task or seconds(trainer.config) < LONG:
         return ""
-    small = config_files.load(SMALL, env.name)
+    small = config_files.load(SMALL, task)
     took = seconds(config_lib.replace(small, {"train.num_seeds": 1}))
     return (
-        f"hint: --config={SMALL}:{env.name} has a model for CPUs: about {cost.text(took)} for one"
+        f"hint: --config={SMALL}:{task} has a model for CPUs: about {cost.text(took)} for one"
         f" seed and {small.train.total_decisions:,} decisions"
     )
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments import arguments, config_files, help_topics, usage
+from experiments import arguments, config_files, help_topics, own_tasks, usage
 from pomcp_jax import config as config_lib
 from pomcp_jax import nearest, presets
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.reporting import results
 from pomcp_jax.running import workdirs
 from pomcp_jax.running.options import RESUME
 
@@ -102,13 +103,17 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
     if values.resume not in RESUME:
         hint = nearest.hint(values.resume, RESUME)
         raise ConfigError(f"--resume = {values.resume!r}: must be one of {', '.join(RESUME)}{hint}")
-    path, colon, argument = values.config[0].partition(":")
-    default = _default_workdir(path, argument, values.size or "")
+    path, colon, text = values.config[0].partition(":")
+    task = overrides.get("env.task")
+    argument, is_unasked = own_tasks.named(path, text if colon else None, task)
+    default = _default_workdir(path, argument or "", values.size or "")
     workdir = default if values.workdir is None else values.workdir
     if not workdir:
         raise ConfigError("--workdir = '': must name a folder")
     # The size first: an override of one of its fields is more specific and must win.
-    config = _sized(config_files.load(path, argument if colon else None), values.size)
+    config = _sized(config_files.load(path, argument), values.size)
+    if is_unasked and task is not None:
+        config = own_tasks.with_facts(config, task)
     return Settings(
         config=config_files.changed(config, overrides),
         workdir=workdirs.expanded(workdir),
@@ -194,7 +199,7 @@ def _cache_dir(chosen: str | None) -> str | None:
 
 
 def _default_workdir(path: str, argument: str, size: str) -> str:
-    parts = [*argument.replace("/", "_").split(","), size]
+    parts = [*results.folder_name(argument).split(","), size]
     tail = "-".join(part for part in parts if part) or "default"
     return str(Path("runs") / Path(path).stem / tail)
 

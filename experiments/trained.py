@@ -73,7 +73,9 @@ def environment(args: argparse.Namespace, agents: Restored) -> Env:
     changes = {"env.backend": backend}
     if config.env.assets and not Path(config.env.assets).expanduser().is_dir():
         changes["env.assets"] = ""  # trained on another machine; the usual places here
-    return functions.environment(config_lib.replace(config, changes))
+    env = functions.environment(config_lib.replace(config, changes))
+    own_tasks.check_sizes(env, agents.spec, f"env.task = {config.env.task!r}")
+    return env
 
 
 def seed_index(train_seed: int | None, agents: Restored) -> int:

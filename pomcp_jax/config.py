@@ -85,7 +85,8 @@ class EnvConfig:
     """The task and how many copies of it a seed acts in."""
 
     task: str = "cartpole-swingup"
-    """Name of the task; ``pomcp_jax.envs.available()`` lists them."""
+    """Name of the task; ``pomcp_jax.envs.available()`` lists them. ``MODULE:ATTRIBUTE`` is a task
+    of one's own: a ``Task``, an ``Env``, or a function that returns one."""
     action_repeat: Count = 2
     """Environment steps (frames) that one decision's action is repeated for."""
     num_envs: Count = 1

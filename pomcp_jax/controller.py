@@ -292,6 +292,11 @@ def find(run: Path | str) -> tuple[Path, str]:
         is_file = "is a file" if folder.exists() else "no such folder"
         raise CheckpointError(f"{folder}: {is_file}; must be the workdir of a run")
     inner = folder / "checkpoints"
+    if not inner.is_dir() and not checkpoint.entries(folder):
+        nested = sorted(place.parent for place in folder.glob("*/checkpoints") if place.is_dir())
+        if nested:
+            shown = ", ".join(map(str, nested[:5])) + (", ..." if nested[5:] else "")
+            raise CheckpointError(f"{folder}: holds no checkpoint; did you mean {shown}?")
     if not inner.is_dir() and (folder.parent / "sweep.json").is_file():
         return folder.parent / "checkpoints", folder.name
     return (inner if inner.is_dir() else folder), ""

@@ -547,14 +547,20 @@ def validate_config(config: Config) -> None:
 
     try:
         envs.check_name(config.env.task)
+    except ConfigError:  # names the field already
+        raise
     except (ValueError, ImportError) as error:
         raise ConfigError(f"env.task = {config.env.task!r}: {error}") from None
     try:
         envs.check_backend(config.env.task, config.env.backend)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"env.backend = {config.env.backend!r}: {error}") from None
     try:
         envs.check_assets(config.env.task, config.env.assets)
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"env.task = {config.env.task!r}: {error}") from None
     except ValueError as error:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from pomcp_jax.envs import mujoco_task
+from pomcp_jax.envs import mujoco_rules
 from pomcp_jax.envs.physics import Start
 
 XML = """<mujoco><option timestep=".005"/><worldbody>
@@ -26,7 +26,7 @@ def reset(key):
     return Start(qpos, episode={"steps": jnp.zeros((), jnp.int32)})
 
 
-RULES = mujoco_task.Rules(
+RULES = mujoco_rules.Rules(
     reset=reset,
     observe=lambda body: jnp.concatenate([body.qpos, body.qvel, body.sensors["tip"]]),
     reward=lambda body: body.sensors["tip"][2] - 0.01 * jnp.sum(jnp.square(body.action)),
@@ -36,7 +36,7 @@ RULES = mujoco_task.Rules(
 
 
 def task(episode_steps=25):
-    return mujoco_task.make(
+    return mujoco_rules.make(
         "falling",
         XML,
         RULES,

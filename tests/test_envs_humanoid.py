@@ -16,7 +16,7 @@ import pytest
 from experiments import run
 from experiments.configs import common
 from pomcp_jax import envs
-from pomcp_jax.envs import mujoco_task
+from pomcp_jax.envs import mujoco_rules
 from pomcp_jax.envs.humanoid_bench import models, rewards, tasks
 
 STEPS, BATCH = 40, 3
@@ -105,7 +105,7 @@ def test_the_maze_is_walked_in_stages():
     empty, stage = jnp.zeros(0), rewards.first_stage()
     for place, number, direction, bonus in path:
         pelvis = {"pelvis": jnp.asarray([*place, 1.0])}
-        stage = follow(mujoco_task.Body(empty, empty, empty, empty, pelvis, stage))
+        stage = follow(mujoco_rules.Body(empty, empty, empty, empty, pelvis, stage))
         assert (int(stage.stage), float(stage.bonus)) == (number, bonus)
         assert stage.direction.tolist() == list(direction)
 

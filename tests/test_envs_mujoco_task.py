@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from pomcp_jax.envs import host_engine, make_env, mujoco_task
+from pomcp_jax.envs import host_engine, make_env, mujoco_rules
 
 BATCH, STEPS = 5, 30
 
@@ -114,7 +114,7 @@ def test_models_are_read_from_anything(tmp_path):
     path.write_text(falling.XML)
     spec = mujoco.MjSpec.from_string(falling.XML)
     for source in (falling.XML, path, str(path), spec, mujoco.MjModel.from_xml_path(str(path))):
-        assert mujoco_task.load(source).nq == 9
+        assert mujoco_rules.load(source).nq == 9
 
 
 @pytest.mark.parametrize(
@@ -130,5 +130,5 @@ def test_models_are_read_from_anything(tmp_path):
 def test_mistakes_are_named_in_one_line(change, words):
     settings = {"source": falling.XML, "sensors": falling.SENSORS} | change
     with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
-        mujoco_task.make("x", rules=falling.RULES, **settings)
+        mujoco_rules.make("x", rules=falling.RULES, **settings)
     assert "\n" not in str(error.value)

@@ -16,7 +16,7 @@ from pomcp_jax import config as config_lib
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-TRAINER, CONTROLLER, PLANNER = BLOCKS
+TRAINER, CONTROLLER, MODEL, PLANNER = BLOCKS
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,16 @@ def test_planner_block():
     assert np.sign(actions[:, 0]).tolist() == [-1.0, 1.0, -1.0]
     lines = PLANNER.strip().splitlines()
     assert len(lines) <= 16
+
+
+def test_model_block():
+    scope = {}
+    exec(MODEL, scope)
+    task = scope["make_task"]("host")
+    state = task.reset(jax.random.key(0))
+    # Upright, where the default reset begins: the tip is as high as the pole is long.
+    assert abs(float(task.reward(state)) - 0.5) < 1e-3 and task.observe(state).shape == (3,)
+    assert len(MODEL.strip().splitlines()) <= 15
 
 
 def test_training_block(tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """Mistakes in tasks: a one-line error with task and field, before compiling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pomcp_jax import Task, envs, make_env
-from pomcp_jax.envs import checks
+from pomcp_jax.envs import checks, full_precision
 
 
 def task(**changes):
@@ -58,6 +60,12 @@ MISTAKES = {
     "step returns uint32[] for the state's leaf ['n'], which was int32[]; no dtype": dict(
         step=lambda s, a: {"x": s["x"], "n": s["n"].astype(jnp.uint32)}
     ),
+    "reward takes 0 arguments; must be reward(state) or reward(state, action, next_state)": dict(
+        reward=lambda: 0.0
+    ),
+    "reward takes 2 arguments; must be reward(state) or": dict(reward=lambda s, a: 0.0),
+    "reward takes 4 arguments; must be reward(state) or": dict(reward=lambda s, a, n, k: 0.0),
+    "reward: returns float32[2]; must be float32[]": dict(reward=lambda s, a, n: a),
     "step is None; must be a function": dict(step=None),
     "reward is 1.0; must be a function": dict(reward=1.0),
 } | {
@@ -117,6 +125,62 @@ def test_a_nan_as_termination_is_a_broken_state():
     steps = play(env, 3)[1]
     assert np.asarray(steps.invalid[:, 0]).tolist() == [False, True, False]
     assert not steps.terminated.any()
+
+
+# Rewards of a state, and of a transition
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_a_reward_sees_every_control_step(repeat):
+    """Compared with a plain loop over control steps, across ends of episodes."""
+
+    def reward(s, a, following):
+        count = (following["n"] - s["n"] ** 2).astype(jnp.float32)
+        return a[0] * s["x"][0] + 10 * following["x"][1] + count
+
+    one = task(reward=reward)
+    env = make_env(one, repeat)
+    state, _ = jax.jit(env.reset)(jax.random.split(jax.random.key(0), 2))
+    actions = jax.random.uniform(jax.random.key(1), (5, 2, 2), minval=-1.0, maxval=1.0)
+    steps = jax.jit(lambda s, a: jax.lax.scan(env.step, s, a)[1])(state, actions)
+    row, frames, expected = jax.tree.map(lambda x: x[0], state.task), 0, []
+    for action in actions[:, 0]:
+        total = 0.0
+        for _ in range(repeat):
+            if frames < one.episode_steps:
+                following = one.step(row, action)
+                total += float(reward(row, action, following))
+                row, frames = following, frames + 1
+        expected.append(total)
+        if frames == one.episode_steps:
+            break
+    np.testing.assert_allclose(steps.reward[: len(expected), 0], expected, rtol=1e-5)
+    assert steps.truncated[len(expected) - 1, 0] and len(expected) == {1: 5, 3: 2}[repeat]
+
+
+def wrapped(function):
+    return lambda *args: function(*args)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        lambda s, a, following: following["x"][0],
+        lambda s, scale=1.0: scale * s["x"][0],  # a default is no argument of the transition
+        lambda s, one=1.0, two=0.0: one * s["x"][0] + two,
+        lambda s, a, following, scale=1.0: scale * following["x"][0],
+        jax.jit(lambda s, a, following: following["x"][0]),
+        functools.partial(lambda scale, s: scale * s["x"][0], 1.0),
+        wrapped(lambda s: s["x"][0]),
+    ],
+)
+def test_forms_of_one_reward_are_equal(reward):
+    expected = play(make_env(task(reward=lambda s: s["x"][0]), 2))[1]
+    for made in (
+        make_env(task(reward=reward), 2),
+        make_env(full_precision(task(reward=reward)), 2),
+    ):
+        np.testing.assert_array_equal(play(made)[1].reward, expected.reward)
 
 
 # Dtypes of the state

@@ -10,6 +10,7 @@ import ml_collections
 from pomcp_jax import config as config_lib
 from pomcp_jax import envs, nearest, presets
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.envs import registry
 
 FORM = "'task', 'task,preset' or 'task,preset,size', where each may be empty"
 
@@ -54,7 +55,7 @@ def make(
       task: default task.
       preset: default preset.
       size: default size of the world model.
-      tasks: names that this file accepts; all by default.
+      tasks: names that this file accepts beside tasks of one's own; all by default.
       tuned: further changes for single presets.
 
     Raises:
@@ -63,9 +64,14 @@ def make(
     asked = split(argument)
     task, preset = asked.task or task, asked.preset or preset
     known = tuple(tasks or envs.available())
-    if task not in known:
-        hint = nearest.hint(task, known)
-        raise ConfigError(f"task = {task!r}: unknown{hint} (tasks: {', '.join(known)})")
+    if envs.is_own(task):
+        envs.check_name(task)
+    elif task not in known:
+        hint = nearest.hint(task, (*known, *registry.registered()))
+        raise ConfigError(
+            f"task = {task!r}: unknown{hint} (python -m experiments.run --help=tasks lists all; a"
+            " task of your own is MODULE:ATTRIBUTE)"
+        )
     agent = presets.with_size(presets.get(preset), asked.size or size)
     if asked.size:  # the user's choice is more specific than the file's
         sized = {f"agent.world_model.{name}" for name in presets.SIZE_FIELDS}
@@ -86,7 +92,11 @@ def of_task(task: str, action_repeat: int | None = None) -> dict[str, Any]:
 
     Args:
       task: its name.
-      action_repeat: of the file; replaced by 1 where the literature repeats no action.
+      action_repeat: of the file; replaced by 1 where the literature repeats no action, and by that
+        of an ``Env`` of one's own.
+
+    Raises:
+      ConfigError: one line; a task of one's own cannot be found or built.
     """
     about = envs.about(task)
     changes: dict[str, Any] = {}
@@ -95,7 +105,9 @@ def of_task(task: str, action_repeat: int | None = None) -> dict[str, Any]:
     if about.terminates:
         # Bodies that fall end their episode; a model that does not know plans past the end.
         changes["agent.world_model.termination"] = True
-    if action_repeat is not None:
+    if about.is_repeat_fixed:
+        changes["env.action_repeat"] = about.action_repeat
+    elif action_repeat is not None:
         changes["env.action_repeat"] = 1 if about.action_repeat == 1 else action_repeat
     return changes
 
@@ -143,7 +155,7 @@ def _narrow_bins(task: str, largest: float) -> dict[str, Any]:
     leave room: ±5 decode to ±147, ±6 to ±402. Rewards of other tasks have no known bound: these
     tasks keep the default range.
     """
-    if "/" in task:
+    if "/" in task or envs.is_own(task):
         return {}
     bound = float(math.ceil(math.log1p(largest)))
     return {

@@ -1,22 +1,29 @@
 """Environments by name.
 
 ``make("cartpole-swingup")`` builds a batched :class:`Env`; ``make_task`` the
-unbatched :class:`Task` below it. A custom task needs no name: write a ``Task`` and
-pass it to :func:`make_env`.
+unbatched :class:`Task` below it. A task of your own is named by where it is,
+``my_tasks:reach``, or by :func:`register`; it needs no name if you pass its :class:`Env`, from
+:func:`make_env`, to the trainer.
 
 There are five families of names: dm_control's (``cartpole-swingup``), HumanoidBench's
 (``humanoid/h1hand-walk``, on the model files of a user's checkout), raw brax environments
 (``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed) and probes
-with known values (``probe/constant``). Physics engines are imported only when a task is built.
+with known values (``probe/constant``). MuJoCo, brax and Playground are imported only when a task
+of theirs is built.
 """
 
 import importlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pomcp_jax import nearest
+from pomcp_jax.envs import registry
 from pomcp_jax.envs.importing import load_mujoco, load_suite
+from pomcp_jax.envs.mujoco_rules import Body
+from pomcp_jax.envs.own_model import mujoco_task
+from pomcp_jax.envs.physics import Start
 from pomcp_jax.envs.protocol import (
     Env,
     EnvState,
@@ -26,12 +33,15 @@ from pomcp_jax.envs.protocol import (
     full_precision,
     make_env,
 )
+from pomcp_jax.errors import ConfigError
 
 __all__ = [
     "About",
+    "Body",
     "Env",
     "EnvState",
     "Scene",
+    "Start",
     "Task",
     "about",
     "action_bounds",
@@ -42,9 +52,12 @@ __all__ = [
     "check_name",
     "dm_control_tasks",
     "full_precision",
+    "is_own",
     "make",
     "make_env",
     "make_task",
+    "mujoco_task",
+    "register",
 ]
 
 _BENCHMARK = {
@@ -126,11 +139,23 @@ class About(NamedTuple):
     terminates: bool | None = None
     """Whether episodes can end before their time limit."""
     backend: str | None = None
-    """The only physics backend of the task."""
+    """The only physics backend of the task; of a task of one's own, its function's default."""
+    is_repeat_fixed: bool = False
+    """Whether ``action_repeat`` cannot be chosen: the task is an :class:`Env` of one's own."""
 
 
 def about(name: str) -> About:
-    """What is known of the task called ``name`` before it is built; nothing of unknown names."""
+    """What is known of the task called ``name`` before it is built; nothing of unknown names.
+
+    A task of one's own is built to know it.
+
+    Raises:
+      ConfigError: one line; a task of one's own cannot be found or built.
+    """
+    if is_own(name):
+        known = registry.traits(name)
+        repeat = known.action_repeat
+        return About(known.action_size, repeat, known.terminates, known.backend, bool(repeat))
     if name in _HUMANOID:
         robot, _, task = name.partition("/")[2].partition("-")
         return About(_ROBOTS[robot], 1, _FALLS[task], "host")
@@ -156,8 +181,45 @@ def available() -> tuple[str, ...]:
     return dm_control_tasks() + _HUMANOID + brax + tuple(f"probe/{name}" for name in _PROBES)
 
 
+def is_own(name: str) -> bool:
+    """Whether ``name`` is a task of one's own: registered, or of the form MODULE:ATTRIBUTE.
+
+    Names of the package's families may have colons: ``gym/my_package:MyEnv-v0``.
+    """
+    name = str(name)
+    family, slash, _ = name.partition("/")
+    if slash and family in ("gym", *_FAMILIES):
+        return False
+    return registry.is_place(name) or name in registry.registered()
+
+
+def register(name: str, make: Task | Env | Callable[..., Task | Env]) -> None:
+    """Give a task of one's own a name that configurations and :func:`make` know.
+
+    The name lasts as long as the process; a later call with the same name replaces the task. Files
+    of runs remember names only, so a command that loads such a run has to import the module that
+    registers it, or be given ``--task=MODULE:ATTRIBUTE``.
+
+    Args:
+      name: letters, digits, ``_``, ``-`` and ``.``; none of the package's names.
+      make: the task, its environments, or a function that returns one of them.
+
+    Raises:
+      ValueError: one line; the name is malformed or taken, or what is registered is none of these.
+    """
+    if name in available():
+        raise ValueError(f"register: name = {name!r}: is a task of the package; must be another")
+    registry.register(name, make)
+
+
 def check_name(name: str) -> None:
-    """Raise a one-line ``ValueError`` unless ``name`` is known; builds nothing."""
+    """Raise a one-line ``ValueError`` unless ``name`` is known; builds nothing.
+
+    The module of a name of the form MODULE:ATTRIBUTE is imported.
+    """
+    if is_own(name):
+        registry.find(name)
+        return
     if str(name).startswith("playground/"):
         # Playground's registry is the only list of its names; this imports it, builds nothing.
         module = importlib.import_module("pomcp_jax.envs.adapters.playground")
@@ -166,12 +228,15 @@ def check_name(name: str) -> None:
     names = available()
     if name in names:
         return
-    hint = nearest.hint(name, names)
+    hint = nearest.hint(name, (*names, *registry.registered()))
     raise ValueError(f"unknown environment {name!r}{hint or '; envs.available() has all names'}")
 
 
 def check_backend(name: str, backend: str) -> None:
     """Raise a one-line ``ValueError`` unless the environment supports that physics backend."""
+    if is_own(name):
+        registry.check_options(name, {"backend": backend}, {"backend": "mjx"})
+        return
     known = {
         "": ("mjx", "host", "warp"),
         "brax": ("mjx", "spring", "positional", "generalized"),
@@ -194,7 +259,9 @@ def check_assets(name: str, assets: str) -> None:
       FileNotFoundError: says what to clone and what to set.
       ValueError: the environment reads no files, but a folder is given.
     """
-    if name.partition("/")[0] == "humanoid":
+    if is_own(name):
+        registry.check_options(name, {"assets": assets}, {"assets": ""})
+    elif name.partition("/")[0] == "humanoid":
         importlib.import_module("pomcp_jax.envs.humanoid_bench.models").find(assets)
     elif assets:
         raise ValueError(f"{name} reads no files; must be ''")
@@ -204,7 +271,7 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     """Unbatched task of that name.
 
     Args:
-      name: one of :func:`available`, or Playground's.
+      name: one of :func:`available`, Playground's, or a task of one's own.
       backend: physics: ``mjx``; for dm_control's tasks also ``host`` (MuJoCo's C code on the CPU)
         and ``warp`` (for NVIDIA GPUs); for brax also its own pipelines.
       **options: passed to the builder of the task's family; for HumanoidBench's tasks ``assets``,
@@ -216,6 +283,11 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     """
     check_name(name)
     check_backend(name, backend)
+    if is_own(name):
+        made = registry.build(name, {"backend": backend, **options})
+        if isinstance(made, Env):
+            raise ConfigError(f"env.task = {name!r}: is an Env, not a Task; envs.make takes it")
+        return made
     family, slash, own_name = name.partition("/")
     if not slash:
         # First, because some domains' modules import mujoco at the top, where a broken GL library
@@ -238,6 +310,15 @@ def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any
     check_name(name)
     check_backend(name, backend)
     check_action_repeat(action_repeat)
+    if is_own(name):
+        own = {"backend": backend, "action_repeat": action_repeat, **options}
+        env = registry.environments(name, own)
+        if env.action_repeat != action_repeat:
+            raise ConfigError(
+                f"env.action_repeat = {action_repeat}: {name} is an Env made with"
+                f" {env.action_repeat}; must be the same"
+            )
+        return env
     return make_env(make_task(name, backend, **options), action_repeat)
 
 
@@ -249,8 +330,9 @@ def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: for tasks that are not dm_control's.
     """
-    check_name(name)
-    if "/" in name:
+    if not is_own(name):  # whose code must not run for this
+        check_name(name)
+    if "/" in name or is_own(name):
         raise ValueError(f"{name}: its bounds are not known; give bounds=(low, high)")
     suite = load_suite()
     domain, _, task = name.partition("-")

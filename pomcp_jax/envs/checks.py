@@ -1,10 +1,12 @@
-"""Checks of a task's shapes and dtypes, made before anything is compiled.
+"""Checks of a task's arguments, shapes and dtypes, made before anything is compiled.
 
 Every error is one line with the task's name, the field, what it returned and what is required.
 Exceptions raised by the task's own functions propagate unchanged.
 """
 
+import inspect
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +58,36 @@ def _size(task: Any, field: str) -> int:
     return size
 
 
+def reward_of_transition(task: Any) -> Callable[[PyTree, Any, PyTree], Any]:
+    """The reward of a task as a function ``(state, action, next_state)``, whichever form it has.
+
+    The number of positional parameters without a default decides: one is the state that is reached,
+    three are the transition.
+
+    Raises:
+      ValueError: one line; it has another number of them.
+    """
+    reward, count = task.reward, required_arguments(task.reward)
+    if count == 3:
+        return reward
+    if count not in (None, 1):
+        text = f"takes {count} arguments; must be reward(state) or reward(state, action,"
+        raise _error(task, "reward", f"{text} next_state)")
+    return lambda state, action, following: reward(following)
+
+
+def required_arguments(function: Any) -> int | None:
+    """Number of positional parameters without a default; None if unknown, or for ``*args``."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # functions written in C may have no signature
+        return None
+    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        return None
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return sum(p.default is p.empty for p in plain)
+
+
 def check_task(task: Any) -> Facts:
     """Trace every function of a task once or twice, for shapes and dtypes only.
 
@@ -67,9 +99,11 @@ def check_task(task: Any) -> Facts:
     if not jax.tree.leaves(fresh):
         raise _error(task, "reset", "returns no arrays; must return the state of a fresh episode")
     state = _carried(task, fresh)
-    _check_numbers(task, "observe", state, (task.observation_size,))
-    _check_numbers(task, "reward", state, ())
-    _check_numbers(task, "terminated", state, ())
+    action = jax.ShapeDtypeStruct((task.action_size,), jnp.float32)
+    reward = reward_of_transition(task)
+    _check_numbers(task, "observe", task.observe, (state,), (task.observation_size,))
+    _check_numbers(task, "reward", reward, (state, action, state), ())
+    _check_numbers(task, "terminated", task.terminated, (state,), ())
     return Facts(jax.tree.map(lambda x: x.dtype, state), _terminates(task, state))
 
 
@@ -77,8 +111,8 @@ def _error(task: Any, field: str, text: str) -> ValueError:
     return ValueError(f"task {task.name!r}: {field} {text}")
 
 
-def _shown(x: Any) -> str:
-    """``float32[3]``."""
+def shown(x: Any) -> str:
+    """Type and shape of an array: ``float32[3]``."""
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
@@ -86,7 +120,8 @@ def _leaf(path: tuple) -> str:
     return f"the state's leaf {jax.tree_util.keystr(path)}" if path else "the state"
 
 
-def _is_array(x: Any) -> bool:
+def is_array(x: Any) -> bool:
+    """Whether JAX takes a value for an array."""
     try:
         jax.typeof(x)
     except TypeError:
@@ -100,7 +135,7 @@ def _state(task: Any, field: str, function: Any, *args: Any) -> PyTree:
     def run(*args: Any) -> PyTree:
         out = function(*args)
         for path, x in jax.tree_util.tree_leaves_with_path(out):
-            if not _is_array(x):
+            if not is_array(x):
                 raise _error(
                     task, field, f"returns {type(x).__name__} for {_leaf(path)}; must be an array"
                 )
@@ -139,7 +174,7 @@ def _check_structure(task: Any, following: PyTree, fresh: PyTree) -> None:
     pairs = zip(jax.tree_util.tree_leaves_with_path(following), jax.tree.leaves(fresh), strict=True)
     for (path, x), y in pairs:
         if x.shape != y.shape:
-            text = f"returns {_shown(x)} for {_leaf(path)}, reset returns {_shown(y)}"
+            text = f"returns {shown(x)} for {_leaf(path)}, reset returns {shown(y)}"
             raise _error(task, "step", f"{text}; must be the same shape")
 
 
@@ -169,36 +204,37 @@ def promote(x: Any, y: Any) -> Any:
 def _promoted(task: Any, path: tuple, x: Any, y: Any) -> jax.ShapeDtypeStruct:
     wider = promote(x.dtype, y.dtype)
     if wider is None:
-        text = f"returns {_shown(y)} for {_leaf(path)}, which was {_shown(x)}"
+        text = f"returns {shown(y)} for {_leaf(path)}, which was {shown(x)}"
         raise _error(task, "step", f"{text}; no dtype holds both")
     return jax.ShapeDtypeStruct(x.shape, wider)
 
 
-def _check_numbers(task: Any, field: str, state: PyTree, shape: tuple[int, ...]) -> None:
+def _check_numbers(
+    task: Any, field: str, function: Callable, args: tuple, shape: tuple[int, ...]
+) -> None:
     """Check that ``field`` returns one array of real numbers of this shape."""
-    function = getattr(task, field)
     name, wanted = {
         "observe": ("observe", f"float32[{task.observation_size}] of observation_size"),
         "reward": ("reward:", "float32[]"),
         "terminated": ("terminated:", "bool[] (or a number, true unless 0)"),
     }[field]
 
-    def run(state: PyTree) -> Any:
-        out = function(state)
-        if not _is_array(out):
+    def run(*args: PyTree) -> Any:
+        out = function(*args)
+        if not is_array(out):
             kind = type(out).__name__
             article = "an" if kind[0] in "aeiou" else "a"
             raise _error(task, name, f"returns {article} {kind}; must be {wanted}")
         return out
 
-    out = jax.eval_shape(run, state)
+    out = jax.eval_shape(run, *args)
     if out.shape != shape:
         if shape and len(out.shape) == 1:
-            text = f"returns {_shown(out)}, observation_size is {task.observation_size}"
+            text = f"returns {shown(out)}, observation_size is {task.observation_size}"
             raise _error(task, name, text)
-        raise _error(task, name, f"returns {_shown(out)}; must be {wanted}")
+        raise _error(task, name, f"returns {shown(out)}; must be {wanted}")
     if not any(jnp.issubdtype(out.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise _error(task, name, f"returns {_shown(out)}; must be {wanted}")
+        raise _error(task, name, f"returns {shown(out)}; must be {wanted}")
 
 
 def _terminates(task: Any, state: PyTree) -> bool:

@@ -53,6 +53,8 @@ class _Host(NamedTuple):
     """Rollouts by all threads, and by the calling thread."""
     workers: ThreadPoolExecutor | None
     """Threads beside the calling one, for states with a warm start; None without."""
+    fresh: bool
+    """Whether sensors are those of the state that is reached, not of the last physics step."""
     lock: threading.Lock
     """Serialises callbacks: two XLA programs may run at once, on several devices for example."""
     sensors: np.ndarray
@@ -84,7 +86,7 @@ def _seconds_of_a_step(model: Any, data: Any, runs: int = 20) -> float:
     return statistics.median(took)
 
 
-def _prepare(model: Any, forces: tuple[str, ...], warm: bool) -> _Host:
+def _prepare(model: Any, forces: tuple[str, ...], warm: bool, fresh: bool) -> _Host:
     """Copies of ``model`` with and without actuators, and a pool with one thread per core.
 
     Raises:
@@ -115,6 +117,7 @@ def _prepare(model: Any, forces: tuple[str, ...], warm: bool) -> _Host:
         pool=None if warm else rollout.Rollout(nthread=threads),
         serial=None if warm else rollout.Rollout(nthread=0),
         workers=ThreadPoolExecutor(max(1, threads - 1)) if warm else None,
+        fresh=fresh and bool(forces),
         lock=threading.Lock(),
         sensors=sensor_indices(model, forces),
         step_seconds=_seconds_of_a_step(active, data[0]),
@@ -196,8 +199,11 @@ def _follow(
         for i in own:
             mujoco.mj_setState(model, data, state[i], parts)
             data.ctrl[:] = ctrl[i]
-            mujoco.mj_step(model, data, nstep=steps)
+            if steps:
+                mujoco.mj_step(model, data, nstep=steps)
             mujoco.mj_getState(model, data, ahead[i], parts)
+            if host.fresh:
+                mujoco.mj_forward(model, data)
             sensed[i] = data.sensordata
 
     # Threads draw the next row from one iterator: rows with more contacts take longer.
@@ -255,7 +261,12 @@ def _call(host: _Host, function: Any, real: Any, *args: Array) -> tuple[Motion, 
 
 
 def make(
-    model: Any, forces: tuple[str, ...], *, warm: bool = False, controls: Controls | None = None
+    model: Any,
+    forces: tuple[str, ...],
+    *,
+    warm: bool = False,
+    fresh: bool = False,
+    controls: Controls | None = None,
 ) -> Engine:
     """Engine of one model.
 
@@ -264,10 +275,12 @@ def make(
       forces: names of the sensors that it reports.
       warm: step exactly as ``mj_step`` in a loop does, with the solver's warm start in the state;
         sensors at the start are those of no control instead of no actuation.
+      fresh: with ``warm``, compute sensors once more in the state that is reached; by default they
+        are those of the last physics step, from the state before it.
       controls: what ``advance`` does to its ``ctrl`` in numpy, in double precision if need be,
         before MuJoCo reads it; nothing by default.
     """
-    host = _prepare(model, forces, warm)
+    host = _prepare(model, forces, warm, fresh)
 
     def start(
         qpos: Float[Array, " Q"], qvel: Float[Array, " V"], act: Float[Array, " M"]
@@ -282,7 +295,8 @@ def make(
             sensed = np.zeros((len(rows), host.sensors.size))
             if forces:
                 still = host.active if warm else host.passive
-                sensed = _run(host, still, state, np.zeros((len(rows), model.nu)), 1)[1]
+                rest = np.zeros((len(rows), model.nu))
+                sensed = _run(host, still, state, rest, 0 if host.fresh else 1)[1]
             return _results(host, lead, state, sensed, real)
 
         return _call(host, begin, real, jnp.concatenate([qpos, qvel, act]))

@@ -51,8 +51,9 @@ class Task(NamedTuple):
     step: Callable[[State, Float[Array, " A"]], State]
     """One control step with an action in ``[-1, 1]``."""
     observe: Callable[[State], Float[Array, " O"]]
-    reward: Callable[[State], Float[Array, ""]]
-    """The reward of arriving in a state."""
+    reward: Callable[..., Float[Array, ""]]
+    """``(state)``: the reward of arriving in a state; or ``(state, action, next_state)``: that of a
+    control step. :func:`make_env` decides by the number of positional parameters."""
     terminated: Callable[[State], Bool[Array, ""]]
     """A bool, or a number that is true unless 0."""
     observation_size: int
@@ -124,8 +125,9 @@ def full_precision(task: Task, *, trusted: bool = False) -> Task:
             with jax.default_matmul_precision("highest"):
                 return function(*args, **kwargs)
 
-        # make_env wraps again: the mark must survive a second wrapping.
+        # make_env wraps again: the mark and the signature must survive a second wrapping.
         run.trusted = trusted or getattr(function, "trusted", False)  # type: ignore[attr-defined]
+        run.__wrapped__ = function  # type: ignore[attr-defined]
         return run
 
     return task._replace(
@@ -162,11 +164,12 @@ def make_env(task: Task, action_repeat: int = 1) -> Env:
     if facts.carried is not None:
         fresh = task.reset
         task = task._replace(reset=lambda key: _cast(fresh(key), facts.carried))
+    task = task._replace(reward=checks.reward_of_transition(task))
     return _batched(task, action_repeat)._replace(terminates=facts.terminates)
 
 
 def _batched(task: Task, action_repeat: int) -> Env:
-    """Environment of a checked task."""
+    """Environment of a checked task, whose reward is one of ``(state, action, next_state)``."""
 
     def reset(keys: Key) -> tuple[EnvState, TimeStep]:
         carried, fresh = _fresh(task, keys)
@@ -269,7 +272,7 @@ def _advance(
 
     def once(now: _Advance) -> _Advance:
         following = _like(task, jax.vmap(task.step)(now.task, action), now.task)
-        reward = jax.vmap(task.reward)(following).astype(jnp.float32)
+        reward = jax.vmap(task.reward)(now.task, action, following).astype(jnp.float32)
         ended = jax.vmap(task.terminated)(following)
         if jnp.issubdtype(ended.dtype, jnp.floating):
             # NaN would count as true below. It marks a broken state, which a NaN reward reports.

@@ -48,7 +48,7 @@ def _finished(about: dict[str, Any]) -> bool:
 
 def folder_name(task: str) -> str:
     """Folder name of a task."""
-    return task.replace("/", "_")
+    return task.replace("/", "_").replace(":", "_")
 
 
 def thin(source: Path, out: Path, rows: int = METRICS_ROWS) -> None:

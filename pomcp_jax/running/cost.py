@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pomcp_jax import envs
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.running import process
@@ -148,8 +149,8 @@ def physics(config: Config, observation: int, batch: int) -> float:
 
     A rough rule from ``experiments/results/env_speed``: bodies with more joints observe more.
     """
-    if "/" in config.env.task or "-" not in config.env.task:
-        return 0.0  # not of dm_control, whose tasks are called domain-task
+    if config.env.task not in envs.dm_control_tasks():
+        return 0.0
     if config.env.backend == "host":
         one = HOST + 1.5e-6 * observation * batch
     else:

@@ -221,6 +221,7 @@ def _load(
         stored = cells_lib.joined(cells)
     else:
         stored = config_lib.replace(config, {"train.num_seeds": before})
+    _check_sizes(config, manifest, program, place)
     changed = _changed_versions(manifest, place, options.resume)
     state = _restored(options, program, folder, manifest, stored)
     notes.append(f"resuming at {manifest.decisions:,} decisions from {place}/")
@@ -281,6 +282,21 @@ def _check_fits(options: Options, manifest: Manifest, books: Books, place: Path)
         raise CheckpointError(
             f"train.total_decisions = {total}: this run has done {manifest.decisions};"
             f" must be >= {manifest.decisions}"
+        )
+
+
+def _check_sizes(config: Config, manifest: Manifest, program: Program, place: Path) -> None:
+    """Refuse a task whose sizes have changed since the checkpoint was made.
+
+    Raises:
+      CheckpointError: names both.
+    """
+    sizes = program.spec.obs_size, program.spec.action_size
+    if sizes != tuple(manifest.sizes[:2]):
+        raise CheckpointError(
+            f"{place}: has {manifest.sizes[0]} observations and {manifest.sizes[1]} actions,"
+            f" env.task = {config.env.task!r} has {sizes[0]} and {sizes[1]}; must be the same"
+            " (--resume=never starts over)"
         )
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax.envs.dm_control.rewards import tolerance
 from pomcp_jax.envs.humanoid_bench.sensors import force_names
-from pomcp_jax.envs.mujoco_task import Body
+from pomcp_jax.envs.mujoco_rules import Body
 
 _STAND, _STAND_MARGIN = 1.65, 1.65 / 4
 _BALANCE = 2.02

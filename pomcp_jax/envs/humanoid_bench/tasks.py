@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax.envs import mujoco_task
+from pomcp_jax.envs import mujoco_rules
 from pomcp_jax.envs.humanoid_bench import models, rewards, sensors
 from pomcp_jax.envs.importing import load_mujoco
-from pomcp_jax.envs.mujoco_task import Body, Rules, State
+from pomcp_jax.envs.mujoco_rules import Body, Rules, State
 from pomcp_jax.envs.physics import Start
 from pomcp_jax.envs.protocol import Scene, Task
 from pomcp_jax.types import Key, PyTree
@@ -96,11 +96,11 @@ def build(name: str, task: str, spec: Any) -> Task:
     # Without these, 3.17 finds four contacts of a foot on a box where HumanoidBench's 3.1.6 finds
     # one (docs/environments.md).
     spec.option.disableflags |= int(disable.mjDSBL_NATIVECCD) | int(disable.mjDSBL_MULTICCD)
-    model = mujoco_task.load(spec)
+    model = mujoco_rules.load(spec)
     observe = _observe_goal if task == "reach" else _observe
     follow = rewards.next_stage if task == "maze" else None
     rules = Rules(_reset(model, task), observe, rule.reward, rule.terminated, follow)
-    return mujoco_task.make(
+    return mujoco_rules.make(
         name,
         model,
         rules,
@@ -163,7 +163,7 @@ def _scene(task: str, spec: Any, model: Any) -> Scene:
             name="goal", size=[0.05, 0, 0], rgba=[1, 0, 0, 1], contype=0, conaffinity=0
         )
         goal.type = mujoco.mjtGeom.mjGEOM_SPHERE
-        drawn = mujoco_task.load(spec)
+        drawn = mujoco_rules.load(spec)
         place = drawn.geom("goal").id
     drawn.vis.quality.shadowsize = _SHADOW
     drawn.vis.map.shadowclip = _SHADOW_CLIP

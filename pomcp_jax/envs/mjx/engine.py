@@ -6,7 +6,7 @@ reaches the same minimum as MuJoCo's C code.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from pomcp_jax.envs.mjx.kinematics import kinematics
 from pomcp_jax.envs.physics import (
     Engine,
     Motion,
+    force_sensors,
     guarded,
     quiet_mjx,
     relaxed,
@@ -119,6 +120,28 @@ def make(
         return guarded(motion), sensed
 
     return Engine(start, advance, functools.partial(_touching, model))
+
+
+def sensing(
+    edited: Any, device: Any, blank: Any, names: tuple[str, ...]
+) -> Callable[[Motion, Float[Array, " U"]], Float[Array, " F"]]:
+    """Function that computes sensors of a state under controls, as ``mj_forward`` does."""
+    model, wanted = _prepare(edited, device, blank, 0, {}), sensor_indices(edited, names)
+    has_forces = bool(force_sensors(edited, names))
+
+    def sense(motion: Motion, ctrl: Float[Array, " U"]) -> Float[Array, " F"]:
+        if not names:
+            return jnp.zeros(wanted.shape, motion.qpos.dtype)
+        mjx = quiet_mjx()
+        with relaxed():
+            if has_forces:
+                data = mjx.sensor_acc(device, _accelerate(model, motion, ctrl))
+            else:
+                data = blank.replace(qpos=motion.qpos, qvel=motion.qvel, act=motion.act)
+                data = tree.fwd_velocity(device, _position(model, data))
+            return mjx.sensor_vel(device, mjx.sensor_pos(device, data)).sensordata[wanted]
+
+    return sense
 
 
 def _touching(model: _Model, qpos: Float[Array, " Q"]) -> Bool[Array, ""]:
