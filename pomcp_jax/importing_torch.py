@@ -280,8 +280,8 @@ def _above_mark(machine: Machine) -> list[Any]:
 def _global(machine: Machine, name: str) -> None:
     if name not in NAMES:
         raise TorchFileError(
-            f"asks for {name.replace(' ', '.')!r:.100}, which could run code; only tensors in"
-            " dictionaries are read"
+            f"asks for {name.replace(' ', '.')!r:.100}; only tensors of floats and integers in"
+            " dictionaries are read, as anything else could run code"
         )
     machine.stack.append(Name(name))
 

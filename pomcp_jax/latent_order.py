@@ -5,6 +5,9 @@ group g is contiguous, as in [TD-MPC2]; for a CPU its entries are L/group apart.
 all layers that make or read a latent turns one into the other: same predictions, same actions.
 """
 
+from typing import Any
+
+import jax
 import numpy as np
 
 from pomcp_jax.actors import AgentParams
@@ -25,16 +28,20 @@ def order(config: WorldModelConfig, arranged_for: str) -> np.ndarray:
     return np.arange(size).reshape(shape).T.reshape(-1)
 
 
+def _taken(x: Any, index: np.ndarray, axis: int) -> np.ndarray:
+    return np.take(np.asarray(x), index, axis=axis)
+
+
 def _made(layer: Params, index: np.ndarray) -> Params:
     """A layer with norm that makes latents, with its outputs in another order."""
-    linear = {name: np.take(x, index, axis=-1) for name, x in layer["linear"].items()}
-    return {"linear": linear} | {k: np.take(layer[k], index, axis=-1) for k in ("scale", "offset")}
+    linear = {name: _taken(x, index, -1) for name, x in layer["linear"].items()}
+    return {"linear": linear} | {k: _taken(layer[k], index, -1) for k in ("scale", "offset")}
 
 
 def read(network: Params, index: np.ndarray) -> Params:
     """A network whose first input is a latent, for latents in another order."""
     layer = network["layer_0"]
-    kernel = np.take(layer["linear"]["kernel_0"], index, axis=-2)
+    kernel = _taken(layer["linear"]["kernel_0"], index, -2)
     first = layer | {"linear": layer["linear"] | {"kernel_0": kernel}}
     return network | {"layer_0": first}
 
@@ -45,6 +52,7 @@ def arranged(params: AgentParams, config: WorldModelConfig, arranged_for: str) -
     Leaves become NumPy arrays; leading axes are those of ``params``.
     """
     index = order(config, arranged_for)
+    params = jax.tree.map(np.asarray, params)
     model = params.model
     dynamics = read(model.dynamics, index)
     return AgentParams(
