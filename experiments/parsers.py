@@ -13,6 +13,7 @@ from experiments import arguments, suites
 
 ACTORS = ("planner", "policy", "prior")
 AXES = ("frames", "decisions", "hours")
+DEVICES = ("cpu", "gpu")
 BANDS = ("ci95", "std", "range", "none")
 SELECTIONS = ("sample", "argmax")
 EPISODE_SEED = 1000
@@ -94,6 +95,24 @@ def export(doc: str | None = None) -> argparse.ArgumentParser:
     return made
 
 
+def import_tdmpc2(doc: str | None = None) -> argparse.ArgumentParser:
+    """Flags of ``experiments.import_tdmpc2``."""
+    made = _made("import_tdmpc2", doc)
+    add = made.add_argument
+    add("file", type=Path, help="checkpoint that nicklashansen/tdmpc2 saved, a .pt file")
+    add("--task", required=True, help="task that the agent was trained on, for example walker-walk")
+    add("--out", type=Path, required=True, help="new folder to write")
+    add("--action_repeat", type=int, help="default: that of the literature for the task, or 1")
+    add("--backend", help="mjx, host, ... (default: mjx, or the task's only one)")
+    add("--decisions", type=int, default=0, help="how long it was trained (default 0: unknown)")
+    add(
+        "--episodes", type=int, default=0,
+        help="evaluate it on so many episodes, which reports need (default 0: not now)",
+    )  # fmt: skip
+    add("--arranged_for", choices=DEVICES, default="cpu", help="device that it suits (default cpu)")
+    return made
+
+
 def plot(doc: str | None = None) -> argparse.ArgumentParser:
     """Flags of ``experiments.plot``."""
     made = _made("plot", doc)
@@ -172,6 +191,6 @@ def reproduce(doc: str | None = None) -> argparse.ArgumentParser:
 
 ALL: dict[str, Callable[[str | None], argparse.ArgumentParser]] = {
     f"experiments.{make.__name__}": make
-    for make in (evaluate, render, export, plot, aggregate, reproduce)
+    for make in (evaluate, render, export, import_tdmpc2, plot, aggregate, reproduce)
 }
 """Parsers by the name of their program; each takes the program's docstring."""

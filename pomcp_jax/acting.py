@@ -233,6 +233,27 @@ def act_policy(
     return jnp.clip(actors.draw(dist, noise, model.squash).action, -1.0, 1.0)
 
 
+def act_on_record(
+    params: AgentParams, key: Key, obs: Float[Array, "N O"], *, spec: AgentSpec, config: AgentConfig
+) -> tuple[Float[Array, "N A"], Gaussian, Float[Array, " N"]]:
+    """Actions of the bare policy with what replay stores of a plan: a Gaussian and a value.
+
+    The Gaussian is the policy's own over actions, its standard deviation within the planner's
+    bounds; the value is the critic's, the mean over all heads.
+    """
+    model, planner = config.world_model, config.mppi
+    latent = world_model.encode(spec.nets, params.model.encoder, obs)
+    drawn = actors.sample(spec.nets, params.policy, key, latent, model)
+    # ``raw + (clip(raw) - raw)``, the straight-through clip, can exceed 1 by rounding.
+    action = jnp.clip(drawn.action, -1.0, 1.0)
+    dist = actors.over_actions(drawn.dist, model.squash)
+    record = Gaussian(dist.mean, jnp.clip(dist.std, planner.std_min, planner.std_max))
+    valued = action if model.critic == "q" else None
+    bins = world_model.bins(model)
+    values = world_model.values(spec.nets, params.model.value, latent, valued, bins)
+    return action, record, jnp.mean(values, axis=0)
+
+
 def replan(
     params: AgentParams, key: Key, batch: Batch, *, spec: AgentSpec, config: AgentConfig
 ) -> tuple[Gaussian, Float[Array, "H b"]]:

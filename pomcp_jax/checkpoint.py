@@ -45,8 +45,9 @@ FORMATS = (2, 3)
 """Manifest formats that can be read; the last is written. Format 2 also had digests of arrays."""
 ENVIRONMENTS = (".env", ".timestep")
 """Prefixes of the leaves of a run's environments."""
-PARAMETERS = ".params"
-"""Prefix of an agent's parameters, the only leaves of an exported agent."""
+PARAMETERS, TARGET = ".params", ".target_value"
+"""Prefixes of an agent's parameters, the only leaves of an exported agent, and of its target value
+heads, which an imported agent has too."""
 
 
 class Manifest(NamedTuple):
@@ -71,7 +72,8 @@ class Restored(NamedTuple):
     """What :func:`restore` returns."""
 
     state: AgentState
-    """Leading axis S; of an exported agent only ``params``, and None elsewhere."""
+    """Leading axis S; of an exported agent only ``params``, of an imported one ``target_value``
+    too, and None elsewhere."""
     spec: AgentSpec
     config: Config
     decisions: int
@@ -386,9 +388,11 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         raise CheckpointError(
             f"{place}: its configuration cannot be built ({text}){hint}"
         ) from None
-    if all(name.startswith(PARAMETERS) for name in stored):
+    if all(name.startswith((PARAMETERS, TARGET)) for name in stored):
         nothing: Any = None
-        shapes = AgentState(shapes.params, nothing, nothing, nothing, nothing)
+        has_target = any(name.startswith(TARGET) for name in stored)
+        target = shapes.target_value if has_target else nothing
+        shapes = AgentState(shapes.params, target, nothing, nothing, nothing)
     arrays.check(place, shapes, stored)
     state = arrays.assemble(shapes, arrays.read(place / "agent", stored))
     return Restored(state, spec, config, manifest.decisions)

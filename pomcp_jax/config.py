@@ -371,9 +371,15 @@ class TrainConfig:
     total_decisions: HostCount = 500_000
     """Decisions of a run, the random ones included."""
     seed_decisions: HostCount = 2_500
-    """Random decisions at the start."""
+    """Decisions at the start, before any update."""
+    seed_actions: Literal["random", "policy", "planner"] = "random"
+    """Who makes those decisions: ``random`` draws uniformly; the ``policy`` (its own distribution
+    is the record) or the ``planner`` suit an agent that is trained already."""
+    start_from: str = ""
+    """Folder of a trained agent, or of a run of one seed, whose parameters every seed starts from;
+    empty: fresh ones. Sizes of the networks must be the same, the method may differ."""
     pretrain_updates: HostCountOrZero = 2_500
-    """Updates after the random decisions, before the agent acts."""
+    """Updates after the first decisions, before training."""
     updates_per_decision: Annotated[float, Range(0.0, 1000.0), STATIC] = 1.0
     """Updates per decision of training; any rational number."""
     capacity: HostCount = 500_000

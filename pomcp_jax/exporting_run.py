@@ -2,13 +2,14 @@
 
 It looks like a run's folder, with one checkpoint of one seed that holds parameters alone: without
 replay, optimiser and target networks it can be evaluated, filmed, exported again and loaded as a
-controller, but not trained further.
+controller. A run cannot resume from it, but start from it (``train.start_from``).
 """
 
 import csv
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pomcp_jax.checkpoint import Restored
 
 FACTS = (
     "preset", "method", "suite", "commit", "versions", "python", "device", "cpu_cores", "started",
-    "status", "seconds", "decisions_per_seed",
+    "status", "seconds", "decisions_per_seed", "imported",
 )  # fmt: skip
 """Entries of run.json that are kept; the others describe the machine."""
 EVALUATIONS, RECORD, SETTINGS = "evaluations.csv", "run.json", "config.json"
@@ -52,25 +53,41 @@ def write(out: Path, run: Path, agents: Restored, index: int) -> int:
     Raises:
       CheckpointError: it could not be written.
     """
-    seed = agents.config.train.seed + index
+    seed, score = agents.config.train.seed + index, _score(run, agents, index)
     changes = {"train.seed": seed, "train.num_seeds": 1}
     config = config_lib.replace(agents.config, changes)
     nothing: Any = None
     params = jax.tree.map(lambda x: x[index : index + 1], agents.state.params)
     state = AgentState(params, nothing, nothing, nothing, nothing)
+    agents = agents._replace(state=state, config=config)
+    return save(out, agents, lambda folder: _describe(run, folder, seed), score)
+
+
+def save(
+    out: Path,
+    agents: Restored,
+    describe: Callable[[Path], None],
+    score: float | None = None,
+) -> int:
+    """Write the one agent of ``agents`` to the new folder ``out``; returns its bytes.
+
+    Args:
+      out: as :func:`check` allows; complete or not there, whatever happens.
+      agents: leading axis 1.
+      describe: writes further files into the folder that it gets.
+      score: return of the agent, if it was evaluated.
+
+    Raises:
+      CheckpointError: it could not be written.
+    """
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    config = agents.config
     try:
-        checkpoint.save(
-            partial / "checkpoints",
-            agents.decisions,
-            state,
-            config,
-            agents.spec,
-            score=_score(run, agents, index),
-        )
+        folder = partial / "checkpoints"
+        checkpoint.save(folder, agents.decisions, agents.state, config, agents.spec, score=score)
         files.write_json(partial / SETTINGS, config_lib.to_dict(config))
-        _describe(run, partial, seed)
+        describe(partial)
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

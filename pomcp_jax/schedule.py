@@ -39,7 +39,7 @@ class Work(NamedTuple):
     updates: Int[Array, ""] | int
     """Updates of every group, after its environment steps."""
     random: Bool[Array, ""] | bool
-    """Act uniformly at random instead of planning."""
+    """Act at random, or by the policy, instead of planning: ``train.seed_actions``."""
     train_actors: Bool[Array, ""] | bool
     replan: Bool[Array, ""] | bool
     part: Int[Array, ""] | int = 0
@@ -188,7 +188,7 @@ def phases(config: Config) -> Phases:
 
     # A group per chunk where steps or updates are alone, a group per step where they alternate.
     def act(_: int, size: int) -> Work:
-        return Work(1, size, 0, True, False, False)
+        return Work(1, size, 0, train.seed_actions != "planner", False, False)
 
     def learn(_: int, size: int) -> Work:
         # Re-planning waits until the agent acts, as in BMPC. ``random`` is moot without steps.

@@ -63,6 +63,7 @@ __all__ = [
     "check_environment",
     "chunk",
     "decide",
+    "decide_by_policy",
     "decide_randomly",
     "doubts",
     "environment_step",
@@ -127,6 +128,18 @@ def decide_randomly(state: TrainState, config: Config, spec: AgentSpec) -> Decis
         spread = lambda config, x: jnp.full_like(x, config.policy.seed_std)  # noqa: E731
         prior = Gaussian(action, over_seeds(spread, config.agent, action))
     return Decision(action, prior, jnp.zeros(action.shape[:2], action.dtype), state.plan, {})
+
+
+def decide_by_policy(state: TrainState, config: Config, spec: AgentSpec) -> Decision:
+    """Actions of the bare policy in the seeding phase, with its distribution as their record."""
+
+    def act_seed(config, params, key, obs):
+        return acting.act_on_record(params, key, obs, spec=spec, config=config)
+
+    obs = _split_seeds(state.timestep, config.train.num_seeds).obs
+    keys = fold_keys(state, ACTING, state.iteration)
+    action, prior, value = over_seeds(act_seed, config.agent, state.agent.params, keys, obs)
+    return Decision(action, prior, value, state.plan, {})
 
 
 def environment_step(state: TrainState, decision: Decision, config: Config, env: Env) -> TrainState:
@@ -246,9 +259,12 @@ def chunk(
     learned = jax.eval_shape(improve, state, config, work)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (acted, learned))
 
+    by_policy = config.train.seed_actions == "policy"
+    without_plan = decide_by_policy if by_policy else decide_randomly
+
     def plan_or_not(state: TrainState) -> Decision:
         def at_random() -> Decision:
-            return decide_randomly(state, config, spec)._replace(metrics=zeros[0])
+            return without_plan(state, config, spec)._replace(metrics=zeros[0])
 
         # A scalar predicate, outside of every ``vmap``: seeding does not pay for the planner.
         return jax.lax.cond(work.random, at_random, lambda: plan(state, config))
@@ -348,13 +364,13 @@ class Program(NamedTuple):
     """``(state, config, work) -> (state, means)``; see :func:`chunk`. Means of what did not
     happen are NaN."""
     seeding: Chunks
-    """The chunks of the random seeding phase, in order."""
+    """The chunks of the seeding phase, in order."""
     pretraining: Chunks
     training: Chunks
 
 
 INIT_READS = frozenset({"train.num_seeds", "train.capacity", "env.num_envs"})
-CHUNK_READS = frozenset({"train.num_seeds", "env.num_envs"})
+CHUNK_READS = frozenset({"train.num_seeds", "train.seed_actions", "env.num_envs"})
 """Settings that the compiled functions read; no other setting recompiles them."""
 
 

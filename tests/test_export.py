@@ -254,7 +254,8 @@ def test_commands_accept_the_folder(folder, tmp_path, capsys):
 
 def test_an_exported_agent_is_not_trained_further(folder):
     before = sorted(folder.rglob("*"))
-    with pytest.raises(ConfigError, match="without replay and optimiser, .* another --workdir"):
+    match = "without replay and optimiser; .* another --workdir .*start_from="
+    with pytest.raises(ConfigError, match=match):
         Trainer(controller.load(folder).config, folder).run()
     assert sorted(folder.rglob("*")) == before
 

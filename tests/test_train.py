@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pomcp_jax import counters, envs, train
+from pomcp_jax import acting, counters, envs, schedule, train
 from pomcp_jax.train import Work
 
 
@@ -110,6 +110,60 @@ def test_metrics_of_what_did_not_happen_are_nan():
     assert np.isnan(pretraining["plan/std"]).all() and np.isfinite(pretraining["loss/model"]).all()
     assert all(np.isfinite(value).all() for value in training.values())
     assert {name for m in metrics for name in m} == set(seeding)
+
+
+def test_the_planner_can_make_the_first_decisions():
+    """The schedule alone decides that: the compiled program is the same."""
+    config, prog, _, _ = base()
+    first, *others = schedule.phases(tiny.run(train__seed_actions="planner")).seeding
+    assert not any(work.random for work in (first, *others))
+    assert schedule.phases(config).seeding[0] == first._replace(random=True)
+    state = prog.init(config)
+    plan = jax.jit(lambda state: train.decide(state, config, prog.spec))(state)
+    state, metrics = prog.chunk(state, config, first._replace(iterations=1))
+    rows = jax.device_get(state.replay.rows)
+    for stored, planned in ((rows.action, plan.action), (rows.prior, plan.prior)):
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(lambda x, y: close(x[:, 0], y), stored, planned)  # noqa: B023
+    assert np.isfinite(metrics["plan/std"]).all() and np.isnan(metrics["loss/model"]).all()
+
+
+@pytest.mark.parametrize("preset", ["tdmpc2", "bmpc"])
+def test_the_policy_can_make_the_first_decisions(monkeypatch, preset):
+    """Its own distribution is the record, within the planner's bounds, and the critic's value."""
+    config = tiny.run(preset, train__seed_actions="policy", train__num_seeds=2)
+    env = envs.make(config.env.task, config.env.action_repeat)
+    spec = acting.build(config.agent, env.observation_size, env.action_size)
+    # Planning and learning are not needed here, and take long to compile.
+    monkeypatch.setattr(train, "decide", train.decide_randomly)
+    monkeypatch.setattr(train, "update_step", lambda state, *_: (state, {}))
+
+    @jax.jit
+    def run():
+        state = train.init(config, env, spec)
+        # A critic that has learned something: the last layer of a fresh one is zero.
+        value = jax.tree.map(lambda x: x + 0.1, state.agent.params.model.value)
+        params = state.agent.params
+        params = params._replace(model=params.model._replace(value=value))
+        state = state._replace(agent=state.agent._replace(params=params))
+        keys = train.fold_keys(state, train.ACTING, state.iteration)
+        obs = state.timestep.obs.reshape(2, -1, env.observation_size)
+        alone = [
+            acting.act_policy(
+                jax.tree.map(lambda x, k=k: x[k], params), keys[k], obs[k], spec=spec,
+                config=config.agent,
+            )
+            for k in range(2)
+        ]  # fmt: skip
+        made = train.chunk(state, config, Work(1, 1, 0, True, False, False), env=env, spec=spec)
+        return jnp.stack(alone), made[0].replay.rows
+
+    actions, rows = jax.device_get(run())
+    np.testing.assert_allclose(rows.action[:, 0], actions, rtol=1e-5, atol=1e-6)
+    low, high = config.agent.mppi.std_min, config.agent.mppi.std_max
+    std = rows.prior.std[:, 0]
+    assert (std >= low).all() and (std <= high).all() and (np.abs(std - 1.0) > 1e-3).all()
+    assert (np.abs(rows.prior.mean[:, 0]) <= 1.0).all() and (rows.prior_value[:, 0] != 0.0).all()
 
 
 def test_replay_holds_what_the_environment_said():

@@ -65,6 +65,8 @@ class Run(NamedTuple):
         """What produces rows that are missing."""
         # Otherwise the command would move this run aside.
         command = str(self.about.get("command") or "").replace(" --resume=never", "")
+        if self.about.get("status") == "imported":
+            return "import the agent again with --episodes=10, which evaluates it"
         return f"`{command}` continues the run" if command else "resume the run first"
 
 

@@ -7,11 +7,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pomcp_jax import compiled, diagnostics, envs, evaluate, seed_axis, state_edits, train
+from pomcp_jax import (
+    compiled,
+    diagnostics,
+    envs,
+    evaluate,
+    fine_tuning,
+    seed_axis,
+    state_edits,
+    train,
+)
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
+from pomcp_jax.fine_tuning import Learned
+from pomcp_jax.running import trained
 from pomcp_jax.running.metrics import Results
 from pomcp_jax.train import Program, TrainState
 
@@ -32,7 +43,8 @@ def build(config: Config, env: Env | None = None) -> Functions:
     """Build the functions of a run without compiling them; ``config.env`` names a missing ``env``.
 
     Raises:
-      ConfigError: a package, a file or a capability of the physics is missing.
+      ConfigError: a package, a file or a capability of the physics is missing, or the agent of
+        ``train.start_from`` does not fit.
     """
     env = environment(config) if env is None else env
     # Run.go reports the same doubts as progress lines; a warning would repeat them with a path.
@@ -70,12 +82,31 @@ def build(config: Config, env: Env | None = None) -> Functions:
     # checkpoint_keep would compile again.
     only_state, reads = (train.SPECS, None), diagnostics.READS
     renewed = spread(renew, (*only_state, seed_axis.SPLIT), train.SPECS)
-    return Functions(
+    functions = Functions(
         program,
         Compiled(jax.jit(spread(planner, only_state, seed_axis.SPLIT)), reads, finish=with_nans),
         Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads),
         Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
     )
+    learned = trained.learned(config, program.spec)
+    return functions if learned is None else _started(functions, learned)
+
+
+def _started(functions: Functions, learned: Learned) -> Functions:
+    """``functions`` whose new agents, at the start and after a reset, have learned already."""
+    program = functions.program
+
+    def init(*args: Any) -> TrainState:
+        state = program.init(*args)
+        state = state._replace(agent=fine_tuning.begin(state.agent, learned))
+        return seed_axis.place(state, program.mesh, train.SPECS)
+
+    def reset_agents(state: TrainState, config: Config, which: np.ndarray) -> TrainState:
+        state = functions.reset_agents(state, config, which)
+        state = state._replace(agent=fine_tuning.begin(state.agent, learned, which))
+        return seed_axis.place(state, program.mesh, train.SPECS)
+
+    return functions._replace(program=program._replace(init=init), reset_agents=reset_agents)
 
 
 def environment(config: Config) -> Env:

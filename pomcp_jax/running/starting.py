@@ -206,8 +206,8 @@ def _load(
     place = folder / str(manifest.decisions)
     if not any(name.startswith("run/") for name in manifest.files):
         raise CheckpointError(
-            f"{place}: holds a trained agent without replay and optimiser, which cannot be trained"
-            " further; choose another --workdir"
+            f"{place}: holds a trained agent without replay and optimiser; choose another --workdir"
+            f" (--config.train.start_from={options.workdir} starts a run from it)"
         )
     books, config = _books(manifest), options.config
     cells = cells_lib.cells(config, options.grid)
