@@ -578,6 +578,7 @@ def test_planner_comes_without_the_rest():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     rooms = (
-        "attribute_docs config errors fields mppi nearest planner_checks planner_model types values"
+        "attribute_docs config errors fields mppi nearest planner_checks planner_model"
+        " planner_sequences types values"
     )
     assert out.stdout.strip() == str(["pomcp_jax", *(f"pomcp_jax.{x}" for x in rooms.split())])
