@@ -1,4 +1,4 @@
-"""A planar quadrotor flies around an obstacle, by MPC in its true model; how smooth are its actions?
+"""A planar quadrotor flies around an obstacle by MPC in its true model, smoothly or not.
 
     python examples/quadrotor.py [--steps 120] [--seeds 5] [--samples 256]
 
@@ -54,9 +54,10 @@ SETTINGS = {
     "independent noise": {},
     "correlated noise": {"noise_correlation": 0.9},
     "knots": {"knots": 6},
-    "cost of changes": {"action_rate_cost": 2.0},
-    "correlated noise, cost": {"noise_correlation": 0.9, "action_rate_cost": 2.0},
-    "knots, cost": {"knots": 6, "interpolation": "cubic", "action_rate_cost": 2.0},
+    "cubic knots": {"knots": 6, "interpolation": "cubic"},
+    "cost of changes": {"action_rate_cost": 1.0},
+    "correlated noise and cost": {"noise_correlation": 0.9, "action_rate_cost": 1.0},
+    "cubic knots and cost": {"knots": 6, "interpolation": "cubic", "action_rate_cost": 1.0},
 }
 
 

@@ -72,8 +72,8 @@ def export(
         return lower(jax.jit(lambda obs: fns.act(params, state, obs)[1]))(obs)
 
     def plan(key: Any, obs: Any, given: Any, is_first: Any) -> tuple:
-        state = PlanState(*given) if isinstance(given, tuple) else PlanState(given)
-        state = ControllerState(jax.random.wrap_key_data(key), state, is_first)
+        warm = PlanState(*given) if isinstance(given, tuple) else PlanState(given)
+        state = ControllerState(jax.random.wrap_key_data(key), warm, is_first)
         state, action = fns.act(params, state, obs)
         return action, jax.random.key_data(state.key), _arrays(state.plan)
 

@@ -65,7 +65,7 @@ LogStd = Annotated[float, Range(-30.0, 10.0)]
 """Bounds for which ``exp(2 x)`` is a normal number of float32."""
 Symlog = Annotated[float, Range(-80.0, 80.0)]
 """Bounds for which ``symexp`` is finite in float32."""
-ActionBound = Annotated[float, Range(-1e9, 1e9), OPTIONAL]
+ActionBound = Annotated[float, Range(-1e6, 1e6), OPTIONAL]
 
 
 class Spec(NamedTuple):

@@ -1,0 +1,54 @@
+"""Train several strengths of the KL term, the paper's lambda, as one vmapped program.
+
+    python examples/lambda_sweep.py [--decisions 1000] [--values 0.1 1 9]
+
+The strength is a traced number of the configuration, so all values share one compilation; each is
+trained with the same seed. ``experiments.sweep`` does the same from the command line.
+"""
+
+import argparse
+import tempfile
+
+import jax
+import jax.numpy as jnp
+
+from pomcp_jax import Config, Task, Trainer, config, make_env, presets
+
+TASK = Task(
+    name="reach",
+    reset=lambda key: jax.random.uniform(key, (1,), minval=-1.0),
+    step=lambda x, action: jnp.clip(x + 0.2 * action, -1.0, 1.0),
+    observe=lambda x: x,
+    reward=lambda x: 1.0 - jnp.sum(jnp.abs(x)),
+    terminated=lambda x: jnp.zeros((), bool),
+    observation_size=1,
+    action_size=1,
+    episode_steps=20,
+)
+SMALL = {
+    "mppi.num_samples": 64, "mppi.num_elites": 8, "mppi.num_proposals": 8, "mppi.iterations": 2,
+    "optimizer.batch_size": 64, "world_model.latent_size": 32, "world_model.mlp_width": 32,
+}  # fmt: skip
+
+
+def main():
+    """Print the returns of planner and bare policy for every strength."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--decisions", type=int, default=1000, help="of every agent")
+    parser.add_argument("--values", type=float, nargs="+", default=[0.1, 1.0, 9.0])
+    args = parser.parse_args()
+    agent = config.replace(presets.with_size(presets.po_mpc(lambda_=1.0), "tiny"), SMALL)
+    settings = config.replace(Config(agent=agent), {
+        "env.task": "reach", "env.action_repeat": 1, "train.total_decisions": args.decisions,
+        "train.seed_decisions": 100, "train.pretrain_updates": 100, "train.capacity": 2_000,
+        "train.eval_decisions": 0, "train.chunk_decisions": 100,
+    })  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        grid = {"policy.kl_coef": tuple(args.values)}
+        outcome = Trainer(settings, folder, env=make_env(TASK), grid=grid).run()
+    for cell in outcome.cells:
+        print(f"{cell.cell.name}: planner {cell.planner[0]:.1f}, policy {cell.policy[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
