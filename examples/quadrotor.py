@@ -1,12 +1,13 @@
 """A planar quadrotor flies around an obstacle by MPC in its true model, smoothly or not.
 
-    python examples/quadrotor.py [--steps 120] [--seeds 5] [--samples 256]
+    python examples/quadrotor.py [--steps 120] [--seeds 5] [--samples 256] [--picture FILE]
 
 State ``[x, z, angle, dx, dz, spin]`` in metres and radians; inputs are the thrusts of both rotors,
 in newtons, each with its own bounds. Constraints, two ways: touching the obstacle or the ground
 ends the flight (discount 0, and a penalty), tilting by more than 60 degrees costs. The table shows
 the settings of :class:`pomcp_jax.MppiConfig` that make actions smooth: return, mean change of the
-action between decisions in percent of the range of thrust, and crashes.
+action between decisions in percent of the range of thrust (each with the standard deviation over
+flights), and crashes.
 """
 
 import argparse
@@ -53,11 +54,9 @@ BASE = MppiConfig(
 SETTINGS = {
     "independent noise": {},
     "correlated noise": {"noise_correlation": 0.9},
-    "knots": {"knots": 6},
-    "cubic knots": {"knots": 6, "interpolation": "cubic"},
     "cost of changes": {"action_rate_cost": 1.0},
-    "correlated noise and cost": {"noise_correlation": 0.9, "action_rate_cost": 1.0},
-    "cubic knots and cost": {"knots": 6, "interpolation": "cubic", "action_rate_cost": 1.0},
+    "knots": {"knots": 6, "interpolation": "cubic"},
+    "knots and cost": {"knots": 6, "interpolation": "cubic", "action_rate_cost": 1.0},
 }
 
 
@@ -80,15 +79,30 @@ def fly(keys, config, steps):
     return jax.vmap(flight)(keys)
 
 
-def table(steps, seeds, samples):
-    """A row for every setting: name, mean return, mean change of the action, crashes."""
-    rows = []
-    for name, changes in SETTINGS.items():
-        config = dataclasses.replace(BASE, num_samples=samples, **changes)
-        thrust, reward, crashed = fly(jax.random.split(jax.random.key(0), seeds), config, steps)
-        moved = np.abs(np.diff(thrust, axis=1)) / (HIGH - LOW)
-        rows.append((name, np.sum(reward, axis=1), np.mean(moved, axis=(1, 2)), np.sum(crashed)))
-    return rows
+def changes_of(thrust):
+    """Mean change of the action between decisions of each flight, in percent of its range."""
+    moved = np.abs(np.diff(thrust, axis=1)) / np.asarray(HIGH - LOW)
+    return 100 * np.mean(moved, axis=(1, 2))
+
+
+def draw(flights, path):
+    """A panel of both thrusts over time for every setting, of the first seed."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(len(flights), sharex=True, figsize=(7, 1.3 * len(flights)))
+    for panel, (name, (thrust, _, _)) in zip(panels, flights.items(), strict=True):
+        times = DT * np.arange(thrust.shape[1])
+        panel.step(times, thrust[0], where="post", linewidth=1.0)
+        panel.set_ylim(LOW[0] - 0.3, HIGH[0] + 0.3)
+        text = f"{name}: {changes_of(thrust).mean():.1f} % of the range per decision"
+        panel.set_title(text, fontsize=9, loc="left")
+    panels[len(panels) // 2].set_ylabel("thrust of both rotors, N")
+    panels[-1].set_xlabel("time, s")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
 
 
 def main():
@@ -97,12 +111,19 @@ def main():
     parser.add_argument("--steps", type=int, default=120, help="decisions of a flight")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=256, help="candidates of an iteration")
+    parser.add_argument("--picture", help="file for a picture of the thrusts (needs matplotlib)")
     args = parser.parse_args()
+    keys, flights = jax.random.split(jax.random.key(0), args.seeds), {}
     print("| setting | return | change of action, % of range | crashes |")
     print("|---|---|---|---|")
-    for name, total, moved, crashed in table(args.steps, args.seeds, args.samples):
-        change = f"{100 * moved.mean():.2f} ± {100 * moved.std():.2f}"
-        print(f"| {name} | {total.mean():.1f} ± {total.std():.1f} | {change} | {crashed} |")
+    for name, changes in SETTINGS.items():
+        config = dataclasses.replace(BASE, num_samples=args.samples, **changes)
+        flights[name] = thrust, reward, crashed = jax.device_get(fly(keys, config, args.steps))
+        total, moved = reward.sum(axis=1), changes_of(thrust)
+        columns = [name, *(f"{x.mean():.1f} ± {x.std():.1f}" for x in (total, moved))]
+        print(f"| {' | '.join(columns)} | {crashed.sum()} |")
+    if args.picture:
+        draw(flights, args.picture)
 
 
 if __name__ == "__main__":
