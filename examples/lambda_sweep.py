@@ -3,16 +3,16 @@
     python examples/lambda_sweep.py [--decisions 1000] [--values 0.1 1 9]
 
 The strength is a traced number of the configuration, so all values share one compilation; each is
-trained with the same seed. ``experiments.sweep`` does the same from the command line.
+trained with the same seed. ``experiments.sweep`` does the same from the command line, with tables,
+pictures and checkpoints.
 """
 
 import argparse
-import tempfile
 
 import jax
 import jax.numpy as jnp
 
-from pomcp_jax import Config, Task, Trainer, config, make_env, presets
+from pomcp_jax import Config, Task, config, evaluate, make_env, presets, train
 
 TASK = Task(
     name="reach",
@@ -32,22 +32,31 @@ SMALL = {
 
 
 def main():
-    """Print the returns of planner and bare policy for every strength."""
+    """Print, for every strength, how good the bare policy is and how close to the planner."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--decisions", type=int, default=1000, help="of every agent")
     parser.add_argument("--values", type=float, nargs="+", default=[0.1, 1.0, 9.0])
     args = parser.parse_args()
+    num = len(args.values)
     agent = config.replace(presets.with_size(presets.po_mpc(lambda_=1.0), "tiny"), SMALL)
     settings = config.replace(Config(agent=agent), {
+        "agent.policy.kl_coef": jnp.array(args.values), "train.num_seeds": num,
         "env.task": "reach", "env.action_repeat": 1, "train.total_decisions": args.decisions,
         "train.seed_decisions": 100, "train.pretrain_updates": 100, "train.capacity": 2_000,
-        "train.eval_decisions": 0, "train.chunk_decisions": 100,
     })  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        grid = {"policy.kl_coef": tuple(args.values)}
-        outcome = Trainer(settings, folder, env=make_env(TASK), grid=grid).run()
-    for cell in outcome.cells:
-        print(f"{cell.cell.name}: planner {cell.planner[0]:.1f}, policy {cell.policy[0]:.1f}")
+    program = train.build(settings, make_env(TASK))
+    # The same seed for all, so that they differ by their strength alone.
+    state = program.init(settings, jnp.zeros(num, jnp.int32))
+    for work in [*program.seeding, *program.pretraining, *program.training]:
+        state, metrics = program.chunk(state, settings, work)
+    keys = jax.random.split(jax.random.key(1), num)
+    played = evaluate.rollout(
+        state.agent.params, keys, env=program.env, spec=program.spec, config=settings.agent,
+        episodes=20, planner=False,
+    )  # fmt: skip
+    for row, value in enumerate(args.values):
+        text = f"policy's return {played.returns[row].mean():.1f} of 20"
+        print(f"lambda {value:g}: {text}, KL to the prior {metrics['policy/kl'][row]:.2f} nats")
 
 
 if __name__ == "__main__":
