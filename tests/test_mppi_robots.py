@@ -290,6 +290,9 @@ def test_options_that_are_on_at_their_default_change_nothing():
     np.testing.assert_array_equal(same.next_state.action, same.action)
     same = same._replace(next_state=PlanState(same.next_state.mean))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), off, same)
+    # Other numbers do not compile again.
+    changed = dataclasses.replace(on, high=jnp.full((), 0.5), noise_correlation=jnp.full((), 0.5))
+    assert np.max(plan(*args, config=changed).actions) <= 0.5 and plan._cache_size() == 2
 
 
 # ----------------------------------------------------------------------------- training
