@@ -4,6 +4,7 @@ All functions are pure and serve one seed with N environments; ``vmap`` them ove
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -157,7 +158,8 @@ def act(
       ConfigError: for observations of another size than the agent's, and for a warm
         start or ``is_first`` of another number of environments.
     """
-    return _plans(mppi.plan, params, key, obs, plan_state, is_first, spec, config, explore)
+    plan = functools.partial(mppi.plan, explore=explore)
+    return _plans(plan, params, key, (obs, plan_state, is_first), spec, config)
 
 
 def imagine(
@@ -175,38 +177,44 @@ def imagine(
     Raises:
       ConfigError: as :func:`act`.
     """
-    return _plans(mppi.imagine, params, key, obs, plan_state, is_first, spec, config, 0.0)
+    imagine = functools.partial(mppi.imagine, explore=0.0)
+    return _plans(imagine, params, key, (obs, plan_state, is_first), spec, config)
 
 
 def _plans(
     planner: Callable[..., Any],
     params: AgentParams,
     key: Key,
-    obs: Float[Array, "N O"],
-    plan_state: PlanState,
-    is_first: Bool[Array, " N"],
+    now: tuple[Float[Array, "N O"], PlanState, Bool[Array, " N"]],
     spec: AgentSpec,
     config: AgentConfig,
-    explore: Number,
 ) -> Any:
-    """Results of ``planner``, :func:`mppi.plan` or one of its signature, for N observations."""
+    """Results of ``planner``, :func:`mppi.plan` or one of its signature, for N observations.
+
+    ``now`` are the observations, the plans' states, and whether an episode begins.
+    """
+    obs, states, is_first = now
     _check_obs(obs, spec)
     num, horizon = obs.shape[0], config.mppi.horizon
-    _check_rows("plan_state.mean", plan_state.mean.shape, (num, horizon, spec.action_size))
+    _check_rows("plan_state.mean", states.mean.shape, (num, horizon, spec.action_size))
     _check_rows("is_first", is_first.shape, (num,))
     key_heads, key_plan = jax.random.split(key)
     params = plan_params(params, key_heads, config)
     latent = world_model.encode(spec.nets, params.model.encoder, obs)
+
+    def begun(x: Array) -> Array:
+        return jnp.where(jnp.expand_dims(is_first, tuple(range(1, x.ndim))), 0.0, x)
+
     # The warm start of a new episode would continue the plan of the last one.
-    mean = jnp.where(is_first[:, None, None], 0.0, plan_state.mean)
+    states = jax.tree.map(begun, states)
     model = model_fns(spec, config)
 
     def plan(key: Key, root: Array, state: PlanState) -> Any:
-        return planner(params, key, root, state, model=model, config=config.mppi, explore=explore)
+        return planner(params, key, root, state, model=model, config=config.mppi)
 
     # A key per environment, so that their plans do not share noise.
     keys = jax.random.split(key_plan, obs.shape[0])
-    return jax.vmap(plan)(keys, latent, PlanState(mean))
+    return jax.vmap(plan)(keys, latent, states)
 
 
 def act_policy(
@@ -278,8 +286,8 @@ def replan(
         num_samples=config.replan.num_samples or config.mppi.num_samples,
         iterations=config.replan.iterations or config.mppi.iterations,
     )
-    # A warm start from acting would belong to another state.
-    state = mppi.init(planner, spec.action_size, jnp.float32)
+    # A warm start from acting would belong to another state, and the action before is not known.
+    state = mppi.init(planner, spec.action_size, jnp.float32)._replace(action=None)
 
     def plan(key: Key, root: Array) -> PlanOutput:
         return mppi.plan(params, key, root, state, model=model, config=planner, explore=0.0)

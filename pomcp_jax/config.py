@@ -21,7 +21,9 @@ import numpy as np
 from pomcp_jax import fields, nearest, values
 from pomcp_jax.errors import ConfigError
 from pomcp_jax.fields import (
+    OPTIONAL,
     STATIC,
+    ActionBound,
     BelowOne,
     Count,
     CountOrZero,
@@ -69,7 +71,25 @@ def config(cls: type[C]) -> type[C]:
     meta = [name for name, spec in specs.items() if spec.static]
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     data = [name for name in names if name not in meta]
-    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+    if not any(spec.optional for spec in specs.values()):
+        return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+    return _register_with_optional(cls, data, meta)
+
+
+def _register_with_optional(cls: type[C], data: list[str], meta: list[str]) -> type[C]:
+    """Register ``cls`` as a pytree whose optional floats are leaves only while they are on."""
+
+    def flatten(cfg: Any) -> tuple[list, tuple]:
+        on = tuple(name for name in data if fields.is_on(cfg, name))
+        keyed = [(jax.tree_util.GetAttrKey(name), getattr(cfg, name)) for name in on]
+        return keyed, (on, tuple(getattr(cfg, name) for name in meta))
+
+    def unflatten(structure: tuple, leaves: Any) -> Any:
+        on, static = structure
+        return cls(**dict(zip(meta, static, strict=True)), **dict(zip(on, leaves, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
 
 
 def _converted(group: str, name: str, spec: fields.Spec, value: Any) -> Any:
@@ -159,13 +179,37 @@ class MppiConfig:
     temperature: NotNegative = 0.5
     """Elites weigh ``softmax(temperature * return)``, as in TD-MPC2: the inverse of the
     temperature of MPPI's papers. Higher values favour the best; 0 weighs all elites equally."""
-    temperature_scale: Literal["none", "spread"] = "none"
+    temperature_scale: Literal["none", "std", "spread"] = "none"
     """Unit of the returns that ``temperature`` multiplies: ``none``, or the standard deviation of
-    the elites' returns (``spread``), so that weights do not depend on the scale of rewards."""
+    the elites' returns (``std``, formerly ``spread``, which still works), so that weights do not
+    depend on the scale of rewards. With ``num_elites = num_samples`` it is that of the whole
+    population, as in DIAL-MPC (arXiv 2409.15610)."""
     std_min: NotNegative = 0.05
-    """Lower bound of the standard deviation of the fitted distribution."""
+    """Lower bound of the standard deviation of the fitted distribution, in units of half the range
+    of actions, ``(high - low) / 2``: of 1 with the default bounds."""
     std_max: NotNegative = 2.0
-    """Upper bound of that standard deviation, and its value in the first iteration."""
+    """Upper bound of that standard deviation, in the same unit."""
+    std_init: Annotated[NotNegative, OPTIONAL] = 0.0
+    """That standard deviation in the first iteration; 0: ``std_max``."""
+    low: ActionBound = -1.0
+    """Lowest action. A number, or one per input ``[A]``, as ``high`` and the three ``std``; in
+    training it is -1, which environments scale to their own bounds."""
+    high: ActionBound = 1.0
+    """Highest action; 1 in training."""
+    noise_correlation: Annotated[BelowOne, OPTIONAL] = 0.0
+    """Correlation of the samples' noise between a step and the next: an Ornstein-Uhlenbeck process
+    (AR(1)) with a variance of 1 at every step. Higher values search smoother plans, as the colored
+    noise of iCEM (arXiv 2008.06389) does. A number, or one per input."""
+    knots: CountOrZero = 0
+    """Steps whose actions are searched, evenly spread from the first to the last; those between
+    them are interpolated, as in MuJoCo MPC (arXiv 2212.00541). 0: every step."""
+    interpolation: Literal["linear", "cubic"] = "linear"
+    """Curve between knots: straight lines, or cubic Hermite splines with finite differences as
+    slopes, clipped to the bounds."""
+    action_rate_cost: Annotated[NotNegative, OPTIONAL] = 0.0
+    """Cost of changing the action: this times ``|a_t - a_{t-1}|^2`` is subtracted from each
+    reward that a plan predicts, in units of half the range. The first change is from the executed
+    action before. A number, or one per input."""
     select: Literal["sample", "argmax"] = "sample"
     """How the executed elite is chosen: by its weight (``sample``) or the best one."""
     record: Literal["sampled_elite", "mean", "best_elite"] = "sampled_elite"

@@ -99,6 +99,12 @@ RULES: tuple[Rule, ...] = (
         "mppi.temperature_scale",
     ),
     _agent(
+        # One knot is a constant action, and two are joined by a line in either case.
+        lambda agent: agent.mppi.knots < 3,
+        "agent.mppi.knots is less than 3: there is no curve",
+        "mppi.interpolation",
+    ),
+    _agent(
         lambda agent: agent.mppi.horizon == 1,
         "agent.mppi.horizon is 1: windows have a single reward",
         "critic.td_lambda",

@@ -167,6 +167,8 @@ def recorded(
             out, imagined = acting.imagine(
                 params, key, obs, plan, is_first, config=config, **options
             )
+            # Latents of all elites at every decision would fill the memory.
+            imagined = imagined._replace(states=None)
             action, plan = out.action, out.next_state
         else:
             out = acting.act(

@@ -49,8 +49,9 @@ def export(
     Returns:
       For the planner ``(key uint32[2], obs [N, O], plan [N, H, A], is_first bool[N]) ->
       (action [N, A], key, plan)``: key and plan are those of the next call, ``is_first`` drops
-      the plan. For the others ``obs [N, O] -> action [N, A]``. Actions are in ``[-1, 1]``, without
-      exploration noise.
+      the plan. With ``mppi.action_rate_cost`` the plan is a tuple of ``[N, H, A]`` and the last
+      action ``[N, A]``. For the others ``obs [N, O] -> action [N, A]``. Actions are in
+      ``[-1, 1]``, without exploration noise.
 
     Raises:
       ValueError: one line, as :func:`controller.make_fns`, or for N or platforms.
@@ -70,18 +71,24 @@ def export(
         # Without noise the key is drawn from but has no effect.
         return lower(jax.jit(lambda obs: fns.act(params, state, obs)[1]))(obs)
 
-    def plan(key: Any, obs: Any, mean: Any, is_first: Any) -> tuple:
-        state = ControllerState(jax.random.wrap_key_data(key), PlanState(mean), is_first)
+    def plan(key: Any, obs: Any, given: Any, is_first: Any) -> tuple:
+        warm = PlanState(*given) if isinstance(given, tuple) else PlanState(given)
+        state = ControllerState(jax.random.wrap_key_data(key), warm, is_first)
         state, action = fns.act(params, state, obs)
-        return action, jax.random.key_data(state.key), state.plan.mean
+        return action, jax.random.key_data(state.key), _arrays(state.plan)
 
-    mean = acting.init_plan(config, spec, num).mean
+    start = acting.init_plan(config, spec, num)
     return lower(jax.jit(plan))(
         jax.ShapeDtypeStruct((2,), jnp.uint32),
         obs,
-        jax.ShapeDtypeStruct(mean.shape, mean.dtype),
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _arrays(start)),
         jax.ShapeDtypeStruct((num,), jnp.bool),
     )
+
+
+def _arrays(state: PlanState) -> Any:
+    """A plan's state without our classes: an array, or a tuple if it has the last action."""
+    return state.mean if state.action is None else (state.mean, state.action)
 
 
 def check_serialisable() -> None:
@@ -117,5 +124,5 @@ def deviation(exported: jax_export.Exported, fns: Any, params: AgentParams, obs:
         action = exported.call(obs)
     else:
         key = jax.random.key_data(state.key)
-        action = exported.call(key, obs, state.plan.mean, state.is_first)[0]
+        action = exported.call(key, obs, _arrays(state.plan), state.is_first)[0]
     return float(np.max(np.abs(np.asarray(action) - np.asarray(expected))))

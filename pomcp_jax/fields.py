@@ -23,6 +23,9 @@ from pomcp_jax import attribute_docs, nearest
 
 STATIC = "static"
 """Marks a float that decides a shape or a structure: ``Annotated[float, STATIC]``."""
+OPTIONAL = "optional"
+"""Marks a traced float whose default switches something off. It is a leaf only with another value,
+so that a program with the default does not contain what is switched off."""
 
 
 class Range(NamedTuple):
@@ -62,6 +65,7 @@ LogStd = Annotated[float, Range(-30.0, 10.0)]
 """Bounds for which ``exp(2 x)`` is a normal number of float32."""
 Symlog = Annotated[float, Range(-80.0, 80.0)]
 """Bounds for which ``symexp`` is finite in float32."""
+ActionBound = Annotated[float, Range(-1e6, 1e6), OPTIONAL]
 
 
 class Spec(NamedTuple):
@@ -75,6 +79,8 @@ class Spec(NamedTuple):
     static: bool = True
     """Whether the value is part of the compilation key; otherwise it is traced."""
     doc: str = ""
+    optional: bool = False
+    """Whether the default of a traced float switches something off, see :data:`OPTIONAL`."""
 
     @property
     def allowed(self) -> str:
@@ -92,7 +98,8 @@ def _spec(annotation: Any, default: Any, doc: str) -> Spec:
     ranges: list[Range] = [mark for mark in marks if isinstance(mark, Range)]
     # Integers and names decide shapes or branches, so only floats can be traced.
     static = kind is not float or STATIC in marks
-    return Spec(kind, default, range=ranges[0] if ranges else None, static=static, doc=doc)
+    interval, optional = ranges[0] if ranges else None, OPTIONAL in marks
+    return Spec(kind, default, range=interval, static=static, doc=doc, optional=optional)
 
 
 def specs(cls: Any) -> dict[str, Spec]:
@@ -108,6 +115,17 @@ def _specs(cls: Any) -> dict[str, Spec]:
         for field in dataclasses.fields(cls)
         if not dataclasses.is_dataclass(field.type)
     }
+
+
+def is_off(spec: Spec, value: Any) -> bool:
+    """Whether an optional float has its default; arrays and tracers are on, whatever they hold."""
+    # Integers are on too: JAX writes the axes of ``vmap`` into a configuration's leaves.
+    return spec.optional and type(value) is float and value == spec.default
+
+
+def is_on(config: Any, name: str) -> bool:
+    """Whether the optional float ``name`` of a configuration is a leaf."""
+    return not is_off(specs(type(config))[name], getattr(config, name))
 
 
 def groups(cls: Any, path: str = "") -> dict[str, Any]:

@@ -9,8 +9,11 @@ The algorithm is TD-MPC2's (arXiv 2310.16828, section 3.2 and repository
 nicklashansen/tdmpc2, ``TDMPC2._plan``), a variant of MPPI (arXiv 1707.02342)
 with elites and policy-guided proposals. The action distribution that a policy
 can be trained towards is part of the output, in the three published variants.
+Bounds per input, correlated noise, knots and a cost of changing the action, for
+robots, are in :mod:`pomcp_jax.planner_sequences`.
 
-Symbols: N samples, P proposals (P < N), E elites, H horizon, A action size.
+Symbols: N samples, P proposals (P < N), E elites, H horizon, K knots (H without),
+A action size.
 """
 
 import dataclasses
@@ -22,7 +25,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import planner_checks, planner_model
+from pomcp_jax import fields, planner_checks, planner_model
+from pomcp_jax import planner_sequences as sequences
 from pomcp_jax.config import ConfigError, MppiConfig
 from pomcp_jax.planner_checks import Number
 from pomcp_jax.planner_model import Conformed, ModelFns
@@ -33,7 +37,10 @@ class PlanState(NamedTuple):
     """Carried from a decision to the next."""
 
     mean: Float[Array, "H A"]
-    """Warm start, already shifted by one step; zeros at an episode's start."""
+    """Warm start, already shifted by one step; the middle of the bounds at an episode's start."""
+    action: Float[Array, " A"] | None = None
+    """Last executed action, from which ``MppiConfig.action_rate_cost`` counts the first change;
+    None leaves that change free. It is carried only while there is such a cost."""
 
 
 class PlanDiagnostics(NamedTuple):
@@ -58,12 +65,16 @@ class PlanOutput(NamedTuple):
 
     action: Float[Array, " A"]
     """Action to execute: the chosen elite's first, plus exploration noise, clipped."""
+    actions: Float[Array, "H A"]
+    """The chosen elite's plan; its first is ``action`` without exploration noise. To execute
+    several of them before the next plan, see :func:`shift`."""
     mode: Float[Array, " A"]
     """First action of the final mean."""
     prior: Gaussian
     """Training target ``N([A], [A])`` for a policy, as ``MppiConfig.record`` says."""
     value: Float[Array, ""]
-    """Weighted mean return of the elites: the planner's estimate of the root's value."""
+    """Weighted mean return of the elites: the planner's estimate of the root's value, less the
+    cost of changing the action, if there is one."""
     next_state: PlanState
     diagnostics: PlanDiagnostics
 
@@ -72,6 +83,8 @@ class Imagined(NamedTuple):
     """The model's predictions for the elites of a plan's last iteration; see :func:`imagine`."""
 
     actions: Float[Array, "E H A"]
+    states: PyTree
+    """Latents after each step, ``[E, H, ...]``."""
     rewards: Float[Array, "E H"]
     discounts: Float[Array, "E H"]
     """Discount of each step, as the model returns it."""
@@ -81,9 +94,9 @@ class Imagined(NamedTuple):
 
 
 class _Population(NamedTuple):
-    mean: Float[Array, "H A"]
-    std: Float[Array, "H A"]
-    elites: Float[Array, "E H A"]
+    mean: Float[Array, "K A"]
+    std: Float[Array, "K A"]
+    elites: Float[Array, "E K A"]
     returns: Float[Array, " E"]
     weights: Float[Array, " E"]
     index: Int[Array, " E"]  # type: ignore[assignment]  # hides a method of tuple that nothing calls
@@ -101,8 +114,37 @@ def validate(config: MppiConfig, path: str = "mppi") -> None:
 
 
 def init(config: MppiConfig, action_size: int, dtype: DTypeLike = float) -> PlanState:
-    """The warm start of an episode's first plan: zeros ``[H, A]``, float64 under x64 only."""
-    return PlanState(mean=jnp.zeros((config.horizon, action_size), dtype))
+    """The state before an episode's first plan: the middle of the bounds, float64 under x64 only.
+
+    Raises:
+      ConfigError: for bounds that do not fit ``action_size``.
+    """
+    planner_checks.check_numbers(config, size=action_size)
+    middle = sequences.middle(config)
+    state = PlanState(mean=jnp.full((config.horizon, action_size), middle, dtype))
+    if not fields.is_on(config, "action_rate_cost"):
+        return state
+    return state._replace(action=jnp.full((action_size,), middle, dtype))
+
+
+def shift(out: "PlanOutput", steps: Int[Array, ""] | int) -> PlanState:
+    """The state of the next plan after ``steps`` of ``out.actions`` have been executed.
+
+    For control that plans less often than it acts, and for robots with a known delay. One
+    step yields ``out.next_state``; what lies behind the end is filled as there.
+
+    Args:
+      out: the plan.
+      steps: executed actions, 1 to H; may be traced.
+    """
+    state = out.next_state
+    last = state.mean.shape[0] - 1
+    mean = state.mean[jnp.minimum(jnp.arange(last + 1) + steps - 1, last)]
+    if state.action is None:
+        return PlanState(mean)
+    later = out.actions[jnp.minimum(steps - 1, last)].astype(state.action.dtype)
+    # The first executed action may have exploration noise.
+    return PlanState(mean, jnp.where(jnp.asarray(steps) == 1, state.action, later))
 
 
 def sample_noise(
@@ -135,7 +177,7 @@ def score(
     size = actions.shape[-1]
     conformed = planner_model.conform(model, params, keys[0], root, size, also=(keys, actions))
     prepared = conformed.prepare(params, conformed.root)
-    return _score(conformed, params, prepared, keys, actions.astype(conformed.dtype))
+    return _score(conformed, params, prepared, keys, actions.astype(conformed.dtype), None)
 
 
 def _alive(discount: Array, x: Array) -> Array:
@@ -156,8 +198,14 @@ def _unroll(model: Conformed) -> int:
 
 
 def _score(
-    model: Conformed, params: Params, prepared: PyTree, keys: Key, actions: Float[Array, "N H A"]
+    model: Conformed,
+    params: Params,
+    prepared: PyTree,
+    keys: Key,
+    actions: Float[Array, "N H A"],
+    costs: Float[Array, "N H"] | None,
 ) -> Float[Array, " N"]:
+    """Returns of ``actions``, less the discounted costs of their steps."""
     moved = jnp.moveaxis(planner_model.vary(actions, model.axes), 1, 0)
     # Outside of the scan, because the root has no axis of samples.
     latent, first = jax.vmap(model.advance, in_axes=(None, None, 0))(params, prepared, moved[0])
@@ -169,12 +217,22 @@ def _score(
     latent, later = jax.lax.scan(advance, latent, moved[1:], unroll=_unroll(model))
     seen = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), first, later)
     rewards, gammas = _outcomes(model, params, seen)
+    if costs is not None:
+        rewards = rewards - costs.T
     total, discount = rewards[0], gammas[0]
     for t in range(1, len(moved)):
         total = total + discount * _alive(discount, rewards[t])
         discount = discount * _alive(discount, gammas[t])
     tail = jax.vmap(model.value, in_axes=(None, 0, 0))(params, keys, latent)
     return total + discount * _alive(discount, tail)
+
+
+def _costs(
+    actions: Float[Array, "N H A"], previous: Float[Array, " A"] | None, config: MppiConfig
+) -> Float[Array, "N H"] | None:
+    """Cost of every step's change of action; None if it is off."""
+    is_on = fields.is_on(config, "action_rate_cost")
+    return sequences.change_costs(actions, previous, config) if is_on else None
 
 
 def _outcomes(
@@ -192,7 +250,8 @@ def propose(
 ) -> tuple[Float[Array, "P H A"], Float[Array, " P"]]:
     """Roll the proposal policy out in the model, once; the sequences and their returns.
 
-    They stay in the population of every iteration, so one score serves all.
+    They stay in the population of every iteration, so one score serves all. With knots
+    they are the policy's actions at the knots, interpolated.
 
     Raises:
       ConfigError: as :func:`plan`, for the model and the root.
@@ -200,12 +259,18 @@ def propose(
     if model.sample_action is None:
         raise ConfigError("model.sample_action is None: must be a function, it proposes the plans")
     conformed = planner_model.conform(model, params, key, root, None)
-    return _propose(conformed, params, key, config)
+    config = sequences.in_action_units(config, conformed.dtype)
+    return _propose(conformed, params, key, None, config)
 
 
 def _propose(
-    model: Conformed, params: Params, key: Key, config: MppiConfig
+    model: Conformed,
+    params: Params,
+    key: Key,
+    previous: Float[Array, " A"] | None,
+    config: MppiConfig,
 ) -> tuple[Float[Array, "P H A"], Float[Array, " P"]]:
+    """Proposals and their returns; ``previous`` is the executed action before them."""
     proposers, num = model.proposers, config.num_proposals
     step = jax.vmap(functools.partial(_advance, model, params))
     keys = jax.random.split(key, (config.horizon + 1, num))
@@ -224,12 +289,22 @@ def _propose(
     def advance(latent, step_keys):
         action = act(step_keys, latent)
         # Proposals can become elites, and outputs must be finite and within the box.
-        action = jnp.clip(jnp.nan_to_num(action), -1.0, 1.0)
+        action = sequences.clip(jnp.nan_to_num(action), config)
         latent, seen = step(latent, action)
         return latent, (action, seen)
 
     latent, (actions, seen) = jax.lax.scan(advance, latent, keys[:-1], unroll=_unroll(model))
+    if config.knots:
+        # What the policy does between knots cannot be searched: the curve itself is scored.
+        knots = sequences.at_knots(jnp.moveaxis(actions, 0, 1), config)
+        actions = sequences.between_knots(knots, config)
+        costs = _costs(actions, previous, config)
+        prepared = model.prepare(params, model.root)
+        return actions, _score(model, params, prepared, keys[-1], actions, costs)
     rewards, gammas = _outcomes(model, params, seen)
+    if fields.is_on(config, "action_rate_cost"):
+        costs = sequences.change_costs(jnp.moveaxis(actions, 0, 1), previous, config)
+        rewards = rewards - costs.T
     total = jax.vmap(model.value, in_axes=(None, 0, 0))(params, keys[-1], latent)
     # Backwards, because all discounts are known: no running product is needed.
     for t in reversed(range(config.horizon)):
@@ -256,7 +331,7 @@ def _spread(returns: Float[Array, " E"], valid: Bool[Array, " E"]) -> Float[Arra
 
 def _fit(
     before: _Population,
-    candidates: Float[Array, "N H A"],
+    candidates: Float[Array, "N K A"],
     returns: Float[Array, " N"],
     config: MppiConfig,
 ) -> _Population:
@@ -276,7 +351,7 @@ def _fit(
     elite_returns = jnp.where(valid, ranked, jnp.min(ranked, initial=largest, where=valid))
     # At most 0, so that the exponential cannot overflow.
     gaps = elite_returns - elite_returns[0]
-    if config.temperature_scale == "spread":
+    if config.temperature_scale != "none":
         spread = _spread(elite_returns, valid)
         # Equal returns have gaps of 0, whatever divides them.
         gaps = gaps / jnp.where(spread > 0.0, spread, 1.0)
@@ -285,7 +360,8 @@ def _fit(
     mean = jnp.sum(weight * elites, axis=0)
     variance = jnp.sum(weight * jnp.square(elites - mean[None]), axis=0)
     # The floor keeps the search alive, and the records' divergences finite.
-    std = jnp.clip(_root_of_square(variance), config.std_min, config.std_max)
+    limits = (sequences.like(x, variance) for x in (config.std_min, config.std_max))
+    std = jnp.clip(_root_of_square(variance), *limits)
     nonfinite = before.nonfinite + jnp.sum(~finite, dtype=jnp.int32)
     after = _Population(mean, std, elites, elite_returns, weights, index, nonfinite)
     # A selection, not arithmetic: non-finite sums of the unused branch cannot leak.
@@ -302,7 +378,7 @@ def _choose(weights: Float[Array, " E"], key: Key, config: MppiConfig) -> Int[Ar
     return jnp.argmax(logits)
 
 
-def _record(population: _Population, chosen: Float[Array, "H A"], config: MppiConfig) -> Gaussian:
+def _record(population: _Population, chosen: Float[Array, "K A"], config: MppiConfig) -> Gaussian:
     """The first step's action distribution, in the variant that ``config.record`` names."""
     if config.record == "mean":
         return Gaussian(population.mean[0], population.std[0])
@@ -314,15 +390,18 @@ def _record(population: _Population, chosen: Float[Array, "H A"], config: MppiCo
     return Gaussian(chosen[0], population.std[0])
 
 
-def _start(mean: Float[Array, "H A"], config: MppiConfig) -> _Population:
+def _start(mean: Float[Array, "K A"], config: MppiConfig) -> _Population:
     """Population before the first iteration: the warm start, which stays if no return is finite."""
     num = config.num_elites
-    mean = jnp.where(jnp.isfinite(mean), mean, 0.0)
-    plan = jnp.clip(mean, -1.0, 1.0)
+    std: Any = config.std_max
+    if fields.is_on(config, "std_init"):
+        std = jnp.where(config.std_init > 0.0, config.std_init, std)
+    mean = jnp.where(jnp.isfinite(mean), mean, sequences.like(sequences.middle(config), mean))
+    plan = sequences.clip(mean, config)
     return _Population(
         mean=mean,
         # Only the mean is warm-started, as in TD-MPC2.
-        std=jnp.full(mean.shape, config.std_max, mean.dtype),
+        std=jnp.full(mean.shape, std, mean.dtype),
         elites=jnp.broadcast_to(plan[None], (num, *plan.shape)),
         returns=jnp.zeros((num,), mean.dtype),
         weights=jnp.full((num,), 1.0 / num, mean.dtype),
@@ -333,20 +412,27 @@ def _start(mean: Float[Array, "H A"], config: MppiConfig) -> _Population:
 
 
 def _search(
-    model: Conformed, params: Params, keys: tuple[Key, Key, Key], mean: Array, config: MppiConfig
+    model: Conformed,
+    params: Params,
+    keys: tuple[Key, Key, Key],
+    state: PlanState,
+    config: MppiConfig,
 ) -> _Population:
-    """The last iteration's population, from proposals and the warm start ``mean [H, A]``."""
+    """The last iteration's population, from proposals and the warm start."""
     key_propose, key_noise, key_tail = keys
+    mean, previous = sequences.at_knots(state.mean, config), state.action
     # TD-MPC2 scores its proposals again in each iteration. Only the sampled tail action would
     # differ, and scoring them once saves 4 % of a plan.
     proposals, proposal_returns = jnp.zeros((0, *mean.shape), mean.dtype), None
     if config.num_proposals:
-        proposals, proposal_returns = _propose(model, params, key_propose, config)
+        proposed, proposal_returns = _propose(model, params, key_propose, previous, config)
+        proposals = sequences.at_knots(proposed, config)
     num_free = config.num_samples - config.num_proposals
     prepared = model.prepare(params, model.root)
 
     def draw(i: Array) -> tuple[Array, Key]:
         noise = sample_noise(key_noise, i, (num_free, *mean.shape), mean.dtype)
+        noise = sequences.correlated(noise, config)
         # New keys per iteration: with the same draws, candidates could overfit lucky tail actions.
         return noise, jax.random.split(jax.random.fold_in(key_tail, i), num_free)
 
@@ -356,8 +442,10 @@ def _search(
     def iterate(i: Array, population: _Population) -> _Population:
         noise, tails = draw(i) if drawn is None else jax.tree.map(lambda x: x[i], drawn)
         # Clipped before scoring: the model never sees actions that cannot be executed.
-        samples = jnp.clip(population.mean[None] + population.std[None] * noise, -1.0, 1.0)
-        returns = _score(model, params, prepared, tails, samples)
+        samples = sequences.clip(population.mean[None] + population.std[None] * noise, config)
+        actions = sequences.between_knots(samples, config)
+        costs = _costs(actions, previous, config)
+        returns = _score(model, params, prepared, tails, actions, costs)
         if proposal_returns is not None:
             returns = jnp.concatenate([proposal_returns, returns])
         return _fit(population, jnp.concatenate([proposals, samples]), returns, config)
@@ -376,7 +464,7 @@ def plan(
     *,
     model: ModelFns,
     config: MppiConfig,
-    explore: Number | Float[Array, " A"] = 1.0,
+    explore: Number | Float[Array, " A"] = 0.0,
 ) -> PlanOutput:
     """Plan one decision from ``root``.
 
@@ -387,8 +475,10 @@ def plan(
         dtype, at least float32, is that of the plan.
       state: warm start from the previous decision (:func:`init` at a start).
       model: see :class:`ModelFns`.
-      config: sizes (static) and numbers (traced: changing them does not recompile).
-      explore: scale of the noise added to the executed action; 0 when evaluating.
+      config: sizes (static) and numbers (traced: changing them does not recompile, unless it
+        switches something on that was off).
+      explore: standard deviations of the search that are added to the executed action as noise;
+        training uses 1.
 
     Returns:
       A :class:`PlanOutput`; all its fields are finite whatever the model returns.
@@ -396,7 +486,7 @@ def plan(
       value 0.
 
     Raises:
-      ConfigError: for sizes and numbers that cannot work, a warm start of another
+      ConfigError: for sizes and numbers that cannot work, a state of another
         shape, and model functions that do not return what :class:`ModelFns` says.
     """
     return _plan(params, key, root, state, model, config, explore)[0]
@@ -410,7 +500,7 @@ def imagine(
     *,
     model: ModelFns,
     config: MppiConfig,
-    explore: Number | Float[Array, " A"] = 1.0,
+    explore: Number | Float[Array, " A"] = 0.0,
 ) -> tuple[PlanOutput, Imagined]:
     """:func:`plan`, and what the model predicts for its elites, to draw or to analyse.
 
@@ -420,13 +510,19 @@ def imagine(
       ConfigError: as :func:`plan`.
     """
     out, final, chosen, conformed = _plan(params, key, root, state, model, config, explore)
+    actions = sequences.between_knots(final.elites, config)
     step = jax.vmap(functools.partial(_advance, conformed, params))
-    num = final.elites.shape[0]
+    num = actions.shape[0]
     latent = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num, *x.shape)), conformed.root)
 
-    _, seen = jax.lax.scan(step, latent, jnp.moveaxis(final.elites, 1, 0))
+    def advance(latent, action):
+        latent, seen = step(latent, action)
+        return latent, (latent, seen)
+
+    _, (states, seen) = jax.lax.scan(advance, latent, jnp.moveaxis(actions, 1, 0))
     rewards, discounts = _outcomes(conformed, params, seen)
-    return out, Imagined(final.elites, rewards.T, discounts.T, final.weights, chosen)
+    states = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), states)
+    return out, Imagined(actions, states, rewards.T, discounts.T, final.weights, chosen)
 
 
 def _plan(
@@ -441,28 +537,40 @@ def _plan(
     """The plan, the population of its last iteration, the chosen elite's index and the model."""
     proposes = bool(planner_model.proposers(model)) and config.num_proposals != 0
     planner_checks.check_sizes(config, proposes=proposes)
-    planner_checks.check_numbers(config)
-    mean = planner_checks.check_state(state, config)
+    mean, previous = planner_checks.check_state(state, config)
+    planner_checks.check_numbers(config, size=mean.shape[1])
     planner_checks.check_explore(explore, mean.shape[1])
     # All N candidates are then drawn at random; else the places of P would stay empty.
     if not proposes:
         model = ModelFns(model.step, model.value)
         config = dataclasses.replace(config, num_proposals=0)
-    numbers = {name: getattr(config, name) for name in ("temperature", "std_min", "std_max")}
+    also = (mean, previous, sequences.numbers(config), explore)
     conformed = planner_model.conform(
-        model, params, key, root, mean.shape[1], also=(mean, numbers, explore), default=mean.dtype
+        model, params, key, root, mean.shape[1], also=also, default=mean.dtype
     )
-    numbers = {name: jnp.asarray(x).astype(conformed.dtype) for name, x in numbers.items()}
-    config = dataclasses.replace(config, **numbers)
+    config = sequences.in_action_units(config, conformed.dtype)
     # All keys at once: exploration and selection do not change the search.
     *keys, key_select, key_explore = jax.random.split(key, 5)
-    final = _search(conformed, params, tuple(keys), mean.astype(conformed.dtype), config)
+    start = jax.tree.map(lambda x: x.astype(conformed.dtype), PlanState(mean, previous))
+    final = _search(conformed, params, tuple(keys), start, config)
     scale = jnp.asarray(explore).astype(conformed.dtype)
     chosen = _choose(final.weights, key_select, config)
     out = _output(final, chosen, key_explore, scale, config)
     # In the caller's dtype: a scan over decisions must carry a single type.
-    out = out._replace(next_state=PlanState(out.next_state.mean.astype(mean.dtype)))
-    return out, final, chosen, conformed
+    following = jax.tree.map(lambda x: x.astype(mean.dtype), out.next_state)
+    return out._replace(next_state=following), final, chosen, conformed
+
+
+def _following(final: _Population, action: Array, config: MppiConfig) -> PlanState:
+    """State of the next plan: the mean without its first step, and the executed action."""
+    mean = sequences.between_knots(final.mean, config)
+    if config.knots:
+        # The end is continued: 0 there would pull the whole curve after the knot before it.
+        mean = jnp.concatenate([mean[1:], mean[-1:]])
+    else:
+        # The roll alone would plan the first action, already executed, as the last.
+        mean = jnp.roll(mean, -1, axis=0).at[-1].set(sequences.middle(config))
+    return PlanState(mean, action if fields.is_on(config, "action_rate_cost") else None)
 
 
 def _output(
@@ -474,13 +582,14 @@ def _output(
     noise = jax.random.normal(key_explore, chosen[0].shape, chosen.dtype)
     noisy = chosen[0] + explore * final.std[0] * noise
     value = jnp.sum(final.weights * final.returns)
+    action = sequences.clip(jnp.where(jnp.isfinite(noisy), noisy, chosen[0]), config)
     return PlanOutput(
-        action=jnp.clip(jnp.where(jnp.isfinite(noisy), noisy, chosen[0]), -1.0, 1.0),
+        action=action,
+        actions=sequences.between_knots(chosen, config),
         mode=final.mean[0],
         prior=_record(final, chosen, config),
         value=value,
-        # The roll alone would plan the first action, already executed, as the last.
-        next_state=PlanState(jnp.roll(final.mean, -1, axis=0).at[-1].set(0.0)),
+        next_state=_following(final, action, config),
         diagnostics=PlanDiagnostics(
             elite_return=value,
             elite_spread=final.returns[0] - final.returns[-1],

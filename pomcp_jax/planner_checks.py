@@ -41,6 +41,11 @@ def check_sizes(config: MppiConfig, path: str = "mppi", proposes: bool = True) -
             f"{path}.num_proposals = {proposals}: must be in [0, {path}.num_samples = {samples}),"
             f" for instance {samples // 20}"
         )
+    if config.knots > config.horizon:
+        raise ConfigError(
+            f"{path}.knots = {config.knots}: must be in [0, {path}.horizon = {config.horizon}],"
+            f" for instance {max(config.horizon // 4, 1)}"
+        )
     if elites > samples:
         raise ConfigError(
             f"{path}.num_elites = {elites}: must be in [1, {path}.num_samples = {samples}],"
@@ -48,35 +53,70 @@ def check_sizes(config: MppiConfig, path: str = "mppi", proposes: bool = True) -
         )
 
 
-def _known(name: str, value: Any, least: float = 0.0, least_name: str = "") -> float | None:
-    """``value`` if it is known before the program runs, checked; None if it is traced."""
+def _known(
+    name: str, value: Any, least: Any = 0.0, least_name: str = "", size: int | None = None
+) -> Any:
+    """``value`` as an array if it is known before the program runs, checked; None if it is traced.
+
+    Args:
+      name: of the value in messages.
+      value: a number, or one for each of ``size`` inputs if there is a size.
+      least: lower bound, None for any; ``least_name`` is its field, with an equals sign.
+      size: A, if the value may be ``[A]``.
+    """
+    shapes = ((),) if size is None else ((), (size,))
+    a_number = "a number" if size is None else f"a number, or [A] = [{size}]"
     if isinstance(value, jax.core.Tracer):
-        if value.shape != ():
-            raise ConfigError(f"{name} has shape {list(value.shape)}: must be a number")
+        if value.shape not in shapes:
+            raise ConfigError(f"{name} has shape {list(value.shape)}: must be {a_number}")
         return None
-    hint = f"a finite number >= {least_name}{least:g}"
-    if np.shape(value) != () or not planner_model.is_real(value):
-        raise ConfigError(f"{name} is {planner_model.describe(value)}: must be {hint}")
-    if not least <= float(value) < np.inf:
-        raise ConfigError(f"{name} = {value}: must be {hint}")
-    return float(value)
+    bound = "" if least is None else f" >= {least_name}{_shown(least)}"
+    if np.shape(value) not in shapes or not planner_model.is_real(value):
+        numbers = a_number.replace("a number", f"a finite number{bound}", 1)
+        raise ConfigError(f"{name} is {planner_model.describe(value)}: must be {numbers}")
+    number = np.asarray(value, float)
+    if not (np.isfinite(number).all() and (least is None or np.all(number >= least))):
+        raise ConfigError(f"{name} = {_shown(value)}: must be a finite number{bound}")
+    return number
 
 
-def check_numbers(config: MppiConfig, path: str = "mppi") -> None:
+def _shown(value: Any) -> str:
+    """A number, or several, as a user writes them."""
+    numbers = [f"{x:g}" for x in np.ravel(value)]
+    return numbers[0] if np.ndim(value) == 0 else f"[{', '.join(numbers)}]"
+
+
+def check_numbers(config: MppiConfig, path: str = "mppi", size: int | None = None) -> None:
     """Check numbers whose values are known; those traced by ``jit`` or ``vmap`` pass.
+
+    Args:
+      config: the planner's.
+      path: name of ``config`` in messages.
+      size: A; without it, standard deviations and bounds must be numbers.
 
     Raises:
       ConfigError: as :func:`check_sizes`.
     """
     _known(f"{path}.temperature", config.temperature)
-    low = _known(f"{path}.std_min", config.std_min)
+    low = _known(f"{path}.std_min", config.std_min, size=size)
     name = "" if low is None else f"{path}.std_min = "
     # A traced lower bound cannot be compared; 0 bounds it from below.
-    _known(f"{path}.std_max", config.std_max, low or 0.0, name)
+    _known(f"{path}.std_max", config.std_max, 0.0 if low is None else low, name, size)
+    _known(f"{path}.std_init", config.std_init, size=size)
+    _known(f"{path}.action_rate_cost", config.action_rate_cost, size=size)
+    rho = _known(f"{path}.noise_correlation", config.noise_correlation, size=size)
+    if rho is not None and np.any(rho >= 1.0):
+        raise ConfigError(f"{path}.noise_correlation = {_shown(rho)}: must be in [0, 1)")
+    low = _known(f"{path}.low", config.low, None, size=size)
+    high = _known(f"{path}.high", config.high, None, size=size)
+    if low is not None and high is not None and not np.all(low < high):
+        raise ConfigError(f"{path}.high = {_shown(high)}: must be > {path}.low = {_shown(low)}")
 
 
-def check_state(state: Any, config: MppiConfig) -> Float[Array, "H A"]:
-    """The warm start as an array ``[H, A]``.
+def check_state(
+    state: Any, config: MppiConfig
+) -> tuple[Float[Array, "H A"], Float[Array, " A"] | None]:
+    """The warm start as an array ``[H, A]``, and the last action if there is one.
 
     Raises:
       ConfigError: if it is not a warm start, or has another shape.
@@ -95,7 +135,14 @@ def check_state(state: Any, config: MppiConfig) -> Float[Array, "H A"]:
         )
     if not jnp.issubdtype(mean.dtype, jnp.floating):
         raise ConfigError(f"state.mean is {planner_model.describe(mean)}: must be floats")
-    return mean
+    action = getattr(state, "action", None)
+    if action is None:
+        return mean, None
+    size = mean.shape[1]
+    if not planner_model.is_real(action) or np.shape(action) != (size,):
+        shown = planner_model.describe(action)
+        raise ConfigError(f"state.action is {shown}: must be None, or floats [A] = [{size}]")
+    return mean, jnp.asarray(action)
 
 
 def check_explore(explore: Any, size: int) -> None:

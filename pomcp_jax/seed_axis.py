@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pomcp_jax import config as config_lib
+from pomcp_jax import fields
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.types import PyTree
 
@@ -28,8 +29,9 @@ C = TypeVar("C")
 
 def traced_fields(config: Any) -> tuple[str, ...]:
     """Dotted names of the fields that may differ between rows: the traced floats."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(config)
-    return tuple(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths)
+    specs = fields.all_specs(type(config))
+    # Not the leaves: optional floats are none while they are off, and a sweep may switch them on.
+    return tuple(name for name, spec in specs.items() if not spec.static)
 
 
 def stack(configs: Sequence[C]) -> C:
@@ -42,23 +44,23 @@ def stack(configs: Sequence[C]) -> C:
       ConfigError: if a static field differs, with its name.
     """
     # Only traced floats may differ: everything else decides the program that all rows share.
-    first, *others = configs
-    traced, reference = set(traced_fields(first)), config_lib.flatten(first)
+    traced = traced_fields(configs[0])
+    reference, *others = map(config_lib.flatten, configs)
     for other in others:
-        for name, value in config_lib.flatten(other).items():
+        for name, value in other.items():
             if value != reference[name] and name not in traced:
                 raise ConfigError(
                     f"{name} = {value!r}: must be {reference[name]!r} in every row of a sweep"
                     " because it is part of the compiled program"
                 )
 
-    def join(*values: float) -> Any:
-        if all(value == values[0] for value in values):
-            return values[0]
-        # Stacked from weakly typed numbers, so that nothing is promoted that a float would not.
-        return jnp.stack([jnp.asarray(value) for value in values])
-
-    return jax.tree.map(join, *configs)
+    changes = {}
+    for name in traced:
+        values = [reference[name], *(other[name] for other in others)]
+        if any(value != values[0] for value in values):
+            # Stacked from weakly typed numbers, so that nothing is promoted that a float would not.
+            changes[name] = jnp.stack([jnp.asarray(value) for value in values])
+    return config_lib.replace(configs[0], changes)
 
 
 def axes(config: C) -> C:

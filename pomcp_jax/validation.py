@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import mppi, schedule
+from pomcp_jax import fields, mppi, schedule
 from pomcp_jax.config import AgentConfig, Config, ConfigError
 
 AgentRule = Callable[[AgentConfig], str | None]
@@ -104,6 +104,16 @@ def replanned_windows_are_of_the_batch(agent: AgentConfig) -> str | None:
     return _wrong(
         agent.replan, "agent.replan.batch_size", f"<= agent.optimizer.batch_size = {batch}"
     )
+
+
+def plans_use_the_whole_box(agent: AgentConfig) -> str | None:
+    """Plans have the bounds of the policy and of random actions."""
+    # Not numbers but arrays or tracers: bounds per input, which only the planner alone has.
+    for name, wanted in (("low", -1.0), ("high", 1.0)):
+        if fields.is_on(agent.mppi, name):
+            why = f"{wanted:g} in training, whose actions an environment scales to its own bounds"
+            return _wrong(agent.mppi, f"agent.mppi.{name}", why)
+    return None
 
 
 def value_term_fits_the_critic(agent: AgentConfig) -> str | None:
@@ -418,6 +428,7 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     replanning_has_candidates,
     replanned_windows_are_of_the_batch,
     proposal_log_std_bounds_are_ordered,
+    plans_use_the_whole_box,
     value_term_fits_the_critic,
     no_weight_without_a_value_term,
     policy_learns_from_something,

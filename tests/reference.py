@@ -196,16 +196,59 @@ def v_target(reward_hat, terminated, discount, v_next):
 # ------------------------------------------------------------------- planner
 
 
-def rollout_return(step, value, root, actions):
-    """actions [H, A] -> scalar return of the model from latent `root`, to its end (discount 0)."""
+def rollout_return(step, value, root, actions, costs=None):
+    """actions [H, A] -> scalar return of the model from latent `root`, to its end (discount 0).
+
+    costs [H] are subtracted from the rewards.
+    """
     latent, total, weight = root, 0.0, 1.0
-    for action in actions:
+    for t, action in enumerate(actions):
         latent, reward, discount = step(latent, action)
-        total = total + weight * reward
+        total = total + weight * (reward if costs is None else reward - costs[t])
         weight = weight * discount
         if weight == 0.0:
             return total
     return total + weight * value(latent)
+
+
+def knot_steps(horizon, knots):
+    """Steps of `knots` evenly spread knots, halves rounded up; every step for 0 knots."""
+    if knots == 0:
+        return list(range(horizon))
+    gap = (horizon - 1) / max(knots - 1, 1)
+    return [int(np.floor(k * gap + 0.5)) for k in range(knots)]
+
+
+def interpolate(knots, steps, horizon, kind):
+    """knots [K, A] at `steps` -> [H, A]: straight lines, or cubic Hermite polynomials."""
+    knots, out = f64(knots), []
+    if len(steps) == 1:
+        return np.tile(knots, (horizon, 1))
+    secants = [(knots[k + 1] - knots[k]) / (steps[k + 1] - steps[k]) for k in range(len(steps) - 1)]
+    slopes = [secants[0]]
+    slopes += [(a + b) / 2 for a, b in zip(secants[:-1], secants[1:], strict=True)]
+    slopes += [secants[-1]]
+    for t in range(horizon):
+        k = max(i for i in range(len(steps) - 1) if steps[i] <= t)
+        gap = steps[k + 1] - steps[k]
+        u = (t - steps[k]) / gap
+        if kind == "linear":
+            out.append((1 - u) * knots[k] + u * knots[k + 1])
+            continue
+        # The polynomial c0 + c1 u + c2 u^2 + c3 u^3 with these values and slopes at u = 0 and 1.
+        rise, begin, end = knots[k + 1] - knots[k], gap * slopes[k], gap * slopes[k + 1]
+        c2, c3 = 3 * rise - 2 * begin - end, begin + end - 2 * rise
+        out.append(knots[k] + begin * u + c2 * u**2 + c3 * u**3)
+    return np.stack(out)
+
+
+def ornstein_uhlenbeck(noise, steps, rho):
+    """noise [K, A] -> the stationary process of unit variance, correlation rho [A] per step."""
+    out = [f64(noise[0])]
+    for k in range(1, len(steps)):
+        c = f64(rho) ** (steps[k] - steps[k - 1])
+        out.append(c * out[-1] + np.sqrt(1 - c**2) * noise[k])
+    return np.stack(out)
 
 
 def mppi(
@@ -225,31 +268,59 @@ def mppi(
     select="sample",
     explore=1.0,
     record="sampled_elite",
+    low=-1.0,
+    high=1.0,
+    std_init=0.0,
+    rho=0.0,
+    knots=0,
+    interpolation="linear",
+    rate_cost=0.0,
+    previous=None,
+    scale="none",
 ):
     """Model-predictive path integral control, one state at a time.
 
     step(latent, action) -> (latent, reward, discount); value(latent) -> float.
     init_mean [H, A]: the warm start, already shifted. proposals [P, H, A].
     noise [J, N-P, H, A], gumbel [E], action_noise [A]: standard draws.
+    low, high, std_*, rho, rate_cost: numbers or [A]; std and rate_cost in units of half the range.
+    With knots, the search and its noise [J, N-P, K, A] are over the knots' actions.
+    previous [A]: executed action before, or None.
 
     A sequence with a non-finite return ranks worst and has no weight; an iteration with
     only such sequences changes nothing.
     """
-    mean = np.where(np.isfinite(init_mean), init_mean, 0.0)
-    std = np.full_like(mean, std_max)
-    elites = np.tile(np.clip(mean, -1.0, 1.0), (num_elites, 1, 1))
+    horizon, size = np.shape(init_mean)
+    low, high = np.broadcast_to(low, size), np.broadcast_to(high, size)
+    half, steps = (high - low) / 2, knot_steps(horizon, knots)
+    std_min, std_max = std_min * half, std_max * half
+    mean = np.where(np.isfinite(init_mean), init_mean, (low + high) / 2)[steps]
+    first_std = np.where(std_init > 0, std_init * half, std_max)
+    std = np.tile(first_std, (len(steps), 1))
+    elites = np.tile(np.clip(mean, low, high), (num_elites, 1, 1))
     elite_scores, weights = np.zeros(num_elites), np.full(num_elites, 1.0 / num_elites)
     found = False
-    proposals = np.clip(f64(proposals), -1.0, 1.0)
-    noise = f64(noise)
+    proposals = np.clip(f64(proposals), low, high)[:, steps]
+    noise = np.stack(
+        [[ornstein_uhlenbeck(x, steps, np.broadcast_to(rho, size)) for x in f64(n)] for n in noise]
+    )
+
+    def expand(sequence):
+        return np.clip(interpolate(sequence, steps, horizon, interpolation), low, high)
+
+    def score_one(sequence):
+        actions = expand(sequence) if knots else sequence
+        before = np.concatenate([[actions[0] if previous is None else previous], actions[:-1]])
+        costs = np.sum(rate_cost * ((actions - before) / half) ** 2, axis=-1)
+        return rollout_return(step, value, root, actions, costs)
 
     def score(sequences):
-        scores = np.array([rollout_return(step, value, root, s) for s in sequences])
+        scores = np.array([score_one(s) for s in sequences])
         return np.where(np.isfinite(scores), scores, -np.inf)
 
     proposal_scores = score(proposals)
     for iteration in range(noise.shape[0]):
-        samples = np.clip(mean + std * noise[iteration], -1.0, 1.0)
+        samples = np.clip(mean + std * noise[iteration], low, high)
         population = np.concatenate([proposals, samples])
         scores = np.concatenate([proposal_scores, score(samples)])
         if np.all(np.isinf(scores)):
@@ -259,7 +330,8 @@ def mppi(
         elites, elite_scores = population[order], scores[order]
         finite = np.isfinite(elite_scores)
         elite_scores = np.where(finite, elite_scores, np.min(elite_scores[finite]))
-        weights = finite * np.exp(temperature * (elite_scores - np.max(elite_scores)))
+        unit = np.std(elite_scores[finite]) if scale == "std" else 1.0
+        weights = finite * np.exp(temperature * (elite_scores - np.max(elite_scores)) / unit)
         weights = weights / np.sum(weights)
         w = weights[:, None, None]
         mean = np.sum(w * elites, axis=0)
@@ -275,6 +347,7 @@ def mppi(
     else:
         raise ValueError(select)
     first = elites[:, 0]  # [E, A]
+    whole = expand(mean) if knots else mean
     if record == "sampled_elite":
         prior_mean, prior_std = first[chosen], std[0]
     elif record == "mean":
@@ -286,12 +359,13 @@ def mppi(
     else:
         raise ValueError(record)
     return {
-        "action": np.clip(first[chosen] + explore * std[0] * f64(action_noise), -1.0, 1.0),
+        "action": np.clip(first[chosen] + explore * std[0] * f64(action_noise), low, high),
+        "actions": expand(elites[chosen]) if knots else elites[chosen],
         "mode": mean[0],
         "prior_mean": prior_mean,
         "prior_std": prior_std,
         "value": np.sum(weights * elite_scores),
-        "next_mean": np.concatenate([mean[1:], np.zeros_like(mean[:1])]),
+        "next_mean": np.concatenate([whole[1:], whole[-1:] if knots else [(low + high) / 2]]),
     }
 
 

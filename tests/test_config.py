@@ -3,12 +3,13 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
 from experiments.configs import brax, debug, dm_control, quickstart, small
 from pomcp_jax import config as config_lib
-from pomcp_jax import envs, presets, validation
-from pomcp_jax.config import AgentConfig, Config, ConfigError
+from pomcp_jax import envs, fields, presets, seed_axis, validation
+from pomcp_jax.config import AgentConfig, Config, ConfigError, MppiConfig
 
 FLAT = config_lib.flatten(Config())
 
@@ -22,13 +23,33 @@ def test_every_preset_and_size_is_valid(preset, size):
 def test_floats_are_leaves_and_the_rest_is_structure():
     """Traced numbers never recompile; sizes always do."""
     leaves = jax.tree.leaves(AgentConfig())
-    static = {"agent.world_model.dropout"}
-    floats = [
-        v
-        for k, v in FLAT.items()
-        if type(v) is float and k.startswith("agent.") and k not in static
-    ]
-    assert sorted(leaves) == sorted(floats)
+    specs = fields.all_specs(AgentConfig)
+    assert sorted(leaves) == sorted(
+        spec.default
+        for name, spec in specs.items()
+        if spec.kind is float and name != "world_model.dropout" and not spec.optional
+    )
+
+
+def test_optional_floats_are_leaves_while_they_are_on():
+    """A number that is off is absent; an array or a tracer is on, whatever it holds."""
+    off, on = MppiConfig(), MppiConfig(noise_correlation=0.5)
+    names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(on)}
+    assert names == {".temperature", ".std_min", ".std_max", ".noise_correlation"}
+    assert len(jax.tree.leaves(off)) == 3
+    assert len(jax.tree.leaves(MppiConfig(low=np.float32(-1.0), high=1.0))) == 3
+    assert len(jax.tree.leaves(MppiConfig(low=np.full(2, -1.0)))) == 4
+    for config in (off, on):
+        leaves, structure = jax.tree.flatten(config)
+        assert jax.tree.unflatten(structure, leaves) == config
+        # What JAX writes into leaves itself: axes of vmap, and nothing.
+        for other in (0, None):
+            same = jax.tree.unflatten(structure, [other] * len(leaves))
+            found = jax.tree.structure(same, is_leaf=lambda x: x is None)
+            assert found == structure
+    stacked = seed_axis.stack([off, on])
+    np.testing.assert_array_equal(stacked.noise_correlation, np.float32([0.0, 0.5]))
+    assert seed_axis.unstack(stacked, 2) == [off, on]
 
 
 @pytest.mark.parametrize("name", sorted(FLAT))
@@ -91,6 +112,10 @@ BAD = {
     "agent.mppi.num_elites": 513,
     "agent.mppi.num_proposals": 512,
     "agent.mppi.std_max": 0.01,
+    "agent.mppi.low": -0.5,
+    "agent.mppi.high": 2.0,
+    "agent.mppi.knots": 4,
+    "agent.mppi.noise_correlation": 1.0,
     "agent.mppi.temperature": float("nan"),
     "agent.critic.num_target_heads": 6,
     "agent.critic.target_reduce": "max",

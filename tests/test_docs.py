@@ -188,6 +188,12 @@ def test_planner(as_users_have_it):
     assert scope["rewards"][0] < -0.5 and np.all(np.abs(scope["rewards"][-5:]) < 0.05)
 
 
+def test_robot(as_users_have_it):
+    scope = run_page("robot", {})
+    # The cart stands before the wall.
+    assert abs(scope["x"][0] - 1.0) < 0.1 and abs(scope["x"][1]) < 0.3
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_notebooks_run(notebook, as_users_have_it, monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")

@@ -47,6 +47,7 @@ WARNED = [
     ("po_mpc", {"prior.gate_value": "critic"}, "prior.gate_value", {"prior.gate": True}),
     ("po_mpc", {"mppi.temperature": 0.0, "mppi.temperature_scale": "spread"},
      "mppi.temperature_scale", {"mppi.temperature": 1.0}),
+    ("po_mpc", {"mppi.interpolation": "cubic"}, "mppi.interpolation", {"mppi.knots": 3}),
     ("po_mpc", {"mppi.horizon": 1, "critic.td_lambda": 0.5}, "critic.td_lambda",
      {"mppi.horizon": 2}),
     ("po_mpc", {"optimizer.termination_coef": 2.0}, "optimizer.termination_coef",

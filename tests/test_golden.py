@@ -317,6 +317,7 @@ def run_plan(config, with_proposals, name, seed, dtype):
 def compare_plan(out, expected, tol):
     actual = {
         "action": out.action,
+        "actions": out.actions,
         "mode": out.mode,
         "prior_mean": out.prior.mean,
         "prior_std": out.prior.std,

@@ -128,7 +128,13 @@ def test_imagined_rewards_are_those_of_the_executed_plan():
     out, imagined = jax.jit(lambda *args: mppi.imagine(*args, **options))(*args)
     plan = jax.jit(lambda *args: mppi.plan(*args, **options))(*args)
     np.testing.assert_allclose(out.action, plan.action, rtol=1e-5)
-    np.testing.assert_allclose(out.action, imagined.actions[imagined.chosen, 0], rtol=1e-6)
+    np.testing.assert_allclose(out.actions, imagined.actions[imagined.chosen], rtol=1e-5)
+    np.testing.assert_array_equal(out.action, out.actions[0])
+    follow = jax.vmap(lambda z, a: lq_step(f32(FINAL_COST), z, a)[0])
+    before = jnp.broadcast_to(f32(ROOTS[0]), imagined.states[:, 0].shape)
+    np.testing.assert_allclose(imagined.states[:, 0], follow(before, imagined.actions[:, 0]), 1e-5)
+    following = follow(imagined.states[:, -2], imagined.actions[:, -1])
+    np.testing.assert_allclose(imagined.states[:, -1], following, rtol=1e-5)
     for actions, rewards in zip(imagined.actions, imagined.rewards, strict=True):
         expected = -lq_cost(ROOTS[0], np.asarray(actions, np.float64), 0 * FINAL_COST)
         np.testing.assert_allclose(rewards.sum(), expected, rtol=1e-4)
@@ -208,7 +214,7 @@ def test_infinite_preference_leaves_one_elite():
 def test_weights_relative_to_the_spread_do_not_depend_on_the_unit_of_returns():
     """Of rewards in units of 1e-6 to 1e6, while absolute weights become equal or one-hot."""
     population = mppi._start(jnp.zeros((1, 1)), BANDIT)
-    config = change(BANDIT, temperature=2.0, temperature_scale="spread", num_elites=8)
+    config = change(BANDIT, temperature=2.0, temperature_scale="std", num_elites=8)
     returns = jnp.asarray(np.random.default_rng(1).normal(size=32), jnp.float32)
     candidates = jnp.linspace(-1.0, 1.0, 32)[:, None, None]
     fitted = [mppi._fit(population, candidates, unit * returns, config) for unit in (1e-6, 1, 1e6)]
@@ -219,6 +225,8 @@ def test_weights_relative_to_the_spread_do_not_depend_on_the_unit_of_returns():
     # Equal returns share, and returns that span float32 stay finite.
     same = mppi._fit(population, candidates, jnp.ones(32), config)
     np.testing.assert_allclose(same.weights, 1 / 8, rtol=1e-5)
+    former = mppi._fit(population, candidates, returns, change(config, temperature_scale="spread"))
+    np.testing.assert_array_equal(former.weights, fitted[1].weights)
     huge = mppi._fit(population, candidates, 1e38 * jnp.sign(returns), config)
     assert np.all(np.isfinite(huge.mean)) and np.all(np.isfinite(huge.weights))
 
@@ -578,6 +586,7 @@ def test_planner_comes_without_the_rest():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     rooms = (
-        "attribute_docs config errors fields mppi nearest planner_checks planner_model types values"
+        "attribute_docs config errors fields mppi nearest planner_checks planner_model"
+        " planner_sequences types values"
     )
     assert out.stdout.strip() == str(["pomcp_jax", *(f"pomcp_jax.{x}" for x in rooms.split())])

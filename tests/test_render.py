@@ -194,6 +194,22 @@ def test_real_rewards_of_the_panel(film_of):
     assert panel.frame(0).shape == panel.frame(DECISIONS).shape == (64, panel.size[0], 3)
 
 
+def test_the_chosen_plan_is_drawn_over_all_other_lines(film_of, monkeypatch):
+    panel, drawn = overlay.Panel(film_of[0][0], 64), []
+    line = overlay.Axes.line
+
+    def spy(axes, draw, values, colour, width):
+        drawn.append((axes, colour, width))
+        line(axes, draw, values, colour, width)
+
+    monkeypatch.setattr(overlay.Axes, "line", spy)
+    panel.frame(1)
+    for axes in (panel.above, panel.below):
+        *others, (_, colour, width) = [entry for entry in drawn if entry[0] == axes]
+        assert colour == overlay.CHOSEN
+        assert all(w > width for _, c, w in others if c == overlay.REAL)
+
+
 def test_the_viewer_is_one_page_with_all_poses(film_of, tmp_path):
     path = tmp_path / "film.html"
     write(film_of, path, "", TAKE._replace(imagine=False))
@@ -326,6 +342,7 @@ def test_the_command_line(run, library, tmp_path, capsys):
         (["--out=x.npz", "--seed=-1"], "--seed = -1: must be >= 0"),
         (["--out=x.npz", "--checkpoint=99"], "holds no checkpoint 99; it has [10]"),
         (["--out=x.npz", "--actor=policy", "--imagine"], "'policy' makes no plans; must be 'plan"),
+        (["--out=x.npz", "--camera=-1"], "camera = -1: .npz holds states and no picture; leave"),
         (["--out=x.html", "--imagine"], "imagine: .html shows no predictions; .mp4, .gif, .png"),
         (["--out=x.png", "--size=big"], "--size = big: must be WIDTHxHEIGHT in pixels"),
         (["--out=x.png", "--size=641x480"], "size = 641x480: sides must be even, 64 to 4096"),

@@ -57,6 +57,10 @@ def check(path: Path, take: Take, name: str = "out") -> None:
         raise ValueError(f"imagine: actor = {take.actor!r} makes no plans; must be 'planner'")
     if take.imagine and path.suffix.lower() == ".html":
         raise ValueError("imagine: .html shows no predictions; .mp4, .gif, .png and .npz do")
+    if take.picture.camera is not None and path.suffix.lower() == ".npz":
+        raise ValueError(
+            f"camera = {take.picture.camera!r}: .npz holds states and no picture; leave it out"
+        )
 
 
 def check_agents(agents: Restored, take: Take) -> None:

@@ -123,10 +123,11 @@ class Panel:
                 share = float(np.clip(0.25 + weight * len(self.sums[state]) / 2, 0.0, 1.0))
                 self.above.line(draw, [0.0, *sums], _mixed(ELITE, share), 1)
             steps = min(self.horizon, count - state)
-            self.above.line(draw, [0.0, *self.chosen[state]], CHOSEN, thick + 1)
-            self.above.line(draw, [0.0, *self.real[state][:steps]], REAL, thick)
+            # The thinner line comes last: where prediction and reality agree, both are seen.
+            self.above.line(draw, [0.0, *self.real[state][:steps]], REAL, thick + 2)
+            self.above.line(draw, [0.0, *self.chosen[state]], CHOSEN, thick)
         seen = min(state + 1, count)
-        self.below.line(draw, self.real[:seen, -1], REAL, thick)
+        self.below.line(draw, self.real[:seen, -1], REAL, thick + 2)
         self.below.line(draw, self.chosen[:seen, -1], CHOSEN, thick)
         return np.asarray(image.reduce(SHARPNESS))
 

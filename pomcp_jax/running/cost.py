@@ -118,7 +118,11 @@ def plan(
     sequence = sizes.horizon * (n["dynamics"] + n["reward"]) + tail
     draws = Arithmetic(0.0, DRAW * sizes.horizon * action)
     free = iterations * max(samples - sizes.num_proposals, 0) * (sequence + draws)
-    return free + sizes.num_proposals * (sequence + sizes.horizon * n["policy"]) + n["encoder"]
+    proposal = sequence + sizes.horizon * n["policy"]
+    if sizes.knots:
+        # The policy's own roll-out, and then the curve through its actions at the knots.
+        proposal += sizes.horizon * n["dynamics"]
+    return free + sizes.num_proposals * proposal + n["encoder"]
 
 
 def update(agent: AgentConfig, observation: int, action: int) -> Arithmetic:
