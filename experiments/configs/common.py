@@ -63,7 +63,8 @@ def make(
     asked = split(argument)
     task, preset = asked.task or task, asked.preset or preset
     known = tuple(tasks or envs.available())
-    if task not in known:
+    own_registry = tasks is None and task.startswith("gym/")  # the configuration is checked later
+    if task not in known and not own_registry:
         hint = nearest.hint(task, known)
         raise ConfigError(f"task = {task!r}: unknown{hint} (tasks: {', '.join(known)})")
     agent = presets.with_size(presets.get(preset), asked.size or size)

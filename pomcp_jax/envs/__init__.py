@@ -4,10 +4,11 @@
 unbatched :class:`Task` below it. A custom task needs no name: write a ``Task`` and
 pass it to :func:`make_env`.
 
-There are five families of names: dm_control's (``cartpole-swingup``), HumanoidBench's
+There are six families of names: dm_control's (``cartpole-swingup``), HumanoidBench's
 (``humanoid/h1hand-walk``, on the model files of a user's checkout), raw brax environments
-(``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed) and probes
-with known values (``probe/constant``). Physics engines are imported only when a task is built.
+(``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed), gymnasium's
+(``gym/HalfCheetah-v5``, if it is installed) and probes with known values (``probe/constant``).
+Physics engines are imported only when a task is built.
 """
 
 import importlib
@@ -40,6 +41,7 @@ __all__ = [
     "check_assets",
     "check_backend",
     "check_name",
+    "check_workers",
     "dm_control_tasks",
     "full_precision",
     "make",
@@ -105,6 +107,7 @@ _MANY_ACTIONS = {"dog": 38, "humanoid": 21, "humanoid_CMU": 56}
 """Domains of dm_control with 20 actions or more."""
 _FAMILIES = {
     "brax": "adapters.brax",
+    "gym": "adapters.gymnasium",
     "humanoid": "humanoid_bench.tasks",
     "playground": "adapters.playground",
     "probe": "probes",
@@ -136,6 +139,8 @@ def about(name: str) -> About:
         return About(_ROBOTS[robot], 1, _FALLS[task], "host")
     if name in dm_control_tasks():
         return About(_MANY_ACTIONS.get(name.partition("-")[0]), 2, False)
+    if name.startswith("gym/"):
+        return About(None, 1, _module("gym").terminates(name.partition("/")[2]))
     return About()
 
 
@@ -150,7 +155,7 @@ def dm_control_tasks(*, extra: bool = True) -> tuple[str, ...]:
 
 
 def available() -> tuple[str, ...]:
-    """Every name that :func:`make` knows, except Playground's."""
+    """Every name that :func:`make` knows, except Playground's and gymnasium's."""
     # Listing Playground's would import it, even to build a pendulum.
     brax = tuple(f"brax/{name}" for name in _BRAX)
     return dm_control_tasks() + _HUMANOID + brax + tuple(f"probe/{name}" for name in _PROBES)
@@ -158,10 +163,10 @@ def available() -> tuple[str, ...]:
 
 def check_name(name: str) -> None:
     """Raise a one-line ``ValueError`` unless ``name`` is known; builds nothing."""
-    if str(name).startswith("playground/"):
-        # Playground's registry is the only list of its names; this imports it, builds nothing.
-        module = importlib.import_module("pomcp_jax.envs.adapters.playground")
-        module.check_name(str(name).partition("/")[2])
+    family, _, own = str(name).partition("/")
+    if family in ("gym", "playground"):
+        # Their own registries are the only lists of their names; this imports them, builds nothing.
+        _module(family).check_name(own)
         return
     names = available()
     if name in names:
@@ -175,12 +180,19 @@ def check_backend(name: str, backend: str) -> None:
     known = {
         "": ("mjx", "host", "warp"),
         "brax": ("mjx", "spring", "positional", "generalized"),
+        "gym": ("host", "mjx"),  # both mean gymnasium's own physics; mjx is the default
         "humanoid": ("host",),
         "playground": ("mjx", "warp"),
     }
     choices = known.get(name.split("/")[0] if "/" in name else "", ("mjx",))
     if backend not in choices:
         raise ValueError(f"{name} has the backend {' or '.join(choices)}, not {backend!r}")
+
+
+def check_workers(name: str, workers: int) -> None:
+    """Raise a one-line ``ValueError`` if ``workers`` processes have nothing to hold."""
+    if workers and name.partition("/")[0] != "gym":
+        raise ValueError(f"{name} runs in no process of its own; must be 0")
 
 
 def check_assets(name: str, assets: str) -> None:
@@ -217,6 +229,8 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
     check_name(name)
     check_backend(name, backend)
     family, slash, own_name = name.partition("/")
+    if family == "gym":
+        raise ValueError(f"{name} lives on the host and is no Task; make() gives the Env")
     if not slash:
         # First, because some domains' modules import mujoco at the top, where a broken GL library
         # would raise.
@@ -228,8 +242,11 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
         options = {"backend": backend, **options}
     if family == "playground":
         options = {"impl": {"mjx": "jax"}.get(backend, backend), **options}
-    module = importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}")
-    return full_precision(module.make(own_name, **options), trusted=True)
+    return full_precision(_module(family).make(own_name, **options), trusted=True)
+
+
+def _module(family: str) -> Any:
+    return importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}")
 
 
 def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any) -> Env:
@@ -238,6 +255,9 @@ def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any
     check_name(name)
     check_backend(name, backend)
     check_action_repeat(action_repeat)
+    family, _, own_name = name.partition("/")
+    if family == "gym":
+        return _module(family).make(own_name, action_repeat, **options)
     return make_env(make_task(name, backend, **options), action_repeat)
 
 

@@ -93,6 +93,19 @@ class Env(NamedTuple):
     """Whether episodes can end before their time limit; None if unknown."""
     scene: Scene | None = None
     """How to draw the state of one row; see :class:`Task`."""
+    outside: "Outside | None" = None
+    """Access to environments outside of the compiled program; None if the state is everything."""
+
+
+class Outside(NamedTuple):
+    """Environments on the host, of which an ``EnvState`` has only the names."""
+
+    apart: Callable[[], Env]
+    """The same environment with live ones of its own: an evaluation must not disturb training."""
+    snapshot: Callable[[EnvState], EnvState]
+    """The state with all that another process needs to restore the live environments."""
+    notes: Callable[[], list[str]]
+    """Lines for the user since the last call: what was raised, lost or begun again."""
 
 
 class _Advance(NamedTuple):

@@ -1,0 +1,645 @@
+"""gymnasium environments on the host, one for each row of a batch; no JAX.
+
+The compiled program owns the state of every row, and this module owns the live environments. A row
+names its environment by its key, its episode's number, the control steps done and a checksum of all
+actions and results so far. If no live environment has that name (the process was restarted, a
+chunk was repeated), it is restored or its episode starts again: a wrong one is never stepped.
+
+Run as a program, this file is a worker process (:mod:`pomcp_jax.envs.adapters.gymnasium_workers`);
+it imports nothing of this package.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import struct
+import sys
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ENDED, FAULT = 1, 2
+"""Flags of a request: the episode is over; the row is broken whatever its environment does."""
+TERMINATED, TRUNCATED, FIRST, INVALID, OVER = 1, 2, 4, 8, 16
+"""Flags of a reply; ``OVER``: the next step begins an episode."""
+NAME = 3
+"""Words that name an environment beside the row's key: episode, control steps, checksum."""
+
+
+class Layout(NamedTuple):
+    """Sizes of the rows of requests and replies, in words of 32 bits.
+
+    request: key [K], episode, frames, checksum, flags, action [A]
+    reply: episode, frames, checksum, flags, reward, obs [O], pose [Q]
+    """
+
+    key: int
+    action: int
+    obs: int
+    pose: int
+    saved: int
+    """Bytes of a stored environment, its name included; 0 if it cannot be stored."""
+
+    @property
+    def name(self) -> int:
+        """Words that name an environment."""
+        return self.key + NAME
+
+    @property
+    def reply(self) -> int:
+        """Words of a reply."""
+        return NAME + 2 + self.obs + self.pose
+
+
+class Settings(NamedTuple):
+    """What the processes that hold environments must know of them."""
+
+    name: str
+    """As for ``gymnasium.make``."""
+    options: dict[str, Any]
+    """Further arguments of ``gymnasium.make``."""
+    action_repeat: int
+    limit: int
+    """Control steps of an episode."""
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an error without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def make(name: str, options: dict[str, Any]) -> Any:
+    """``gymnasium.make`` without its warnings and its checks of every step."""
+    with quiet():
+        import gymnasium
+
+        return gymnasium.make(name, disable_env_checker=True, **options)
+
+
+class Actions(NamedTuple):
+    """Scale from ``[-1, 1]`` to an action space."""
+
+    low: np.ndarray
+    """``[A]`` float32, as all fields."""
+    high: np.ndarray
+    middle: np.ndarray
+    half: np.ndarray
+    shape: tuple[int, ...]
+    dtype: Any
+    plain: bool
+    """Actions of ``[-1, 1]`` are passed as they are."""
+
+    def __call__(self, actions: np.ndarray) -> np.ndarray:
+        """``actions [B, A]`` in the units of the space."""
+        actions = np.minimum(np.maximum(actions, np.float32(-1.0)), np.float32(1.0))
+        if not self.plain:
+            scaled = self.middle + self.half * actions
+            # The sum may round beyond a bound.
+            actions = np.minimum(np.maximum(scaled, self.low), self.high)
+        return actions.reshape(-1, *self.shape).astype(self.dtype, copy=False)
+
+
+def actions(space: Any) -> Actions:
+    """The scale of an action space.
+
+    Raises:
+      ValueError: it is no box of numbers with finite bounds.
+    """
+    from gymnasium import spaces
+
+    wanted = "must be a Box of floats with finite bounds"
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"action_space is {space!r:.100}; {wanted}")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(f"action_space is a Box of {space.dtype}; {wanted}")
+    low, high = (np.asarray(x, np.float32).reshape(-1) for x in (space.low, space.high))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(f"action_space is unbounded; {wanted} (RescaleAction sets some)")
+    if not low.size or not (low < high).all():
+        raise ValueError(f"action_space is {space!r:.100}; {wanted}, low < high")
+    half = (high - low) / np.float32(2)
+    plain = bool((low == -1).all() and (high == 1).all())
+    return Actions(low, high, low + half, half, space.shape, space.dtype, plain)
+
+
+Observe = Callable[[Any], np.ndarray]
+"""An observation of an environment as a vector."""
+
+
+def observations(space: Any) -> tuple[int, Observe]:
+    """Entries of an observation, and how to flatten it.
+
+    Raises:
+      ValueError: observations have no fixed number of entries.
+    """
+    from gymnasium import spaces
+
+    if not getattr(space, "is_np_flattenable", False):
+        raise ValueError(
+            f"observation_space is {space!r:.100}; must be a Box, or a Dict or Tuple of those"
+        )
+    size, shape = int(spaces.flatdim(space)), getattr(space, "shape", None)
+    if size < 1:
+        raise ValueError(f"observation_space is {space!r:.100}; must have entries")
+
+    def flat(obs: Any) -> np.ndarray:
+        if isinstance(space, spaces.Box):
+            obs = np.asarray(obs)
+            if obs.shape != shape:
+                raise ValueError(f"observation has shape {obs.shape}; its space has {shape}")
+            return obs.reshape(-1)
+        obs = np.asarray(spaces.flatten(space, obs))
+        if obs.shape != (size,):
+            raise ValueError(f"observation has {obs.size} entries; its space has {size}")
+        return obs
+
+    return size, flat
+
+
+def number(reward: Any) -> float:
+    """A reward as a float.
+
+    Raises:
+      ValueError: it is not one real number.
+    """
+    if isinstance(reward, float | int | np.floating | np.integer):
+        return float(reward)
+    if np.shape(reward) == () and np.asarray(reward).dtype.kind in "fiub":
+        return float(reward)
+    raise ValueError(f"reward is {reward!r:.80}; must be a number")
+
+
+def flag(value: Any) -> bool:
+    """A flag of a step as a bool.
+
+    Raises:
+      ValueError: it is not a single one.
+    """
+    if np.shape(value) != ():
+        raise ValueError(f"terminated or truncated is {value!r:.80}; must be a bool")
+    return bool(value)
+
+
+def unpacked(result: Any, length: int, what: str) -> Any:
+    """``result``, a tuple of ``length``.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if not isinstance(result, tuple) or len(result) != length:
+        given = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+        names = "(obs, info)" if length == 2 else "(obs, reward, terminated, truncated, info)"
+        raise ValueError(f"{what} returns {given}; must return {names}")
+    return result
+
+
+class Hook(NamedTuple):
+    """Storage of an environment's state as bytes of a fixed length."""
+
+    size: int
+    before: Callable[[Any], Any]
+    """Called before every step; its result goes to ``take``."""
+    take: Callable[[Any, Any, Any], bytes]
+    """``(env, before, action) -> state``, after a step or a reset (then both are None)."""
+    put: Callable[[Any, bytes], None]
+    """The inverse, on a freshly reset environment."""
+
+
+_STATELESS = ("PassiveEnvChecker", "OrderEnforcing", "TimeLimit")
+
+
+def _wrappers(env: Any) -> list[Any]:
+    out = []
+    while env is not env.unwrapped:
+        out.append(env)
+        env = env.env
+    return out
+
+
+def _limit(env: Any) -> Any:
+    """The wrapper that counts steps, None without."""
+    return next((x for x in _wrappers(env) if type(x).__name__ == "TimeLimit"), None)
+
+
+def _elapsed(env: Any) -> int:
+    limit = _limit(env)
+    return 0 if limit is None else int(limit._elapsed_steps or 0)
+
+
+def _set_elapsed(env: Any, steps: int) -> None:
+    limit = _limit(env)
+    if limit is not None:
+        limit._elapsed_steps = steps
+
+
+def hook(env: Any) -> Hook | None:
+    """How to store a freshly reset environment; None if that is not known.
+
+    Environments may have ``get_state()``, which returns bytes or an array of always the same size,
+    and ``set_state(state)``. Those of ``gymnasium.envs.mujoco`` need none.
+
+    Raises:
+      ValueError: their ``get_state`` and ``set_state`` do not work.
+    """
+    # The state of unknown wrappers (statistics, frames) would be lost.
+    if any(
+        type(x).__name__ not in _STATELESS or not type(x).__module__.startswith("gymnasium.")
+        for x in _wrappers(env)
+    ):
+        return None
+    core = env.unwrapped
+    if callable(getattr(core, "get_state", None)) and callable(getattr(core, "set_state", None)):
+        return _own_hook(env)
+    if type(core).__module__.startswith("gymnasium.envs.mujoco."):
+        return _mujoco_hook(env)
+    return None
+
+
+def _own_hook(env: Any) -> Hook:
+    """Hook of an environment with ``get_state`` and ``set_state``."""
+    core = env.unwrapped
+    try:
+        first = core.get_state()
+        is_bytes = isinstance(first, bytes)
+        like = np.frombuffer(first, np.uint8) if is_bytes else np.asarray(first)
+        if like.dtype.kind not in "biuf":
+            raise ValueError(f"get_state returns {type(first).__name__}; must be bytes or numbers")
+        core.set_state(first)
+    except Exception as error:
+        raise ValueError(f"get_state and set_state fail: {one_line(error)}") from error
+
+    def take(env: Any, before: Any, action: Any) -> bytes:
+        state = env.unwrapped.get_state()
+        array = np.frombuffer(state, np.uint8) if is_bytes else np.asarray(state)
+        if array.shape != like.shape or array.dtype != like.dtype:
+            raise ValueError(f"get_state returns another size or type than first ({like.size})")
+        return struct.pack("=i", _elapsed(env)) + array.tobytes()
+
+    def put(env: Any, data: bytes) -> None:
+        _set_elapsed(env, struct.unpack_from("=i", data)[0])
+        array = np.frombuffer(data, like.dtype, offset=4).reshape(like.shape).copy()
+        env.unwrapped.set_state(array.tobytes() if is_bytes else array)
+
+    return Hook(4 + like.nbytes, lambda env: None, take, put)
+
+
+def _mujoco_hook(env: Any) -> Hook | None:
+    """Hook of gymnasium's own MuJoCo environments, exact to the bit.
+
+    Some rewards read positions that MuJoCo computed before it integrated (``xipos`` lags behind
+    ``qpos``), so the state before the last step is stored too, and that step is repeated.
+    """
+    import mujoco
+
+    core, parts = env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
+    size = mujoco.mj_stateSize(core.model, parts)
+    controls = int(np.prod(env.action_space.shape))
+    head = struct.Struct("=ii16s16siI")
+    if type(core.np_random.bit_generator).__name__ != "PCG64":
+        return None
+
+    def before(env: Any) -> np.ndarray:
+        out, core = np.empty(size), env.unwrapped
+        mujoco.mj_getState(core.model, core.data, out, parts)
+        return out
+
+    def take(env: Any, start: Any, action: Any) -> bytes:
+        state = env.unwrapped.np_random.bit_generator.state
+        first = head.pack(
+            _elapsed(env),
+            start is not None,
+            state["state"]["state"].to_bytes(16, "little"),
+            state["state"]["inc"].to_bytes(16, "little"),
+            state["has_uint32"],
+            state["uinteger"],
+        )
+        start = np.zeros(size) if start is None else start
+        action = np.zeros(controls) if action is None else np.asarray(action, np.float64)
+        return first + before(env).tobytes() + start.tobytes() + action.tobytes()
+
+    def put(env: Any, data: bytes) -> None:
+        elapsed, stepped, state, inc, has, uinteger = head.unpack_from(data)
+        arrays = np.frombuffer(data, np.float64, offset=head.size)
+        now, start, action = arrays[:size], arrays[size : 2 * size], arrays[2 * size :]
+        core = env.unwrapped
+        core.np_random.bit_generator.state = {
+            "bit_generator": "PCG64",
+            "state": {
+                "state": int.from_bytes(state, "little"),
+                "inc": int.from_bytes(inc, "little"),
+            },
+            "has_uint32": has,
+            "uinteger": uinteger,
+        }
+        if stepped:
+            mujoco.mj_setState(core.model, core.data, start, parts)
+            core.step(action.astype(env.action_space.dtype).reshape(env.action_space.shape))
+        else:
+            mujoco.mj_setState(core.model, core.data, now, parts)
+            mujoco.mj_forward(core.model, core.data)
+        mujoco.mj_setState(core.model, core.data, now, parts)
+        _set_elapsed(env, elapsed)
+
+    return Hook(head.size + 8 * (2 * size + controls), before, take, put)
+
+
+class Instance:
+    """A live environment, and what its hook needs of its last step."""
+
+    __slots__ = ("env", "before", "action")
+
+    def __init__(self, env: Any):
+        self.env = env
+        self.before: Any = None
+        self.action: Any = None
+
+
+def seed_of(key: bytes, episode: int) -> int:
+    """Seed of an episode, for ``reset(seed=...)``; below 2**31, which every generator accepts."""
+    words = np.frombuffer(key, np.uint32)
+    state = np.random.SeedSequence([*map(int, words), episode]).generate_state(1)
+    return int(state[0] >> 1)
+
+
+class Rows:
+    """Live environments of one batch, in the process that calls."""
+
+    def __init__(self, settings: Settings, layout: Layout, action_space: Any, obs_space: Any):
+        """Prepare; environments are made when a row needs them.
+
+        Raises:
+          ValueError: one line; the spaces are not supported.
+        """
+        self.settings, self.layout = settings, layout
+        self.notes: list[str] = []
+        """Lines for the user since they were last taken."""
+        self._scale, self._observe = actions(action_space), observations(obs_space)[1]
+        self._hook: Hook | None = None
+        self._live: dict[bytes, Instance] = {}
+        self._left: dict[bytes, Instance] = {}
+        self._free: list[Instance] = []
+        self._lock = threading.Lock()
+
+    def adopt(self, env: Any) -> None:
+        """Use an environment that was made already."""
+        if self.layout.saved and self._hook is None:
+            env.reset(seed=0)
+            self._hook = hook(env)
+        self._free.append(Instance(env))
+
+    def reset(self, keys: np.ndarray) -> np.ndarray:
+        """First replies ``[B, reply]`` of rows with these keys ``[B, K]``."""
+        with self._lock, self._intact():
+            # One batch at a time: the environments of an earlier one are used again.
+            self._free += self._live.values()
+            self._live.clear()
+            out = np.zeros((len(keys), self.layout.reply), np.uint32)
+            for row, key in zip(out, keys, strict=True):
+                self._begin(None, key.tobytes(), 0, row, 0)
+            return out
+
+    def step(self, requests: np.ndarray, saved: np.ndarray) -> np.ndarray:
+        """Replies ``[B, reply]`` to requests; ``saved [B, bytes]`` are stored environments."""
+        layout = self.layout
+        with self._lock, self._intact():
+            out = np.zeros((len(requests), layout.reply), np.uint32)
+            values = out.view(np.float32)
+            heads = requests[:, : layout.name + 1]
+            names = [head[:-1].tobytes() for head in heads]
+            # Claimed before any is stepped: what is left belongs to no row of this batch.
+            claimed = [self._live.pop(name, None) for name in names]
+            self._left, self._live = self._live, {}
+            raw = np.ascontiguousarray(requests[:, layout.name + 1 :]).view(np.float32)
+            scaled, again = self._scale(raw), 0
+            for i, (*_, episode, frames, mark, flags) in enumerate(heads.tolist()):
+                instance, key = claimed[i], names[i][: 4 * layout.key]
+                if flags:
+                    invalid = INVALID if flags & FAULT and not flags & ENDED else 0
+                    self._begin(instance, key, episode + 1, out[i], invalid)
+                    continue
+                if instance is None:
+                    instance = self._restored(key, names[i], saved[i])
+                    if instance is None:
+                        self._begin(None, key, episode, out[i], 0)
+                        again += 1
+                        continue
+                mark = zlib.crc32(raw[i], mark)
+                self._advance(instance, scaled[i], key, (episode, frames, mark), out[i], values[i])
+            if self._left:
+                self._live = self._left | self._live
+                self._left = {}
+            if again:
+                self.notes.append(
+                    f"{again} running episode{'s' * (again > 1)} of gym/{self.settings.name} began"
+                    " again: the environment cannot be restored"
+                )
+            return out
+
+    def snapshot(self, names: np.ndarray, saved: np.ndarray) -> np.ndarray:
+        """Stored environments ``[B, bytes]`` of rows; the given ones where they still hold."""
+        out = np.array(saved)
+        with self._lock:
+            for i, name in enumerate(names):
+                instance = self._live.get(name.tobytes())
+                if instance is None or self._hook is None:
+                    continue
+                try:
+                    state = self._hook.take(instance.env, instance.before, instance.action)
+                    data = name.tobytes() + state
+                    out[i] = np.frombuffer(data, np.uint8)
+                except Exception as error:
+                    self._note("its state cannot be stored", error)
+        return out
+
+    def close(self) -> None:
+        """Close all environments."""
+        for instance in (*self._live.values(), *self._left.values(), *self._free):
+            self._close(instance)
+        self._live, self._left, self._free = {}, {}, []
+
+    @contextlib.contextmanager
+    def _intact(self) -> Iterator[None]:
+        """Forget all names if a step is interrupted: some environments have moved, some not."""
+        try:
+            yield
+        except BaseException:
+            self._live, self._left = {}, {}
+            raise
+
+    def _note(self, what: str, error: BaseException) -> None:
+        self.notes.append(f"gym/{self.settings.name}: {what}: {one_line(error)}")
+
+    def _close(self, instance: Instance) -> None:
+        try:
+            instance.env.close()
+        except Exception as error:
+            self._note("close() fails", error)
+
+    def _take(self) -> Instance:
+        if not self._free and self._left:  # of an earlier batch
+            self._free.append(self._left.pop(next(iter(self._left))))
+        if not self._free:
+            self.adopt(make(self.settings.name, self.settings.options))
+        return self._free.pop()
+
+    def _restored(self, key: bytes, name: bytes, saved: np.ndarray) -> Instance | None:
+        """The environment of that name from its stored state, if there is one."""
+        data = saved.tobytes()
+        if not data or not data.startswith(name):
+            return None
+        instance = None
+        try:
+            instance = self._take()
+            if self._hook is None:
+                return None
+            instance.env.reset(seed=seed_of(key, 0))
+            self._hook.put(instance.env, data[len(name) :])
+            return instance
+        except Exception as error:
+            self._note("its state cannot be restored", error)
+            if instance is not None:
+                self._close(instance)
+            return None
+
+    def _begin(
+        self, instance: Instance | None, key: bytes, episode: int, row: np.ndarray, invalid: int
+    ) -> None:
+        """Begin an episode and write its first reply to ``row``."""
+        values, start = row.view(np.float32), NAME + 2
+        flags, mark = FIRST | invalid, 0
+        try:
+            instance = self._take() if instance is None else instance
+            obs, _ = unpacked(instance.env.reset(seed=seed_of(key, episode)), 2, "reset")
+            values[start : start + self.layout.obs] = self._observe(obs)
+            if not np.isfinite(values[start : start + self.layout.obs]).all():
+                raise ValueError("the first observation is not finite")
+            instance.before = instance.action = None
+            mark = zlib.crc32(values[start : start + self.layout.obs])
+            self._pose(instance, values)
+            self._live[key + struct.pack("=III", episode, 0, mark)] = instance
+        except Exception as error:
+            self._note("reset breaks", error)
+            if instance is not None:
+                self._close(instance)
+            row[:] = 0
+            flags |= INVALID | OVER
+        row[: NAME + 1] = episode, 0, mark, flags
+
+    def _pose(self, instance: Instance, values: np.ndarray) -> None:
+        if self.layout.pose:
+            values[NAME + 2 + self.layout.obs :] = instance.env.unwrapped.data.qpos
+
+    def _advance(
+        self,
+        instance: Instance,
+        action: np.ndarray,
+        key: bytes,
+        name: tuple[int, int, int],
+        row: np.ndarray,
+        values: np.ndarray,
+    ) -> None:
+        """One decision of a live environment; writes its reply to ``row``, as floats ``values``."""
+        episode, frames, mark = name
+        env, start = instance.env, NAME + 2
+        seen = values[start - 1 : start + self.layout.obs]
+        try:
+            total = 0.0
+            for _ in range(self.settings.action_repeat):
+                if self._hook is not None:
+                    instance.before, instance.action = self._hook.before(env), action
+                obs, reward, terminated, truncated, _ = unpacked(env.step(action), 5, "step")
+                total += number(reward)
+                frames += 1
+                terminated, truncated = flag(terminated), flag(truncated)
+                if terminated or truncated or frames >= self.settings.limit:
+                    break
+            seen[0], seen[1:] = total, self._observe(obs)
+            # The sum of squares is finite for all but broken and huge numbers.
+            if not math.isfinite(seen.dot(seen)) and not np.isfinite(seen).all():
+                what = "reward" if not math.isfinite(seen[0]) else "observation"
+                raise FloatingPointError(f"{what} is not finite")
+        except Exception as error:
+            self._note("step breaks", error)
+            row[:] = 0
+            if not isinstance(error, FloatingPointError):  # it may be in any state
+                self._close(instance)
+                self._begin(None, key, episode + 1, row, INVALID)
+            else:
+                self._begin(instance, key, episode + 1, row, INVALID)
+            return
+        mark = zlib.crc32(seen, mark)
+        self._pose(instance, values)
+        self._live[key + struct.pack("=III", episode, frames, mark)] = instance
+        flags = TERMINATED if terminated else 0
+        flags |= TRUNCATED if (truncated or frames >= self.settings.limit) and not terminated else 0
+        row[: NAME + 1] = episode, frames, mark, flags | (OVER if flags else 0)
+
+
+def serve(connection: Any) -> None:
+    """Work of a worker process: answer requests until the other end is closed."""
+    rows: Rows | None = None
+    while True:
+        try:
+            text, _, data = connection.recv_bytes().partition(b"\n")
+        except (EOFError, OSError):
+            break
+        call = json.loads(text)
+        if rows is None:
+            try:
+                rows = _start(call)
+                answer, out = {}, b""
+            except Exception as error:
+                answer, out = {"error": one_line(error)}, b""
+        else:
+            result = _answer(rows, call, data)
+            answer = {"notes": rows.notes, "dtype": result.dtype.name, "shape": result.shape}
+            rows.notes, out = [], result.tobytes()
+        connection.send_bytes(json.dumps(answer).encode() + b"\n" + out)
+    if rows is not None:
+        rows.close()
+
+
+def _start(call: dict[str, Any]) -> Rows:
+    sys.path[:] = call["path"]
+    settings, layout = Settings(*call["settings"]), Layout(*call["layout"])
+    env = make(settings.name, settings.options)
+    rows = Rows(settings, layout, env.action_space, env.observation_space)
+    rows.adopt(env)
+    return rows
+
+
+def _answer(rows: Rows, call: dict[str, Any], data: bytes) -> np.ndarray:
+    arrays = []
+    for dtype, shape in call["arrays"]:
+        array = np.frombuffer(data, dtype, count=int(np.prod(shape))).reshape(shape)
+        arrays.append(array)
+        data = data[array.nbytes :]
+    function = {"reset": rows.reset, "step": rows.step, "snapshot": rows.snapshot}[call["do"]]
+    return function(*arrays)
+
+
+def _leave_with(parent: int) -> None:
+    # An environment that never returns would keep this process alive after its parent was killed.
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    Connection = importlib.import_module("multiprocessing.connection").Connection
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    serve(Connection(int(sys.argv[1])))
