@@ -39,7 +39,6 @@ from pomcp_jax.running.saving import Checkpoints
 from pomcp_jax.running.starting import Start
 from pomcp_jax.train import TrainState, Work
 
-
 MOST_NOTES = 5
 """Most lines about environments on the host after a chunk."""
 
