@@ -1,6 +1,8 @@
 """Environments of gymnasium, step by step beside a plain Python loop; faults, resume, workers."""
 
+import csv
 import os
+import shutil
 import signal
 import time
 
@@ -9,10 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
-from pomcp_jax import envs
-from pomcp_jax.envs.adapters.gymnasium_rows import seed_of
+from pomcp_jax import Trainer, envs, seed_axis, train
+from pomcp_jax.config import ConfigError
+from pomcp_jax.envs.adapters.gymnasium_rows import Rows, seed_of
 from pomcp_jax.envs.adapters.gymnasium_workers import Workers
+from pomcp_jax.running.background import Control
+from pomcp_jax.running.progress import Progress
 
 
 def keys(count, seed=0):
@@ -50,7 +56,7 @@ def plain(name, row_key, actions, repeat=1):
             episode += 1
         else:
             reward, first = 0.0, False
-            scaled = low + (high - low) / 2 * (action + 1)
+            scaled = np.float32((low + high) / 2) + np.float32((high - low) / 2) * action
             for _ in range(repeat):
                 moved = env.step(np.clip(scaled, low, high).astype(env.action_space.dtype))
                 obs, more, terminated, truncated, _ = moved
@@ -74,11 +80,9 @@ def test_every_step_is_that_of_a_plain_loop(name, steps, repeat):
     _, ours = play(env, keys(2), actions)
     for row in range(2):
         theirs = plain(name, keys(2)[row], actions[:, row], repeat)
-        exact = name.startswith(("Half", "Humanoid"))
         for field, value in zip(("obs", "reward"), theirs, strict=False):
-            tolerance = 0.0 if exact else 1e-5  # bounds of -2, 2 and 0, 1: a scale that rounds
             actual = getattr(ours, field)[:, row]
-            np.testing.assert_allclose(actual, value.astype(np.float32), tolerance, tolerance)
+            np.testing.assert_array_equal(actual, value.astype(np.float32))
         for field, value in zip(("terminated", "truncated", "is_first"), theirs[2:], strict=True):
             np.testing.assert_array_equal(getattr(ours, field)[:, row], value)
     assert ours.is_last.any() and not ours.invalid.any() and env.outside.notes() == []
@@ -211,15 +215,15 @@ def test_broken_actions_and_resets():
     ("name", "error"),
     [
         ("Nothing-v9", "unknown environment 'gym/Nothing-v9'; gymnasium.registry has all names"),
-        ("HalfCheeta-v5", "unknown environment 'gym/HalfCheeta-v5'; did you mean gym/HalfCheetah-v5"),
+        ("HalfCheeta-v5", "'gym/HalfCheeta-v5'; did you mean gym/HalfCheetah-v5"),
         ("no_such_module:X-v0", "no_such_module cannot be imported: ModuleNotFoundError: No module"),
-        ("gym_worlds:Endless-v0", "has no time limit; gymnasium.register(..., max_episode_steps=N)"),
+        ("gym_worlds:Endless-v0", "has no time limit; gymnasium.register(..., max_episode_st"),
         ("gym_worlds:Faulty_constructor-v0", "cannot be made: OSError: no such robot"),
         ("gym_worlds:Faulty_reset-v0", "reset raises RuntimeError: no reset"),
         ("gym_worlds:Faulty_first_shape-v0", "observation has shape (1,); its space has (2,)"),
-        ("gym_worlds:Faulty_tuple-v0", "step returns a tuple of 4; must return (obs, reward, term"),
+        ("gym_worlds:Faulty_tuple-v0", "step raises ValueError: not enough values to unpack (exp"),
         ("gym_worlds:Faulty_discrete-v0", "action_space is Discrete(3); must be a Box of floats"),
-        ("gym_worlds:Faulty_infinite-v0", "action_space is unbounded; must be a Box of floats with"),
+        ("gym_worlds:Faulty_infinite-v0", "action_space is unbounded; must be a Box of floats"),
         ("gym_worlds:Faulty_integer-v0", "action_space is a Box of int64; must be a Box of floats"),
         ("gym_worlds:Faulty_text-v0", "observation_space is Text"),
     ],
@@ -249,6 +253,51 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "pomcp_jax\[gym\]"'):
         envs.check_name("gym/Pendulum-v1")
+
+
+def sit(config, workdir, until=-1):
+    """Train up to so many decisions, or to the end; also returns what was printed."""
+    control, lines = Control(Progress(interval=float("inf"))), []
+    control.progress.say = lines.append
+
+    def row(row):
+        if row["decisions"] == until:
+            control.request(143, "stopped")
+
+    outcome = Trainer(config, workdir, control=control, on_row=[row]).run()
+    return outcome, "\n".join(lines)
+
+
+def test_runs_resume_bit_for_bit_or_with_their_running_episodes_again(tmp_path, monkeypatch):
+    changes = {"num_seeds": 2, "total_decisions": 80, "eval_decisions": 40, "num_devices": 1}
+    config = tiny.run(
+        env__task="gym/gym_worlds:Stored-v0", **{f"train__{k}": v for k, v in changes.items()}
+    )
+    with tiny.shared_programs():
+        outcome, _ = sit(config, tmp_path / "stopped", until=40)
+        assert outcome.code == 143 and 40 <= outcome.decisions < 60
+        shutil.copytree(tmp_path / "stopped", tmp_path / "lost")
+        # A run in between takes the live environments, as the end of a process does.
+        outcome, _ = sit(config, tmp_path / "whole")
+        assert outcome.code == 0 and np.isfinite(outcome.evaluation).all()
+        outcome, lines = sit(config, tmp_path / "stopped")
+        assert outcome.code == 0 and "warning" not in lines
+        assert tiny.saved(tmp_path / "stopped", 80) == tiny.saved(tmp_path / "whole", 80)
+        monkeypatch.setattr(Rows, "_restored", lambda *args: None)
+        outcome, lines = sit(config, tmp_path / "lost")
+        assert outcome.code == 0
+        assert "warning: 4 running episodes of gym/gym_worlds:Stored-v0 began again" in lines
+    rows, whole = (
+        list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("lost", "whole")
+    )
+    assert len(rows) == len(whole) and {row["env/invalid"] for row in rows} == {"0"}
+
+
+def test_several_devices_are_refused(monkeypatch):
+    config = tiny.run(env__task="gym/Pendulum-v1")
+    monkeypatch.setattr(seed_axis, "device_count", lambda config: 2)
+    with pytest.raises(ConfigError, match="'gym/Pendulum-v1' live on the host and serve one dev"):
+        train.check_environment(config, envs.make("gym/Pendulum-v1"))
 
 
 def test_workers_step_as_the_process_itself_does():

@@ -46,6 +46,8 @@ from pomcp_jax.envs.adapters.host_call import host_call
 from pomcp_jax.envs.protocol import Env, EnvState, Outside, Scene, check_action_repeat
 from pomcp_jax.types import Key, TimeStep
 
+Stepped = Rows | Workers
+"""Live environments, in this process or in others."""
 _ENDLESS = ("HalfCheetah", "HumanoidStandup", "Pendulum", "Pusher", "Reacher", "Swimmer")
 """Environments of gymnasium whose episodes end at their time limit only."""
 
@@ -106,8 +108,8 @@ def terminates(name: str) -> bool:
     return name.partition("-")[0] not in _ENDLESS
 
 
-def _made(name: str, options: dict[str, Any]) -> Any:
-    """An environment, reset and stepped once to see what it returns.
+def _made(name: str, options: dict[str, Any]) -> tuple[Any, rows_lib.Hook | None]:
+    """An environment and how it is stored, after a step to see what it returns.
 
     Raises:
       RuntimeError: it raises.
@@ -119,29 +121,30 @@ def _made(name: str, options: dict[str, Any]) -> Any:
         raise RuntimeError(f"gym/{name}: cannot be made: {one_line(error)}") from error
     doing = "reset"
     try:
-        scale, (_, flat) = _spaces(name, env)
+        scale, (_, flat) = _spaces(env)
         obs, _ = rows_lib.unpacked(env.reset(seed=0), 2, "reset")
         flat(obs)
         doing = "step"
         middle = scale(np.zeros((1, len(scale.low)), np.float32))[0]
         obs, reward, *flags, _ = rows_lib.unpacked(env.step(middle), 5, "step")
         flat(obs), rows_lib.number(reward), [rows_lib.flag(x) for x in flags]
-    except ValueError as error:
-        text = " ".join(str(error).split())
-        raise ValueError(text if text.startswith("gym/") else f"gym/{name}: {text}") from None
+        doing = "reset"
+        env.reset(seed=0)
+        return env, rows_lib.hook(env)
+    except rows_lib.Unsuitable as error:
+        raise ValueError(f"gym/{name}: {' '.join(str(error).split())}") from None
     except Exception as error:
         raise RuntimeError(f"gym/{name}: {doing} raises {one_line(error)}") from error
-    return env
 
 
-def _spaces(name: str, env: Any) -> tuple[rows_lib.Actions, tuple[int, rows_lib.Observe]]:
+def _spaces(env: Any) -> tuple[rows_lib.Actions, tuple[int, rows_lib.Observe]]:
     return rows_lib.actions(env.action_space), rows_lib.observations(env.observation_space)
 
 
 def _scene(env: Any) -> Scene | None:
     """How to draw an environment of gymnasium's on MuJoCo; None for all others."""
     core = env.unwrapped
-    if not hasattr(core, "frame_skip") or not hasattr(core, "init_qpos"):
+    if type(getattr(core, "model", None)).__name__ != "MjModel" or not hasattr(core, "dt"):
         return None
     return Scene(core.model, lambda live: {"qpos": live.pose}, float(core.dt))
 
@@ -149,11 +152,11 @@ def _scene(env: Any) -> Scene | None:
 class _Host:
     """The live environments of one :class:`Env`, made when they are first needed."""
 
-    def __init__(self, make: Callable[[], Rows | Workers], notes: list[str]):
+    def __init__(self, make: Callable[[], Stepped], notes: list[str]):
         self._make, self._notes, self._lock = make, notes, threading.Lock()
-        self._rows: Rows | Workers | None = None
+        self._rows: Stepped | None = None
 
-    def rows(self) -> Rows | Workers:
+    def rows(self) -> Stepped:
         with self._lock:
             if self._rows is None:
                 self._rows = self._make()
@@ -193,14 +196,13 @@ def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) ->
     check_action_repeat(action_repeat)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise ValueError(f"workers must be an int of at least 0, got {workers!r}")
-    limit = options.get("max_episode_steps") or _spec(name).max_episode_steps
+    limit = options.get("max_episode_steps")
     if limit is None:
         check_name(name)
-    env = _made(name, options)
-    scale, (size, _) = _spaces(name, env)
+        limit = _spec(name).max_episode_steps
+    env, hook = _made(name, options)
+    scale, (size, _) = _spaces(env)
     scene = _scene(env)
-    env.reset(seed=0)
-    hook = rows_lib.hook(env)
     words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).size
     pose = 0 if scene is None else env.unwrapped.model.nq
     bytes_ = 0 if hook is None else hook.size + 4 * (words + NAME)
@@ -211,7 +213,7 @@ def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) ->
     if workers:
         first.pop().close()
 
-    def prepared(layout: Layout) -> Rows | Workers:
+    def prepared(layout: Layout) -> Stepped:
         if workers:
             return Workers(settings, layout, workers)
         rows = Rows(settings, layout, *spaces)
@@ -227,7 +229,7 @@ def _batched(
     settings: Settings,
     layout: Layout,
     scene: Scene | None,
-    prepared: Callable[[Layout], Rows | Workers],
+    prepared: Callable[[Layout], Stepped],
     notes: list[str],
 ) -> Env:
     host = _Host(lambda: prepared(layout), notes)

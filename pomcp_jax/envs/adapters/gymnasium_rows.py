@@ -70,6 +70,10 @@ class Settings(NamedTuple):
     """Control steps of an episode."""
 
 
+class Unsuitable(ValueError):
+    """An environment that cannot be used here; one line."""
+
+
 def one_line(error: BaseException) -> str:
     """Type and message of an error without line breaks."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
@@ -118,20 +122,20 @@ def actions(space: Any) -> Actions:
     """The scale of an action space.
 
     Raises:
-      ValueError: it is no box of numbers with finite bounds.
+      Unsuitable: it is no box of numbers with finite bounds.
     """
     from gymnasium import spaces
 
     wanted = "must be a Box of floats with finite bounds"
     if not isinstance(space, spaces.Box):
-        raise ValueError(f"action_space is {space!r:.100}; {wanted}")
+        raise Unsuitable(f"action_space is {space!r:.100}; {wanted}")
     if not np.issubdtype(space.dtype, np.floating):
-        raise ValueError(f"action_space is a Box of {space.dtype}; {wanted}")
+        raise Unsuitable(f"action_space is a Box of {space.dtype}; {wanted}")
     low, high = (np.asarray(x, np.float32).reshape(-1) for x in (space.low, space.high))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(f"action_space is unbounded; {wanted} (RescaleAction sets some)")
+        raise Unsuitable(f"action_space is unbounded; {wanted} (RescaleAction sets some)")
     if not low.size or not (low < high).all():
-        raise ValueError(f"action_space is {space!r:.100}; {wanted}, low < high")
+        raise Unsuitable(f"action_space is {space!r:.100}; {wanted}, low < high")
     half = (high - low) / np.float32(2)
     plain = bool((low == -1).all() and (high == 1).all())
     return Actions(low, high, low + half, half, space.shape, space.dtype, plain)
@@ -145,53 +149,63 @@ def observations(space: Any) -> tuple[int, Observe]:
     """Entries of an observation, and how to flatten it.
 
     Raises:
-      ValueError: observations have no fixed number of entries.
+      Unsuitable: observations have no fixed number of entries.
     """
     from gymnasium import spaces
 
-    if not getattr(space, "is_np_flattenable", False):
-        raise ValueError(
+    if not _flattens(space):
+        raise Unsuitable(
             f"observation_space is {space!r:.100}; must be a Box, or a Dict or Tuple of those"
         )
     size, shape = int(spaces.flatdim(space)), getattr(space, "shape", None)
     if size < 1:
-        raise ValueError(f"observation_space is {space!r:.100}; must have entries")
+        raise Unsuitable(f"observation_space is {space!r:.100}; must have entries")
 
     def flat(obs: Any) -> np.ndarray:
         if isinstance(space, spaces.Box):
             obs = np.asarray(obs)
             if obs.shape != shape:
-                raise ValueError(f"observation has shape {obs.shape}; its space has {shape}")
+                raise Unsuitable(f"observation has shape {obs.shape}; its space has {shape}")
             return obs.reshape(-1)
         obs = np.asarray(spaces.flatten(space, obs))
         if obs.shape != (size,):
-            raise ValueError(f"observation has {obs.size} entries; its space has {size}")
+            raise Unsuitable(f"observation has {obs.size} entries; its space has {size}")
         return obs
 
     return size, flat
+
+
+def _flattens(space: Any) -> bool:
+    """Whether a space has vectors of numbers."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return all(map(_flattens, space.values() if isinstance(space, spaces.Dict) else space))
+    plain = spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete
+    return isinstance(space, plain)
 
 
 def number(reward: Any) -> float:
     """A reward as a float.
 
     Raises:
-      ValueError: it is not one real number.
+      Unsuitable: it is not one real number.
     """
     if isinstance(reward, float | int | np.floating | np.integer):
         return float(reward)
     if np.shape(reward) == () and np.asarray(reward).dtype.kind in "fiub":
         return float(reward)
-    raise ValueError(f"reward is {reward!r:.80}; must be a number")
+    raise Unsuitable(f"reward is {reward!r:.80}; must be a number")
 
 
 def flag(value: Any) -> bool:
     """A flag of a step as a bool.
 
     Raises:
-      ValueError: it is not a single one.
+      Unsuitable: it is not a single one.
     """
     if np.shape(value) != ():
-        raise ValueError(f"terminated or truncated is {value!r:.80}; must be a bool")
+        raise Unsuitable(f"terminated or truncated is {value!r:.80}; must be a bool")
     return bool(value)
 
 
@@ -199,12 +213,12 @@ def unpacked(result: Any, length: int, what: str) -> Any:
     """``result``, a tuple of ``length``.
 
     Raises:
-      ValueError: it is something else.
+      Unsuitable: it is something else.
     """
     if not isinstance(result, tuple) or len(result) != length:
         given = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
         names = "(obs, info)" if length == 2 else "(obs, reward, terminated, truncated, info)"
-        raise ValueError(f"{what} returns {given}; must return {names}")
+        raise Unsuitable(f"{what} returns {given}; must return {names}")
     return result
 
 
@@ -254,7 +268,7 @@ def hook(env: Any) -> Hook | None:
     and ``set_state(state)``. Those of ``gymnasium.envs.mujoco`` need none.
 
     Raises:
-      ValueError: their ``get_state`` and ``set_state`` do not work.
+      Unsuitable: their ``get_state`` and ``set_state`` do not work.
     """
     # The state of unknown wrappers (statistics, frames) would be lost.
     if any(
@@ -278,16 +292,16 @@ def _own_hook(env: Any) -> Hook:
         is_bytes = isinstance(first, bytes)
         like = np.frombuffer(first, np.uint8) if is_bytes else np.asarray(first)
         if like.dtype.kind not in "biuf":
-            raise ValueError(f"get_state returns {type(first).__name__}; must be bytes or numbers")
+            raise Unsuitable(f"get_state returns {type(first).__name__}; must be bytes or numbers")
         core.set_state(first)
     except Exception as error:
-        raise ValueError(f"get_state and set_state fail: {one_line(error)}") from error
+        raise Unsuitable(f"get_state and set_state fail: {one_line(error)}") from error
 
     def take(env: Any, before: Any, action: Any) -> bytes:
         state = env.unwrapped.get_state()
         array = np.frombuffer(state, np.uint8) if is_bytes else np.asarray(state)
         if array.shape != like.shape or array.dtype != like.dtype:
-            raise ValueError(f"get_state returns another size or type than first ({like.size})")
+            raise Unsuitable(f"get_state returns another size or type than first ({like.size})")
         return struct.pack("=i", _elapsed(env)) + array.tobytes()
 
     def put(env: Any, data: bytes) -> None:
@@ -383,7 +397,7 @@ class Rows:
         """Prepare; environments are made when a row needs them.
 
         Raises:
-          ValueError: one line; the spaces are not supported.
+          Unsuitable: one line; the spaces are not supported.
         """
         self.settings, self.layout = settings, layout
         self.notes: list[str] = []
@@ -527,7 +541,7 @@ class Rows:
             obs, _ = unpacked(instance.env.reset(seed=seed_of(key, episode)), 2, "reset")
             values[start : start + self.layout.obs] = self._observe(obs)
             if not np.isfinite(values[start : start + self.layout.obs]).all():
-                raise ValueError("the first observation is not finite")
+                raise Unsuitable("the first observation is not finite")
             instance.before = instance.action = None
             mark = zlib.crc32(values[start : start + self.layout.obs])
             self._pose(instance, values)
