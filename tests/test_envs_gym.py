@@ -261,7 +261,7 @@ def sit(config, workdir, until=-1):
     control.progress.say = lines.append
 
     def row(row):
-        if row["decisions"] == until:
+        if 0 < until <= row["decisions"]:
             control.request(143, "stopped")
 
     outcome = Trainer(config, workdir, control=control, on_row=[row]).run()

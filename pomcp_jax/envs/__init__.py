@@ -12,6 +12,7 @@ Physics engines are imported only when a task is built.
 """
 
 import importlib
+import importlib.util
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ __all__ = [
     "make",
     "make_env",
     "make_task",
+    "to_gymnasium",
 ]
 
 _BENCHMARK = {
@@ -259,6 +261,38 @@ def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any
     if family == "gym":
         return _module(family).make(own_name, action_repeat, **options)
     return make_env(make_task(name, backend, **options), action_repeat)
+
+
+def to_gymnasium(
+    env: str | Task | Env,
+    num_envs: int = 1,
+    *,
+    action_repeat: int = 1,
+    backend: str = "mjx",
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """A ``gymnasium.vector.VectorEnv`` of ``num_envs`` rows, for agents of other libraries.
+
+    Args:
+      env: a name for :func:`make`, a ``Task``, or an ``Env``, whose own repeat counts.
+      num_envs: rows of the batch.
+      action_repeat: control steps of a decision.
+      backend: physics.
+      seed: of the first ``reset`` without one.
+      **options: as for :func:`make`.
+
+    Raises:
+      ModuleNotFoundError: gymnasium is not installed.
+    """
+    if importlib.util.find_spec("gymnasium") is None:
+        raise ModuleNotFoundError('to_gymnasium needs gymnasium: pip install "pomcp_jax[gym]"')
+    vector = importlib.import_module("pomcp_jax.envs.adapters.vector_env").Vector
+    if isinstance(env, str):
+        env = make(env, action_repeat, backend, **options)
+    elif isinstance(env, Task):
+        env = make_env(env, action_repeat)
+    return vector(env, num_envs, seed)
 
 
 def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
