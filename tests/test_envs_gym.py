@@ -72,7 +72,8 @@ def plain(name, row_key, actions, repeat=1):
 
 @pytest.mark.parametrize(
     ("name", "steps", "repeat"),
-    [("Pendulum-v1", 203, 1), ("HalfCheetah-v5", 506, 2), ("Humanoid-v5", 60, 1), ("gym_worlds:Nested-v0", 45, 1)],
+    [("Pendulum-v1", 203, 1), ("HalfCheetah-v5", 506, 2), ("Humanoid-v5", 60, 1),
+     ("gym_worlds:Nested-v0", 45, 1)],
 )  # fmt: skip
 def test_every_step_is_that_of_a_plain_loop(name, steps, repeat):
     env = envs.make(f"gym/{name}", repeat)
@@ -214,9 +215,9 @@ def test_broken_actions_and_resets():
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("Nothing-v9", "unknown environment 'gym/Nothing-v9'; gymnasium.registry has all names"),
+        ("Nothing-v9", "unknown environment 'gym/Nothing-v9'; gymnasium.registry has"),
         ("HalfCheeta-v5", "'gym/HalfCheeta-v5'; did you mean gym/HalfCheetah-v5"),
-        ("no_such_module:X-v0", "no_such_module cannot be imported: ModuleNotFoundError: No module"),
+        ("no_such_module:X-v0", "no_such_module cannot be imported: ModuleNotFoundError: No mod"),
         ("gym_worlds:Endless-v0", "has no time limit; gymnasium.register(..., max_episode_st"),
         ("gym_worlds:Faulty_constructor-v0", "cannot be made: OSError: no such robot"),
         ("gym_worlds:Faulty_reset-v0", "reset raises RuntimeError: no reset"),
