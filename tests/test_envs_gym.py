@@ -159,7 +159,7 @@ def test_other_environments_begin_their_running_episode_again():
     resumed, timestep = other(on_disk(env.outside.snapshot(state)), actions[25])
     assert timestep.is_first.all() and not timestep.invalid.any() and not timestep.reward.any()
     np.testing.assert_array_equal(timestep.obs, start)
-    np.testing.assert_array_equal(resumed.task.name[:, 0], state.task.name[:, 0])
+    np.testing.assert_array_equal(resumed.task.rows[:, 0], state.task.rows[:, 0])
     assert "2 running episodes of gym/gym_worlds:Walk-v0 began again" in again.outside.notes()[0]
     # From here on it is an ordinary episode, and the host's environments are those of the state.
     resumed, timestep = other(resumed, actions[26])

@@ -81,9 +81,10 @@ class Env(NamedTuple):
     """A batch of environments; B is the number of keys passed to ``reset``."""
 
     name: str
-    reset: Callable[[Key], tuple[EnvState, TimeStep]]
-    """``keys[B] -> (state, first time steps)``."""
-    step: Callable[[EnvState, Float[Array, "B A"]], tuple[EnvState, TimeStep]]
+    reset: Callable[[Key], tuple[Any, TimeStep]]
+    """``keys[B] -> (state, first time steps)``; a state is an :class:`EnvState`, or a pytree with
+    a field ``task`` that ``scene.pose`` reads."""
+    step: Callable[[Any, Float[Array, "B A"]], tuple[Any, TimeStep]]
     observation_size: int
     action_size: int
     episode_length: int
@@ -98,11 +99,11 @@ class Env(NamedTuple):
 
 
 class Outside(NamedTuple):
-    """Environments on the host, of which an ``EnvState`` has only the names."""
+    """Environments on the host, of which a state has only the names."""
 
     apart: Callable[[], Env]
     """The same environment with live ones of its own: an evaluation must not disturb training."""
-    snapshot: Callable[[EnvState], EnvState]
+    snapshot: Callable[[Any], Any]
     """The state with all that another process needs to restore the live environments."""
     notes: Callable[[], list[str]]
     """Lines for the user since the last call: what was raised, lost or begun again."""

@@ -11,6 +11,7 @@ The state carries the name of each row's live environment, not the environment. 
 its episode begins again otherwise, with ``is_first``: no transition leads across.
 """
 
+import functools
 import importlib
 import importlib.util
 import math
@@ -28,12 +29,14 @@ from jaxtyping import Array, Float, UInt
 from pomcp_jax import nearest
 from pomcp_jax.envs.adapters import gymnasium_rows as rows_lib
 from pomcp_jax.envs.adapters.gymnasium_rows import (
-    ENDED,
-    FAULT,
     FIRST,
+    FLAGS,
     INVALID,
+    LENGTH,
     NAME,
-    OVER,
+    OBS,
+    RETURN,
+    REWARD,
     TERMINATED,
     TRUNCATED,
     Layout,
@@ -43,7 +46,7 @@ from pomcp_jax.envs.adapters.gymnasium_rows import (
 )
 from pomcp_jax.envs.adapters.gymnasium_workers import Workers
 from pomcp_jax.envs.adapters.host_call import host_call
-from pomcp_jax.envs.protocol import Env, EnvState, Outside, Scene, check_action_repeat
+from pomcp_jax.envs.protocol import Env, Outside, Scene, check_action_repeat
 from pomcp_jax.types import Key, TimeStep
 
 Stepped = Rows | Workers
@@ -53,14 +56,20 @@ _ENDLESS = ("HalfCheetah", "HumanoidStandup", "Pendulum", "Pusher", "Reacher", "
 
 
 class Live(NamedTuple):
-    """Names of the live environments of a batch; the leaf ``task`` of an ``EnvState``."""
+    """Names of the live environments of a batch, and what their last step returned."""
 
-    name: UInt[Array, "B 3"]
-    """Episode, control steps, checksum of all actions and results."""
-    pose: Float[Array, "B Q"]
-    """MuJoCo's positions, for renderers; no entries for other environments."""
+    rows: UInt[Array, "B W"]
+    """As :class:`gymnasium_rows.Layout` says."""
     saved: UInt[Array, "B bytes"]
     """Stored environments, as of the latest snapshot; no entries if they cannot be stored."""
+
+
+class HostState(NamedTuple):
+    """Carry of the batch; every leaf has the leading axis ``B``."""
+
+    task: Live
+    key: Key
+    """Key of each row, of which the seeds of its episodes are made; never changed."""
 
 
 def _spec(name: str) -> Any:
@@ -141,12 +150,17 @@ def _spaces(env: Any) -> tuple[rows_lib.Actions, tuple[int, rows_lib.Observe]]:
     return rows_lib.actions(env.action_space), rows_lib.observations(env.observation_space)
 
 
-def _scene(env: Any) -> Scene | None:
-    """How to draw an environment of gymnasium's on MuJoCo; None for all others."""
+def _scene(env: Any, obs_size: int) -> Scene | None:
+    """How to draw an environment on MuJoCo; None for all others."""
     core = env.unwrapped
     if type(getattr(core, "model", None)).__name__ != "MjModel" or not hasattr(core, "dt"):
         return None
-    return Scene(core.model, lambda live: {"qpos": live.pose}, float(core.dt))
+
+    def pose(live: Live) -> dict[str, Array]:
+        place = live.rows[OBS + obs_size :]
+        return {"qpos": jax.lax.bitcast_convert_type(place, jnp.float32)}
+
+    return Scene(core.model, pose, float(core.dt))
 
 
 class _Host:
@@ -162,21 +176,14 @@ class _Host:
                 self._rows = self._make()
             return self._rows
 
-    def _noted(self, result: np.ndarray) -> np.ndarray:
-        rows = self.rows()
+    def call(self, do: str, *arrays: np.ndarray) -> np.ndarray:
+        """A method of the rows; what they have to say goes to the notes."""
+        rows = self._rows if self._rows is not None else self.rows()
+        result = getattr(rows, do)(*arrays)
         if rows.notes:
             self._notes += rows.notes
             rows.notes = []
         return result
-
-    def reset(self, keys: np.ndarray) -> np.ndarray:
-        return self._noted(self.rows().reset(np.asarray(keys)))
-
-    def step(self, requests: np.ndarray, saved: np.ndarray) -> np.ndarray:
-        return self._noted(self.rows().step(np.asarray(requests), np.asarray(saved)))
-
-    def snapshot(self, names: np.ndarray, saved: np.ndarray) -> np.ndarray:
-        return self._noted(self.rows().snapshot(names, saved))
 
 
 def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) -> Env:
@@ -202,7 +209,7 @@ def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) ->
         limit = _spec(name).max_episode_steps
     env, hook = _made(name, options)
     scale, (size, _) = _spaces(env)
-    scene = _scene(env)
+    scene = _scene(env, size)
     words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).size
     pose = 0 if scene is None else env.unwrapped.model.nq
     bytes_ = 0 if hook is None else hook.size + 4 * (words + NAME)
@@ -234,34 +241,29 @@ def _batched(
 ) -> Env:
     host = _Host(lambda: prepared(layout), notes)
 
-    def reset(keys: Key) -> tuple[EnvState, TimeStep]:
-        reply = host_call(host.reset, (len(keys), layout.reply), jax.random.key_data(keys))
+    begin, advance = functools.partial(host.call, "reset"), functools.partial(host.call, "step")
+
+    def reset(keys: Key) -> tuple[HostState, TimeStep]:
+        shape = len(keys), layout.row
+        rows = host_call(begin, shape, jax.random.key_data(keys))
         saved = jnp.zeros((len(keys), layout.saved), jnp.uint8)
-        zero = jnp.zeros(len(keys), jnp.float32)
-        return _read(layout, keys, reply, saved, jnp.zeros_like(zero, jnp.int32), zero)
+        return HostState(Live(rows, saved), keys), _timestep(layout, rows)
 
-    def step(state: EnvState, action: Float[Array, "B A"]) -> tuple[EnvState, TimeStep]:
-        finite = jnp.all(jnp.isfinite(action), axis=1)
-        action = jnp.where(finite[:, None], action, jnp.zeros_like(action))
-        flags = jnp.where(state.is_last, ENDED, 0) | jnp.where(finite, 0, FAULT)
-        request = [
-            jax.random.key_data(state.key),
-            state.task.name,
-            flags.astype(jnp.uint32)[:, None],
-            jax.lax.bitcast_convert_type(action.astype(jnp.float32), jnp.uint32),
-        ]
-        shape = len(action), layout.reply
-        saved = state.task.saved
-        reply = host_call(host.step, shape, jnp.concatenate(request, axis=1), saved)
-        return _read(layout, state.key, reply, saved, state.decisions, state.episode_return)
+    def step(state: HostState, action: Float[Array, "B A"]) -> tuple[HostState, TimeStep]:
+        rows, saved = state.task
+        action = jnp.clip(action.astype(jnp.float32), -1.0, 1.0)
+        # The rows before are an argument, which orders the calls.
+        args = rows, jax.random.key_data(state.key), action, saved
+        rows = host_call(advance, rows.shape, *args)
+        return HostState(Live(rows, saved), state.key), _timestep(layout, rows)
 
-    def snapshot(state: EnvState) -> EnvState:
-        live = state.task
+    def snapshot(state: HostState) -> HostState:
+        rows, saved = state.task
         if not layout.saved:
             return state
-        words = np.asarray(jax.random.key_data(state.key)), np.asarray(live.name)
-        saved = host.snapshot(np.concatenate(words, axis=1), np.asarray(live.saved))
-        return state._replace(task=live._replace(saved=jax.device_put(saved, live.saved.sharding)))
+        args = rows, jax.random.key_data(state.key), saved
+        stored = host.call("snapshot", *(np.asarray(x) for x in args))
+        return state._replace(task=Live(rows, jax.device_put(stored, saved.sharding)))
 
     def take_notes() -> list[str]:
         lines, notes[:] = list(dict.fromkeys(notes)), []
@@ -285,39 +287,20 @@ def _batched(
     )
 
 
-def _read(
-    layout: Layout,
-    key: Key,
-    reply: UInt[Array, "B W"],
-    saved: UInt[Array, "B bytes"],
-    decisions: Array,
-    episode_return: Array,
-) -> tuple[EnvState, TimeStep]:
-    """State and time step from a reply of the host, and what the episode had so far."""
-    flags, values = reply[:, NAME], jax.lax.bitcast_convert_type(reply[:, NAME + 1 :], jnp.float32)
+def _timestep(layout: Layout, rows: UInt[Array, "B W"]) -> TimeStep:
+    flags = rows[:, FLAGS]
+    values = jax.lax.bitcast_convert_type(rows[:, RETURN : OBS + layout.obs], jnp.float32)
 
     def has(flag: int) -> Array:
         return (flags & jnp.uint32(flag)) != 0
 
-    first, reward = has(FIRST), values[:, 0]
-    decisions = jnp.where(first, 0, decisions + 1).astype(jnp.int32)
-    episode_return = jnp.where(first, jnp.zeros_like(reward), episode_return + reward)
-    state = EnvState(
-        task=Live(reply[:, :NAME], values[:, 1 + layout.obs :], saved),
-        key=key,
-        frames=reply[:, 1].astype(jnp.int32),
-        decisions=decisions,
-        episode_return=episode_return,
-        is_last=has(OVER),
-    )
-    # Copies because trainers donate the state: XLA refuses to donate one buffer twice.
-    return state, TimeStep(
-        obs=values[:, 1 : 1 + layout.obs],
-        reward=reward,
+    return TimeStep(
+        obs=values[:, OBS - RETURN :],
+        reward=values[:, REWARD - RETURN],
         terminated=has(TERMINATED),
         truncated=has(TRUNCATED),
-        is_first=first,
+        is_first=has(FIRST),
         invalid=has(INVALID),
-        episode_return=jnp.copy(episode_return),
-        episode_length=jnp.copy(decisions),
+        episode_return=values[:, 0],
+        episode_length=rows[:, LENGTH].astype(jnp.int32),
     )

@@ -25,19 +25,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ENDED, FAULT = 1, 2
-"""Flags of a request: the episode is over; the row is broken whatever its environment does."""
-TERMINATED, TRUNCATED, FIRST, INVALID, OVER = 1, 2, 4, 8, 16
-"""Flags of a reply; ``OVER``: the next step begins an episode."""
+TERMINATED, TRUNCATED, FIRST, INVALID, OVER, FAULT = 1, 2, 4, 8, 16, 32
+"""Flags of a row; ``OVER``: the next step begins an episode. ``FAULT``, in a request: the row is
+broken whatever its environment does."""
 NAME = 3
 """Words that name an environment beside the row's key: episode, control steps, checksum."""
+FLAGS, LENGTH, RETURN, REWARD, OBS = range(NAME, NAME + 5)
+"""Places of a row's words after its name; decisions and return are those of its episode."""
 
 
 class Layout(NamedTuple):
-    """Sizes of the rows of requests and replies, in words of 32 bits.
+    """Sizes of the rows that the program and the environments exchange, in words of 32 bits.
 
-    request: key [K], episode, frames, checksum, flags, action [A]
-    reply: episode, frames, checksum, flags, reward, obs [O], pose [Q]
+    row: episode, frames, checksum, flags, decisions, return, reward, obs [O], pose [Q]
     """
 
     key: int
@@ -48,14 +48,9 @@ class Layout(NamedTuple):
     """Bytes of a stored environment, its name included; 0 if it cannot be stored."""
 
     @property
-    def name(self) -> int:
-        """Words that name an environment."""
-        return self.key + NAME
-
-    @property
-    def reply(self) -> int:
-        """Words of a reply."""
-        return NAME + 2 + self.obs + self.pose
+    def row(self) -> int:
+        """Words of a row."""
+        return OBS + self.obs + self.pose
 
 
 class Settings(NamedTuple):
@@ -109,9 +104,10 @@ class Actions(NamedTuple):
     """Actions of ``[-1, 1]`` are passed as they are."""
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """``actions [B, A]`` in the units of the space."""
-        actions = np.minimum(np.maximum(actions, np.float32(-1.0)), np.float32(1.0))
-        if not self.plain:
+        """``actions [B, A]`` of ``[-1, 1]`` in the units of the space; a copy."""
+        if self.plain:
+            actions = actions.copy()
+        else:
             scaled = self.middle + self.half * actions
             # The sum may round beyond a bound.
             actions = np.minimum(np.maximum(scaled, self.low), self.high)
@@ -158,21 +154,23 @@ def observations(space: Any) -> tuple[int, Observe]:
             f"observation_space is {space!r:.100}; must be a Box, or a Dict or Tuple of those"
         )
     size, shape = int(spaces.flatdim(space)), getattr(space, "shape", None)
+    is_vector = shape is not None and len(shape) == 1
     if size < 1:
         raise Unsuitable(f"observation_space is {space!r:.100}; must have entries")
 
+    def box(obs: Any) -> np.ndarray:
+        obs = np.asarray(obs)
+        if obs.shape != shape:
+            raise Unsuitable(f"observation has shape {obs.shape}; its space has {shape}")
+        return obs if is_vector else obs.reshape(-1)
+
     def flat(obs: Any) -> np.ndarray:
-        if isinstance(space, spaces.Box):
-            obs = np.asarray(obs)
-            if obs.shape != shape:
-                raise Unsuitable(f"observation has shape {obs.shape}; its space has {shape}")
-            return obs.reshape(-1)
         obs = np.asarray(spaces.flatten(space, obs))
         if obs.shape != (size,):
             raise Unsuitable(f"observation has {obs.size} entries; its space has {size}")
         return obs
 
-    return size, flat
+    return size, box if isinstance(space, spaces.Box) else flat
 
 
 def _flattens(space: Any) -> bool:
@@ -204,6 +202,8 @@ def flag(value: Any) -> bool:
     Raises:
       Unsuitable: it is not a single one.
     """
+    if value.__class__ is bool:
+        return value
     if np.shape(value) != ():
         raise Unsuitable(f"terminated or truncated is {value!r:.80}; must be a bool")
     return bool(value)
@@ -226,7 +226,7 @@ class Hook(NamedTuple):
     """Storage of an environment's state as bytes of a fixed length."""
 
     size: int
-    before: Callable[[Any], Any]
+    before: Callable[["Instance"], Any]
     """Called before every step; its result goes to ``take``."""
     take: Callable[[Any, Any, Any], bytes]
     """``(env, before, action) -> state``, after a step or a reset (then both are None)."""
@@ -309,7 +309,7 @@ def _own_hook(env: Any) -> Hook:
         array = np.frombuffer(data, like.dtype, offset=4).reshape(like.shape).copy()
         env.unwrapped.set_state(array.tobytes() if is_bytes else array)
 
-    return Hook(4 + like.nbytes, lambda env: None, take, put)
+    return Hook(4 + like.nbytes, lambda instance: None, take, put)
 
 
 def _mujoco_hook(env: Any) -> Hook | None:
@@ -327,10 +327,15 @@ def _mujoco_hook(env: Any) -> Hook | None:
     if type(core.np_random.bit_generator).__name__ != "PCG64":
         return None
 
-    def before(env: Any) -> np.ndarray:
-        out, core = np.empty(size), env.unwrapped
+    def now(core: Any, out: np.ndarray) -> np.ndarray:
         mujoco.mj_getState(core.model, core.data, out, parts)
         return out
+
+    def before(instance: Instance) -> np.ndarray:
+        # Into the same memory at every step: it is needed only if the run is saved here.
+        if instance.memory is None:
+            instance.memory = np.empty(size)
+        return now(instance.core, instance.memory)
 
     def take(env: Any, start: Any, action: Any) -> bytes:
         state = env.unwrapped.np_random.bit_generator.state
@@ -344,12 +349,17 @@ def _mujoco_hook(env: Any) -> Hook | None:
         )
         start = np.zeros(size) if start is None else start
         action = np.zeros(controls) if action is None else np.asarray(action, np.float64)
-        return first + before(env).tobytes() + start.tobytes() + action.tobytes()
+        return (
+            first
+            + now(env.unwrapped, np.empty(size)).tobytes()
+            + start.tobytes()
+            + action.tobytes()
+        )
 
     def put(env: Any, data: bytes) -> None:
         elapsed, stepped, state, inc, has, uinteger = head.unpack_from(data)
         arrays = np.frombuffer(data, np.float64, offset=head.size)
-        now, start, action = arrays[:size], arrays[size : 2 * size], arrays[2 * size :]
+        after, start, action = arrays[:size], arrays[size : 2 * size], arrays[2 * size :]
         core = env.unwrapped
         core.np_random.bit_generator.state = {
             "bit_generator": "PCG64",
@@ -364,9 +374,9 @@ def _mujoco_hook(env: Any) -> Hook | None:
             mujoco.mj_setState(core.model, core.data, start, parts)
             core.step(action.astype(env.action_space.dtype).reshape(env.action_space.shape))
         else:
-            mujoco.mj_setState(core.model, core.data, now, parts)
+            mujoco.mj_setState(core.model, core.data, after, parts)
             mujoco.mj_forward(core.model, core.data)
-        mujoco.mj_setState(core.model, core.data, now, parts)
+        mujoco.mj_setState(core.model, core.data, after, parts)
         _set_elapsed(env, elapsed)
 
     return Hook(head.size + 8 * (2 * size + controls), before, take, put)
@@ -375,10 +385,11 @@ def _mujoco_hook(env: Any) -> Hook | None:
 class Instance:
     """A live environment, and what its hook needs of its last step."""
 
-    __slots__ = ("env", "before", "action")
+    __slots__ = ("env", "core", "memory", "before", "action")
 
     def __init__(self, env: Any):
-        self.env = env
+        self.env, self.core = env, env.unwrapped
+        self.memory: Any = None
         self.before: Any = None
         self.action: Any = None
 
@@ -417,46 +428,42 @@ class Rows:
         self._free.append(Instance(env))
 
     def reset(self, keys: np.ndarray) -> np.ndarray:
-        """First replies ``[B, reply]`` of rows with these keys ``[B, K]``."""
-        with self._lock, self._intact():
+        """First rows ``[B, row]`` of a batch with these keys ``[B, K]``."""
+        with self._lock:
             # One batch at a time: the environments of an earlier one are used again.
             self._free += self._live.values()
-            self._live.clear()
-            out = np.zeros((len(keys), self.layout.reply), np.uint32)
+            self._live = {}
+            out = np.zeros((len(keys), self.layout.row), np.uint32)
             for row, key in zip(out, keys, strict=True):
                 self._begin(None, key.tobytes(), 0, row, 0)
             return out
 
-    def step(self, requests: np.ndarray, saved: np.ndarray) -> np.ndarray:
-        """Replies ``[B, reply]`` to requests; ``saved [B, bytes]`` are stored environments."""
-        layout = self.layout
-        with self._lock, self._intact():
-            out = np.zeros((len(requests), layout.reply), np.uint32)
-            values = out.view(np.float32)
-            heads = requests[:, : layout.name + 1]
-            names = [head[:-1].tobytes() for head in heads]
+    def step(
+        self, rows: np.ndarray, keys: np.ndarray, actions: np.ndarray, saved: np.ndarray
+    ) -> np.ndarray:
+        """Rows ``[B, row]`` after a decision.
+
+        Args:
+          rows: those before it.
+          keys: of the rows, ``[B, K]``.
+          actions: ``[B, A]`` float32 of ``[-1, 1]``; a row with a non-finite one is broken.
+          saved: stored environments, ``[B, bytes]``.
+        """
+        with self._lock:
+            out = np.zeros(rows.shape, np.uint32)
+            names = [
+                key.tobytes() + row[:NAME].tobytes() for key, row in zip(keys, rows, strict=True)
+            ]
             # Claimed before any is stepped: what is left belongs to no row of this batch.
             claimed = [self._live.pop(name, None) for name in names]
             self._left, self._live = self._live, {}
-            raw = np.ascontiguousarray(requests[:, layout.name + 1 :]).view(np.float32)
-            scaled, again = self._scale(raw), 0
-            for i, (*_, episode, frames, mark, flags) in enumerate(heads.tolist()):
-                instance, key = claimed[i], names[i][: 4 * layout.key]
-                if flags:
-                    invalid = INVALID if flags & FAULT and not flags & ENDED else 0
-                    self._begin(instance, key, episode + 1, out[i], invalid)
-                    continue
-                if instance is None:
-                    instance = self._restored(key, names[i], saved[i])
-                    if instance is None:
-                        self._begin(None, key, episode, out[i], 0)
-                        again += 1
-                        continue
-                mark = zlib.crc32(raw[i], mark)
-                self._advance(instance, scaled[i], key, (episode, frames, mark), out[i], values[i])
+            try:
+                again = self._step_all(rows, names, claimed, actions, saved, out)
+            except BaseException:  # interrupted: some environments have moved, some have not
+                self._live, self._left = {}, {}
+                raise
             if self._left:
-                self._live = self._left | self._live
-                self._left = {}
+                self._live, self._left = self._left | self._live, {}
             if again:
                 self.notes.append(
                     f"{again} running episode{'s' * (again > 1)} of gym/{self.settings.name} began"
@@ -464,18 +471,48 @@ class Rows:
                 )
             return out
 
-    def snapshot(self, names: np.ndarray, saved: np.ndarray) -> np.ndarray:
+    def _step_all(
+        self,
+        rows: np.ndarray,
+        names: list[bytes],
+        claimed: list[Instance | None],
+        actions: np.ndarray,
+        saved: np.ndarray,
+        out: np.ndarray,
+    ) -> int:
+        """Write all rows to ``out``; returns how many episodes had to begin again."""
+        scaled, values, again = self._scale(actions), out.view(np.float32), 0
+        size, sums = 4 * self.layout.key, rows.view(np.float32)[:, RETURN].tolist()
+        for i, head in enumerate(rows[:, : LENGTH + 1].tolist()):
+            instance, name, action, flags = claimed[i], names[i], actions[i], head[FLAGS]
+            broken = flags & FAULT or not math.isfinite(action.dot(action))
+            if flags & OVER or broken:
+                invalid = INVALID if broken and not flags & OVER else 0
+                self._begin(instance, name[:size], head[0] + 1, out[i], invalid)
+                continue
+            if instance is None:
+                instance = self._restored(name[:size], name, saved[i])
+                if instance is None:
+                    self._begin(None, name[:size], head[0], out[i], 0)
+                    again += 1
+                    continue
+            head[2] = zlib.crc32(action, head[2])
+            out[i, LENGTH], values[i, RETURN] = head[LENGTH] + 1, sums[i]
+            self._advance(instance, scaled[i], name[:size], head, out[i], values[i])
+        return again
+
+    def snapshot(self, rows: np.ndarray, keys: np.ndarray, saved: np.ndarray) -> np.ndarray:
         """Stored environments ``[B, bytes]`` of rows; the given ones where they still hold."""
         out = np.array(saved)
         with self._lock:
-            for i, name in enumerate(names):
-                instance = self._live.get(name.tobytes())
+            for i, (row, key) in enumerate(zip(rows, keys, strict=True)):
+                name = key.tobytes() + row[:NAME].tobytes()
+                instance = self._live.get(name)
                 if instance is None or self._hook is None:
                     continue
                 try:
                     state = self._hook.take(instance.env, instance.before, instance.action)
-                    data = name.tobytes() + state
-                    out[i] = np.frombuffer(data, np.uint8)
+                    out[i] = np.frombuffer(name + state, np.uint8)
                 except Exception as error:
                     self._note("its state cannot be stored", error)
         return out
@@ -485,15 +522,6 @@ class Rows:
         for instance in (*self._live.values(), *self._left.values(), *self._free):
             self._close(instance)
         self._live, self._left, self._free = {}, {}, []
-
-    @contextlib.contextmanager
-    def _intact(self) -> Iterator[None]:
-        """Forget all names if a step is interrupted: some environments have moved, some not."""
-        try:
-            yield
-        except BaseException:
-            self._live, self._left = {}, {}
-            raise
 
     def _note(self, what: str, error: BaseException) -> None:
         self.notes.append(f"gym/{self.settings.name}: {what}: {one_line(error)}")
@@ -533,17 +561,17 @@ class Rows:
     def _begin(
         self, instance: Instance | None, key: bytes, episode: int, row: np.ndarray, invalid: int
     ) -> None:
-        """Begin an episode and write its first reply to ``row``."""
-        values, start = row.view(np.float32), NAME + 2
-        flags, mark = FIRST | invalid, 0
+        """Begin an episode and write its first row to ``row``, which is 0."""
+        values, flags, mark = row.view(np.float32), FIRST | invalid, 0
+        seen = values[OBS : OBS + self.layout.obs]
         try:
             instance = self._take() if instance is None else instance
             obs, _ = unpacked(instance.env.reset(seed=seed_of(key, episode)), 2, "reset")
-            values[start : start + self.layout.obs] = self._observe(obs)
-            if not np.isfinite(values[start : start + self.layout.obs]).all():
+            seen[:] = self._observe(obs)
+            if not np.isfinite(seen).all():
                 raise Unsuitable("the first observation is not finite")
             instance.before = instance.action = None
-            mark = zlib.crc32(values[start : start + self.layout.obs])
+            mark = zlib.crc32(seen)
             self._pose(instance, values)
             self._live[key + struct.pack("=III", episode, 0, mark)] = instance
         except Exception as error:
@@ -552,31 +580,41 @@ class Rows:
                 self._close(instance)
             row[:] = 0
             flags |= INVALID | OVER
-        row[: NAME + 1] = episode, 0, mark, flags
+        row[: FLAGS + 1] = episode, 0, mark, flags
 
     def _pose(self, instance: Instance, values: np.ndarray) -> None:
         if self.layout.pose:
-            values[NAME + 2 + self.layout.obs :] = instance.env.unwrapped.data.qpos
+            values[OBS + self.layout.obs :] = instance.core.data.qpos
 
     def _advance(
         self,
         instance: Instance,
         action: np.ndarray,
         key: bytes,
-        name: tuple[int, int, int],
+        head: list[int],
         row: np.ndarray,
         values: np.ndarray,
     ) -> None:
-        """One decision of a live environment; writes its reply to ``row``, as floats ``values``."""
-        episode, frames, mark = name
-        env, start = instance.env, NAME + 2
-        seen = values[start - 1 : start + self.layout.obs]
+        """One decision of a live environment.
+
+        Args:
+          instance: the environment.
+          action: in its units.
+          key: of the row.
+          head: episode, frames, checksum of the row before, the action included.
+          row: to write to; the length and the return so far are there.
+          values: the same as floats.
+        """
+        episode, frames, mark, *_ = head
+        seen = values[REWARD : OBS + self.layout.obs]
         try:
             total = 0.0
             for _ in range(self.settings.action_repeat):
                 if self._hook is not None:
-                    instance.before, instance.action = self._hook.before(env), action
-                obs, reward, terminated, truncated, _ = unpacked(env.step(action), 5, "step")
+                    instance.before, instance.action = self._hook.before(instance), action
+                obs, reward, terminated, truncated, _ = unpacked(
+                    instance.env.step(action), 5, "step"
+                )
                 total += number(reward)
                 frames += 1
                 terminated, truncated = flag(terminated), flag(truncated)
@@ -585,8 +623,11 @@ class Rows:
             seen[0], seen[1:] = total, self._observe(obs)
             # The sum of squares is finite for all but broken and huge numbers.
             if not math.isfinite(seen.dot(seen)) and not np.isfinite(seen).all():
-                what = "reward" if not math.isfinite(seen[0]) else "observation"
+                what = "observation" if math.isfinite(seen[0]) else "reward"
                 raise FloatingPointError(f"{what} is not finite")
+            mark = zlib.crc32(seen, mark)
+            values[RETURN] += seen[0]
+            self._pose(instance, values)
         except Exception as error:
             self._note("step breaks", error)
             row[:] = 0
@@ -596,12 +637,10 @@ class Rows:
             else:
                 self._begin(instance, key, episode + 1, row, INVALID)
             return
-        mark = zlib.crc32(seen, mark)
-        self._pose(instance, values)
         self._live[key + struct.pack("=III", episode, frames, mark)] = instance
-        flags = TERMINATED if terminated else 0
-        flags |= TRUNCATED if (truncated or frames >= self.settings.limit) and not terminated else 0
-        row[: NAME + 1] = episode, frames, mark, flags | (OVER if flags else 0)
+        cut = truncated or frames >= self.settings.limit
+        flags = TERMINATED | OVER if terminated else TRUNCATED | OVER if cut else 0
+        row[: FLAGS + 1] = episode, frames, mark, flags
 
 
 def serve(connection: Any) -> None:

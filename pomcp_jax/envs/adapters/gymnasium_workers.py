@@ -18,8 +18,8 @@ from pomcp_jax.envs.adapters import gymnasium_rows
 from pomcp_jax.envs.adapters.gymnasium_rows import (
     FAULT,
     FIRST,
+    FLAGS,
     INVALID,
-    NAME,
     OVER,
     Layout,
     Settings,
@@ -88,13 +88,15 @@ class Workers:
         """As ``Rows.reset``."""
         return self._all("reset", keys)
 
-    def step(self, requests: np.ndarray, saved: np.ndarray) -> np.ndarray:
+    def step(
+        self, rows: np.ndarray, keys: np.ndarray, actions: np.ndarray, saved: np.ndarray
+    ) -> np.ndarray:
         """As ``Rows.step``."""
-        return self._all("step", requests, saved)
+        return self._all("step", rows, keys, actions, saved)
 
-    def snapshot(self, names: np.ndarray, saved: np.ndarray) -> np.ndarray:
+    def snapshot(self, rows: np.ndarray, keys: np.ndarray, saved: np.ndarray) -> np.ndarray:
         """As ``Rows.snapshot``."""
-        return self._all("snapshot", names, saved)
+        return self._all("snapshot", rows, keys, saved)
 
     def close(self) -> None:
         """End all processes."""
@@ -173,17 +175,17 @@ class Workers:
     def _again(self, k: int, do: str, arrays: tuple[np.ndarray, ...]) -> np.ndarray:
         """The answer of a new process in place of one that was lost; its rows are broken."""
         if do == "snapshot":
-            return arrays[1]
+            return arrays[2]
         if do == "step":
-            requests = np.array(arrays[0])
-            requests[:, self.layout.name] |= FAULT
-            arrays = (requests, *arrays[1:])
+            rows = np.array(arrays[0])
+            rows[:, FLAGS] |= FAULT
+            arrays = (rows, *arrays[1:])
         self._start(k)
         answer = self._receive(k) if self._send(k, do, arrays) else None
         if answer is not None:
             return answer
-        out = np.zeros((len(arrays[0]), self.layout.reply), np.uint32)
+        out = np.zeros((len(arrays[0]), self.layout.row), np.uint32)
         if do == "step":
-            out[:, 0] = arrays[0][:, self.layout.key] + 1
-        out[:, NAME] = FIRST | INVALID | OVER
+            out[:, 0] = arrays[0][:, 0] + 1
+        out[:, FLAGS] = FIRST | INVALID | OVER
         return out
