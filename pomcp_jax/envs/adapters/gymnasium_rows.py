@@ -34,6 +34,10 @@ FLAGS, LENGTH, RETURN, REWARD, OBS = range(NAME, NAME + 5)
 """Places of a row's words after its name; decisions and return are those of its episode."""
 
 
+HEAD = struct.Struct("=IIIIIff")
+"""Everything before the observation."""
+
+
 class Layout(NamedTuple):
     """Sizes of the rows that the program and the environments exchange, in words of 32 bits.
 
@@ -450,15 +454,18 @@ class Rows:
           saved: stored environments, ``[B, bytes]``.
         """
         with self._lock:
-            out = np.zeros(rows.shape, np.uint32)
+            out, size = np.zeros(rows.shape, np.uint32), 4 * self.layout.key
+            # Python's numbers and bytes: of single rows they are faster than NumPy's.
+            heads, key = rows[:, :OBS].tobytes(), keys.tobytes()
             names = [
-                key.tobytes() + row[:NAME].tobytes() for key, row in zip(keys, rows, strict=True)
+                key[i * size : (i + 1) * size] + heads[j : j + 4 * NAME]
+                for i, j in enumerate(range(0, len(heads), HEAD.size))
             ]
             # Claimed before any is stepped: what is left belongs to no row of this batch.
             claimed = [self._live.pop(name, None) for name in names]
             self._left, self._live = self._live, {}
             try:
-                again = self._step_all(rows, names, claimed, actions, saved, out)
+                again = self._step_all(heads, names, claimed, actions, saved, out)
             except BaseException:  # interrupted: some environments have moved, some have not
                 self._live, self._left = {}, {}
                 raise
@@ -473,7 +480,7 @@ class Rows:
 
     def _step_all(
         self,
-        rows: np.ndarray,
+        heads: bytes,
         names: list[bytes],
         claimed: list[Instance | None],
         actions: np.ndarray,
@@ -481,9 +488,8 @@ class Rows:
         out: np.ndarray,
     ) -> int:
         """Write all rows to ``out``; returns how many episodes had to begin again."""
-        scaled, values, again = self._scale(actions), out.view(np.float32), 0
-        size, sums = 4 * self.layout.key, rows.view(np.float32)[:, RETURN].tolist()
-        for i, head in enumerate(rows[:, : LENGTH + 1].tolist()):
+        scaled, again, size = self._scale(actions), 0, 4 * self.layout.key
+        for i, head in enumerate(HEAD.iter_unpack(heads)):
             instance, name, action, flags = claimed[i], names[i], actions[i], head[FLAGS]
             broken = flags & FAULT or not math.isfinite(action.dot(action))
             if flags & OVER or broken:
@@ -496,9 +502,8 @@ class Rows:
                     self._begin(None, name[:size], head[0], out[i], 0)
                     again += 1
                     continue
-            head[2] = zlib.crc32(action, head[2])
-            out[i, LENGTH], values[i, RETURN] = head[LENGTH] + 1, sums[i]
-            self._advance(instance, scaled[i], name[:size], head, out[i], values[i])
+            mark = zlib.crc32(action, head[2])
+            self._advance(instance, scaled[i], name[:size], (*head[:2], mark, *head[3:]), out[i])
         return again
 
     def snapshot(self, rows: np.ndarray, keys: np.ndarray, saved: np.ndarray) -> np.ndarray:
@@ -591,9 +596,8 @@ class Rows:
         instance: Instance,
         action: np.ndarray,
         key: bytes,
-        head: list[int],
+        head: tuple[Any, ...],
         row: np.ndarray,
-        values: np.ndarray,
     ) -> None:
         """One decision of a live environment.
 
@@ -601,33 +605,36 @@ class Rows:
           instance: the environment.
           action: in its units.
           key: of the row.
-          head: episode, frames, checksum of the row before, the action included.
-          row: to write to; the length and the return so far are there.
-          values: the same as floats.
+          head: first words of the row before; the checksum counts the action already.
+          row: to write to; zeros.
         """
-        episode, frames, mark, *_ = head
-        seen = values[REWARD : OBS + self.layout.obs]
+        episode, frames, mark, _, length, returned, _ = head
+        values, total = row.view(np.float32), 0.0
+        seen = values[OBS : OBS + self.layout.obs]
         try:
-            total = 0.0
             for _ in range(self.settings.action_repeat):
                 if self._hook is not None:
                     instance.before, instance.action = self._hook.before(instance), action
-                obs, reward, terminated, truncated, _ = unpacked(
-                    instance.env.step(action), 5, "step"
-                )
+                result = unpacked(instance.env.step(action), 5, "step")
+                obs, reward, terminated, truncated, _ = result
                 total += number(reward)
                 frames += 1
                 terminated, truncated = flag(terminated), flag(truncated)
                 if terminated or truncated or frames >= self.settings.limit:
                     break
-            seen[0], seen[1:] = total, self._observe(obs)
+            seen[:] = self._observe(obs)
             # The sum of squares is finite for all but broken and huge numbers.
-            if not math.isfinite(seen.dot(seen)) and not np.isfinite(seen).all():
-                what = "observation" if math.isfinite(seen[0]) else "reward"
-                raise FloatingPointError(f"{what} is not finite")
+            if not math.isfinite(total + seen.dot(seen)):
+                if not math.isfinite(total) or not np.isfinite(seen).all():
+                    what = "observation" if math.isfinite(total) else "reward"
+                    raise FloatingPointError(f"{what} is not finite")
             mark = zlib.crc32(seen, mark)
-            values[RETURN] += seen[0]
             self._pose(instance, values)
+            cut = truncated or frames >= self.settings.limit
+            flags = TERMINATED | OVER if terminated else TRUNCATED | OVER if cut else 0
+            HEAD.pack_into(
+                row, 0, episode, frames, mark, flags, length + 1, returned + total, total
+            )
         except Exception as error:
             self._note("step breaks", error)
             row[:] = 0
@@ -637,10 +644,7 @@ class Rows:
             else:
                 self._begin(instance, key, episode + 1, row, INVALID)
             return
-        self._live[key + struct.pack("=III", episode, frames, mark)] = instance
-        cut = truncated or frames >= self.settings.limit
-        flags = TERMINATED | OVER if terminated else TRUNCATED | OVER if cut else 0
-        row[: FLAGS + 1] = episode, frames, mark, flags
+        self._live[key + row[:NAME].tobytes()] = instance
 
 
 def serve(connection: Any) -> None:
