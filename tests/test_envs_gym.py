@@ -289,7 +289,8 @@ def test_runs_resume_bit_for_bit_or_with_their_running_episodes_again(tmp_path, 
         assert outcome.code == 0
         assert "warning: 4 running episodes of gym/gym_worlds:Stored-v0 began again" in lines
     rows, whole = (
-        list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("lost", "whole")
+        list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines()))
+        for name in ("lost", "whole")
     )
     assert len(rows) == len(whole) and {row["env/invalid"] for row in rows} == {"0"}
 
@@ -299,6 +300,11 @@ def test_several_devices_are_refused(monkeypatch):
     monkeypatch.setattr(seed_axis, "device_count", lambda config: 2)
     with pytest.raises(ConfigError, match="'gym/Pendulum-v1' live on the host and serve one dev"):
         train.check_environment(config, envs.make("gym/Pendulum-v1"))
+
+
+def test_bounds_are_those_of_the_action_space():
+    low, high = envs.action_bounds("gym/gym_worlds:Walk-v0")
+    np.testing.assert_array_equal([low, high], [[-2, 0], [2, 1]])
 
 
 def test_workers_step_as_the_process_itself_does():

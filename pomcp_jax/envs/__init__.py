@@ -296,14 +296,16 @@ def to_gymnasium(
 
 
 def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action ``[A]`` of a dm_control task, in the task's own units.
+    """Lowest and highest action ``[A]`` of a task of dm_control or gymnasium, in its own units.
 
     Actions of our tasks are always in ``[-1, 1]``, which is scaled to these bounds.
 
     Raises:
-      ValueError: for tasks that are not dm_control's.
+      ValueError: for all other tasks.
     """
     check_name(name)
+    if name.startswith("gym/"):
+        return _module("gym").bounds(name.partition("/")[2])
     if "/" in name:
         raise ValueError(f"{name}: its bounds are not known; give bounds=(low, high)")
     suite = load_suite()

@@ -146,6 +146,19 @@ def _made(name: str, options: dict[str, Any]) -> tuple[Any, rows_lib.Hook | None
         raise RuntimeError(f"gym/{name}: {doing} raises {one_line(error)}") from error
 
 
+def bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest action ``[A]`` in the environment's units.
+
+    Raises:
+      RuntimeError: the environment cannot be made.
+      ValueError: its action space has no finite bounds.
+    """
+    env = _made(name, {})[0]
+    scale = rows_lib.actions(env.action_space)
+    env.close()
+    return scale.low.copy(), scale.high.copy()
+
+
 def _spaces(env: Any) -> tuple[rows_lib.Actions, tuple[int, rows_lib.Observe]]:
     return rows_lib.actions(env.action_space), rows_lib.observations(env.observation_space)
 
