@@ -227,7 +227,8 @@ def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) ->
     pose = 0 if scene is None else env.unwrapped.model.nq
     bytes_ = 0 if hook is None else hook.size + 4 * (words + NAME)
     layout = Layout(words, len(scale.low), size, pose, bytes_)
-    settings, notes = Settings(name, options, action_repeat, int(limit)), []
+    settings = Settings(name, options, action_repeat, int(limit))
+    notes: list[str] = []
     spaces = env.action_space, env.observation_space
     first = [env]
     if workers:

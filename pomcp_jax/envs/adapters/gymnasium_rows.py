@@ -316,6 +316,27 @@ def _own_hook(env: Any) -> Hook:
     return Hook(4 + like.nbytes, lambda instance: None, take, put)
 
 
+_PCG64 = struct.Struct("=16s16siI")
+
+
+def _random_state(core: Any) -> bytes:
+    """State of an environment's random numbers, of gymnasium's usual generator."""
+    state = core.np_random.bit_generator.state
+    numbers = (state["state"][name].to_bytes(16, "little") for name in ("state", "inc"))
+    return _PCG64.pack(*numbers, state["has_uint32"], state["uinteger"])
+
+
+def _set_random_state(core: Any, data: bytes) -> None:
+    *numbers, has, uinteger = _PCG64.unpack(data)
+    state, inc = (int.from_bytes(x, "little") for x in numbers)
+    core.np_random.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": state, "inc": inc},
+        "has_uint32": has,
+        "uinteger": uinteger,
+    }
+
+
 def _mujoco_hook(env: Any) -> Hook | None:
     """Hook of gymnasium's own MuJoCo environments, exact to the bit.
 
@@ -327,7 +348,7 @@ def _mujoco_hook(env: Any) -> Hook | None:
     core, parts = env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
     size = mujoco.mj_stateSize(core.model, parts)
     controls = int(np.prod(env.action_space.shape))
-    head = struct.Struct("=ii16s16siI")
+    head = struct.Struct("=ii")
     if type(core.np_random.bit_generator).__name__ != "PCG64":
         return None
 
@@ -342,15 +363,7 @@ def _mujoco_hook(env: Any) -> Hook | None:
         return now(instance.core, instance.memory)
 
     def take(env: Any, start: Any, action: Any) -> bytes:
-        state = env.unwrapped.np_random.bit_generator.state
-        first = head.pack(
-            _elapsed(env),
-            start is not None,
-            state["state"]["state"].to_bytes(16, "little"),
-            state["state"]["inc"].to_bytes(16, "little"),
-            state["has_uint32"],
-            state["uinteger"],
-        )
+        first = head.pack(_elapsed(env), start is not None) + _random_state(env.unwrapped)
         start = np.zeros(size) if start is None else start
         action = np.zeros(controls) if action is None else np.asarray(action, np.float64)
         return (
@@ -361,19 +374,11 @@ def _mujoco_hook(env: Any) -> Hook | None:
         )
 
     def put(env: Any, data: bytes) -> None:
-        elapsed, stepped, state, inc, has, uinteger = head.unpack_from(data)
-        arrays = np.frombuffer(data, np.float64, offset=head.size)
+        elapsed, stepped = head.unpack_from(data)
+        arrays = np.frombuffer(data, np.float64, offset=head.size + _PCG64.size)
         after, start, action = arrays[:size], arrays[size : 2 * size], arrays[2 * size :]
         core = env.unwrapped
-        core.np_random.bit_generator.state = {
-            "bit_generator": "PCG64",
-            "state": {
-                "state": int.from_bytes(state, "little"),
-                "inc": int.from_bytes(inc, "little"),
-            },
-            "has_uint32": has,
-            "uinteger": uinteger,
-        }
+        _set_random_state(core, data[head.size : head.size + _PCG64.size])
         if stepped:
             mujoco.mj_setState(core.model, core.data, start, parts)
             core.step(action.astype(env.action_space.dtype).reshape(env.action_space.shape))
@@ -383,7 +388,7 @@ def _mujoco_hook(env: Any) -> Hook | None:
         mujoco.mj_setState(core.model, core.data, after, parts)
         _set_elapsed(env, elapsed)
 
-    return Hook(head.size + 8 * (2 * size + controls), before, take, put)
+    return Hook(head.size + _PCG64.size + 8 * (2 * size + controls), before, take, put)
 
 
 class Instance:
@@ -576,7 +581,7 @@ class Rows:
             if not np.isfinite(seen).all():
                 raise Unsuitable("the first observation is not finite")
             instance.before = instance.action = None
-            mark = zlib.crc32(seen)
+            mark = zlib.crc32(seen.data)
             self._pose(instance, values)
             self._live[key + struct.pack("=III", episode, 0, mark)] = instance
         except Exception as error:
@@ -628,12 +633,12 @@ class Rows:
                 if not math.isfinite(total) or not np.isfinite(seen).all():
                     what = "observation" if math.isfinite(total) else "reward"
                     raise FloatingPointError(f"{what} is not finite")
-            mark = zlib.crc32(seen, mark)
+            mark = zlib.crc32(seen.data, mark)
             self._pose(instance, values)
             cut = truncated or frames >= self.settings.limit
             flags = TERMINATED | OVER if terminated else TRUNCATED | OVER if cut else 0
             HEAD.pack_into(
-                row, 0, episode, frames, mark, flags, length + 1, returned + total, total
+                row.data, 0, episode, frames, mark, flags, length + 1, returned + total, total
             )
         except Exception as error:
             self._note("step breaks", error)
@@ -650,6 +655,7 @@ class Rows:
 def serve(connection: Any) -> None:
     """Work of a worker process: answer requests until the other end is closed."""
     rows: Rows | None = None
+    answer: dict[str, Any]
     while True:
         try:
             text, _, data = connection.recv_bytes().partition(b"\n")
@@ -686,8 +692,12 @@ def _answer(rows: Rows, call: dict[str, Any], data: bytes) -> np.ndarray:
         array = np.frombuffer(data, dtype, count=int(np.prod(shape))).reshape(shape)
         arrays.append(array)
         data = data[array.nbytes :]
-    function = {"reset": rows.reset, "step": rows.step, "snapshot": rows.snapshot}[call["do"]]
-    return function(*arrays)
+    methods: dict[str, Callable] = {
+        "reset": rows.reset,
+        "step": rows.step,
+        "snapshot": rows.snapshot,
+    }
+    return methods[call["do"]](*arrays)
 
 
 def _leave_with(parent: int) -> None:

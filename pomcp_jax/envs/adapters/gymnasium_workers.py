@@ -114,11 +114,14 @@ class Workers:
         for k in busy:
             self._start(k)
         sent = [self._send(k, do, parts[k]) for k in busy]
-        results = [self._receive(k) if ok else None for k, ok in zip(busy, sent, strict=True)]
-        for i, k in enumerate(busy):
-            if results[i] is None:
-                results[i] = self._again(k, do, parts[k])
-        return np.concatenate(results)
+        # All answers before any process is replaced, which takes its time.
+        answers = [self._receive(k) if ok else None for k, ok in zip(busy, sent, strict=True)]
+        return np.concatenate(
+            [
+                self._again(k, do, parts[k]) if answer is None else answer
+                for k, answer in zip(busy, answers, strict=True)
+            ]
+        )
 
     def _start(self, k: int) -> None:
         """Start process k unless it runs; its first answer is read later."""

@@ -45,7 +45,8 @@ class Vector(VectorEnv):
         self._rng = np.random.default_rng(seed)
         self._reset, self._step = jax.jit(self._begin), jax.jit(env.step, donate_argnums=0)
         self._state: EnvState | None = None
-        self._obs, self._over = np.zeros((num_envs, env.observation_size), np.float32), np.zeros(0)
+        self._obs = np.zeros((num_envs, env.observation_size), np.float32)
+        self._over = np.zeros(num_envs, bool)
 
     def _begin(self, key: Key) -> tuple[EnvState, TimeStep]:
         return self.env.reset(jax.random.split(key, self.num_envs))
