@@ -237,6 +237,9 @@ def _main(argv: list[str] | None) -> int:
         else:
             say("compiling and playing")
             episodes = play(agents, request)
+            outside = request.env.outside if request.env is not None else None
+            for line in outside.notes() if outside is not None else ():
+                say(f"warning: {line}")
     except ConfigError as error:  # an engine that is not installed
         say(f"error: {error}")
         return 2

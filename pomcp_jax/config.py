@@ -118,6 +118,8 @@ class EnvConfig:
     assets: str = ""
     """Folder of HumanoidBench's checkout, for its tasks; empty: that of the environment variable
     ``HUMANOID_BENCH``, or the installed package ``humanoid_bench``."""
+    workers: CountOrZero = 0
+    """Processes that step gymnasium's environments, for slow ones; 0: the process that trains."""
 
 
 @config

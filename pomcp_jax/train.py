@@ -385,6 +385,11 @@ def check_environment(config: Config, env: Env) -> None:
             f"env.action_repeat = {config.env.action_repeat}: environment {env.name!r} was made"
             f" with {env.action_repeat}; must be the same, because frames are counted by it"
         )
+    if env.outside is not None and seed_axis.device_count(config) > 1:
+        raise ConfigError(
+            f"train.num_devices = {config.train.num_devices}: the environments of {env.name!r} live"
+            " on the host and serve one device; must be 1"
+        )
 
 
 def doubts(config: Config, env: Env) -> tuple[str, ...]:

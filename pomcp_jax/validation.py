@@ -569,6 +569,10 @@ def validate_config(config: Config) -> None:
     except ValueError as error:
         raise ConfigError(f"env.backend = {config.env.backend!r}: {error}") from None
     try:
+        envs.check_workers(config.env.task, config.env.workers)
+    except ValueError as error:
+        raise ConfigError(f"env.workers = {config.env.workers}: {error}") from None
+    try:
         envs.check_assets(config.env.task, config.env.assets)
     except ConfigError:
         raise

@@ -1,7 +1,7 @@
 """Fault injection: killed processes, full disks and damaged files.
 
     python -m experiments.benchmarks.faults [--kills=200] [--flips=1000] [--mutations=10000]
-        [--saves=20] [--seed=0] [--out=experiments/results/faults.json]
+        [--saves=20] [--task=probe/lqr] [--seed=0] [--out=experiments/results/faults.json]
 
 Uses real processes with the debug configuration and two seeds. Prints one line per measurement;
 docs/reliability.md has the table. ``0`` skips a part. Parts:
@@ -52,17 +52,17 @@ KINDS = ("save", "training", "save", "start")
 """Instants of the kills, in turn; half of them during saves, which write what must not be lost."""
 
 
-def command(workdir: Path) -> list[str]:
+def command(workdir: Path, task: str = "") -> list[str]:
     """Command line of a run with many chunks and a checkpoint after each."""
     return [
-        sys.executable, "-m", "experiments.run", f"--config={CONFIG}", *OPTIONS,
+        sys.executable, "-m", "experiments.run", f"--config={CONFIG}:{task}", *OPTIONS,
         f"--workdir={workdir}",
     ]  # fmt: skip
 
 
-def whole_run(workdir: Path) -> None:
+def whole_run(workdir: Path, task: str = "") -> None:
     """Run to the end without a kill."""
-    subprocess.run(command(workdir), check=True, capture_output=True)
+    subprocess.run(command(workdir, task), check=True, capture_output=True)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -95,7 +95,7 @@ def saving(workdir: Path) -> bool:
     return any((workdir / "checkpoints").glob(".*.partial"))
 
 
-def kill_once(workdir: Path, draw: random.Random, when: str) -> dict[str, Any]:
+def kill_once(workdir: Path, draw: random.Random, when: str, task: str = "") -> dict[str, Any]:
     """Start or resume a run, kill it at a random instant and inspect its checkpoints.
 
     ``when`` is ``save``, ``training`` or ``start``.
@@ -104,7 +104,9 @@ def kill_once(workdir: Path, draw: random.Random, when: str) -> dict[str, Any]:
       ``ended``: the run was complete before the kill; ``code``; ``in_save``; ``lost``: the newest
       checkpoint before the kill is gone; ``unreadable``: errors of checkpoints that fail to load.
     """
-    process = subprocess.Popen(command(workdir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command(workdir, task), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     folder = workdir / "checkpoints"
     before = set(checkpoint.steps(folder))
     while when != "start" and process.poll() is None and set(checkpoint.steps(folder)) <= before:
@@ -137,19 +139,19 @@ def kill_once(workdir: Path, draw: random.Random, when: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def kills(count: int, draw: random.Random, folder: Path) -> dict[str, Any]:
+def kills(count: int, draw: random.Random, folder: Path, task: str = "") -> dict[str, Any]:
     """Kill runs ``count`` times, as the module describes."""
     wanted = folder / "undisturbed"
-    whole_run(wanted)
+    whole_run(wanted, task)
     done = in_save = unreadable = lost = refused = runs = different = 0
     begin = time.monotonic()
     while done < count or runs == 0:
         workdir = folder / f"killed-{runs}"
         while True:
             if done >= count:
-                whole_run(workdir)
+                whole_run(workdir, task)
                 break
-            result = kill_once(workdir, draw, KINDS[done % len(KINDS)])
+            result = kill_once(workdir, draw, KINDS[done % len(KINDS)], task)
             unreadable += len(result["unreadable"])
             lost += result["lost"]
             if result["ended"]:
@@ -241,6 +243,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--task", default="", help="of the runs that are killed")
     parser.add_argument("--flips", type=int, default=1_000)
     parser.add_argument("--mutations", type=int, default=10_000)
     parser.add_argument("--disk", type=int, default=1)
@@ -256,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts: dict[str, tuple[int, Callable[[], Any]]] = {
-            "kills": (args.kills, lambda: kills(args.kills, draw, folder)),
+            "kills": (args.kills, lambda: kills(args.kills, draw, folder, args.task)),
             "signals": (args.signals, lambda: stopped(folder, draw)),
             "disk": (args.disk, lambda: disk(folder)),
             "flips": (args.flips, lambda: damage.flips(args.flips, draw, folder)),

@@ -64,9 +64,11 @@ def make(
     asked = split(argument)
     task, preset = asked.task or task, asked.preset or preset
     known = tuple(tasks or envs.available())
+    # gymnasium's registry is asked when the configuration is checked.
+    is_gym = tasks is None and task.startswith("gym/")
     if envs.is_own(task):
         envs.check_name(task)
-    elif task not in known:
+    elif task not in known and not is_gym:
         hint = nearest.hint(task, (*known, *registry.registered()))
         raise ConfigError(
             f"task = {task!r}: unknown{hint} (python -m experiments.run --help=tasks lists all; a"

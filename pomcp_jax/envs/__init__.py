@@ -5,14 +5,15 @@ unbatched :class:`Task` below it. A task of your own is named by where it is,
 ``my_tasks:reach``, or by :func:`register`; it needs no name if you pass its :class:`Env`, from
 :func:`make_env`, to the trainer.
 
-There are five families of names: dm_control's (``cartpole-swingup``), HumanoidBench's
+There are six families of names: dm_control's (``cartpole-swingup``), HumanoidBench's
 (``humanoid/h1hand-walk``, on the model files of a user's checkout), raw brax environments
-(``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed) and probes
-with known values (``probe/constant``). MuJoCo, brax and Playground are imported only when a task
-of theirs is built.
+(``brax/ant``), MuJoCo Playground's (``playground/CheetahRun``, if it is installed), gymnasium's
+(``gym/HalfCheetah-v5``, if it is installed) and probes with known values (``probe/constant``).
+MuJoCo, brax, Playground and gymnasium are imported only when a task of theirs is built.
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ __all__ = [
     "check_assets",
     "check_backend",
     "check_name",
+    "check_workers",
     "dm_control_tasks",
     "full_precision",
     "is_own",
@@ -58,6 +60,7 @@ __all__ = [
     "make_task",
     "mujoco_task",
     "register",
+    "to_gymnasium",
 ]
 
 _BENCHMARK = {
@@ -118,6 +121,7 @@ _MANY_ACTIONS = {"dog": 38, "humanoid": 21, "humanoid_CMU": 56}
 """Domains of dm_control with 20 actions or more."""
 _FAMILIES = {
     "brax": "adapters.brax",
+    "gym": "adapters.gymnasium",
     "humanoid": "humanoid_bench.tasks",
     "playground": "adapters.playground",
     "probe": "probes",
@@ -161,6 +165,8 @@ def about(name: str) -> About:
         return About(_ROBOTS[robot], 1, _FALLS[task], "host")
     if name in dm_control_tasks():
         return About(_MANY_ACTIONS.get(name.partition("-")[0]), 2, False)
+    if name.startswith("gym/"):
+        return About(None, 1, _module("gym").terminates(name.partition("/")[2]))
     return About()
 
 
@@ -175,7 +181,7 @@ def dm_control_tasks(*, extra: bool = True) -> tuple[str, ...]:
 
 
 def available() -> tuple[str, ...]:
-    """Every name that :func:`make` knows, except Playground's."""
+    """Every name that :func:`make` knows, except Playground's and gymnasium's."""
     # Listing Playground's would import it, even to build a pendulum.
     brax = tuple(f"brax/{name}" for name in _BRAX)
     return dm_control_tasks() + _HUMANOID + brax + tuple(f"probe/{name}" for name in _PROBES)
@@ -220,10 +226,10 @@ def check_name(name: str) -> None:
     if is_own(name):
         registry.find(name)
         return
-    if str(name).startswith("playground/"):
-        # Playground's registry is the only list of its names; this imports it, builds nothing.
-        module = importlib.import_module("pomcp_jax.envs.adapters.playground")
-        module.check_name(str(name).partition("/")[2])
+    family, _, own = str(name).partition("/")
+    if family in ("gym", "playground"):
+        # Their own registries are the only lists of their names; this imports them, builds nothing.
+        _module(family).check_name(own)
         return
     names = available()
     if name in names:
@@ -240,12 +246,19 @@ def check_backend(name: str, backend: str) -> None:
     known = {
         "": ("mjx", "host", "warp"),
         "brax": ("mjx", "spring", "positional", "generalized"),
+        "gym": ("host", "mjx"),  # both mean gymnasium's own physics; mjx is the default
         "humanoid": ("host",),
         "playground": ("mjx", "warp"),
     }
     choices = known.get(name.split("/")[0] if "/" in name else "", ("mjx",))
     if backend not in choices:
         raise ValueError(f"{name} has the backend {' or '.join(choices)}, not {backend!r}")
+
+
+def check_workers(name: str, workers: int) -> None:
+    """Raise a one-line ``ValueError`` if ``workers`` processes have nothing to hold."""
+    if workers and name.partition("/")[0] != "gym":
+        raise ValueError(f"{name} runs in no process of its own; must be 0")
 
 
 def check_assets(name: str, assets: str) -> None:
@@ -289,6 +302,8 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
             raise ConfigError(f"env.task = {name!r}: is an Env, not a Task; envs.make takes it")
         return made
     family, slash, own_name = name.partition("/")
+    if family == "gym":
+        raise ValueError(f"{name} lives on the host and is no Task; make() gives the Env")
     if not slash:
         # First, because some domains' modules import mujoco at the top, where a broken GL library
         # would raise.
@@ -300,8 +315,11 @@ def make_task(name: str, backend: str = "mjx", **options: Any) -> Task:
         options = {"backend": backend, **options}
     if family == "playground":
         options = {"impl": {"mjx": "jax"}.get(backend, backend), **options}
-    module = importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}")
-    return full_precision(module.make(own_name, **options), trusted=True)
+    return full_precision(_module(family).make(own_name, **options), trusted=True)
+
+
+def _module(family: str) -> Any:
+    return importlib.import_module(f"pomcp_jax.envs.{_FAMILIES[family]}")
 
 
 def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any) -> Env:
@@ -319,19 +337,56 @@ def make(name: str, action_repeat: int = 1, backend: str = "mjx", **options: Any
                 f" {env.action_repeat}; must be the same"
             )
         return env
+    family, _, own_name = name.partition("/")
+    if family == "gym":
+        return _module(family).make(own_name, action_repeat, **options)
     return make_env(make_task(name, backend, **options), action_repeat)
 
 
+def to_gymnasium(
+    env: str | Task | Env,
+    num_envs: int = 1,
+    *,
+    action_repeat: int = 1,
+    backend: str = "mjx",
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """A ``gymnasium.vector.VectorEnv`` of ``num_envs`` rows, for agents of other libraries.
+
+    Args:
+      env: a name for :func:`make`, a ``Task``, or an ``Env``, whose own repeat counts.
+      num_envs: rows of the batch.
+      action_repeat: control steps of a decision.
+      backend: physics.
+      seed: of the first ``reset`` without one.
+      **options: as for :func:`make`.
+
+    Raises:
+      ModuleNotFoundError: gymnasium is not installed.
+    """
+    if importlib.util.find_spec("gymnasium") is None:
+        raise ModuleNotFoundError('to_gymnasium needs gymnasium: pip install "pomcp_jax[gym]"')
+    vector = importlib.import_module("pomcp_jax.envs.adapters.vector_env").Vector
+    if isinstance(env, str):
+        env = make(env, action_repeat, backend, **options)
+    elif isinstance(env, Task):
+        env = make_env(env, action_repeat)
+    return vector(env, num_envs, seed)
+
+
 def action_bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action ``[A]`` of a dm_control task, in the task's own units.
+    """Lowest and highest action ``[A]`` of a task of dm_control or gymnasium, in its own units.
 
     Actions of our tasks are always in ``[-1, 1]``, which is scaled to these bounds.
 
     Raises:
-      ValueError: for tasks that are not dm_control's.
+      ValueError: for all other tasks.
     """
     if not is_own(name):  # whose code must not run for this
         check_name(name)
+    if name.startswith("gym/"):
+        return _module("gym").bounds(name.partition("/")[2])
     if "/" in name or is_own(name):
         raise ValueError(f"{name}: its bounds are not known; give bounds=(low, high)")
     suite = load_suite()

@@ -82,9 +82,10 @@ class Env(NamedTuple):
     """A batch of environments; B is the number of keys passed to ``reset``."""
 
     name: str
-    reset: Callable[[Key], tuple[EnvState, TimeStep]]
-    """``keys[B] -> (state, first time steps)``."""
-    step: Callable[[EnvState, Float[Array, "B A"]], tuple[EnvState, TimeStep]]
+    reset: Callable[[Key], tuple[Any, TimeStep]]
+    """``keys[B] -> (state, first time steps)``; a state is an :class:`EnvState`, or a pytree with
+    a field ``task`` that ``scene.pose`` reads."""
+    step: Callable[[Any, Float[Array, "B A"]], tuple[Any, TimeStep]]
     observation_size: int
     action_size: int
     episode_length: int
@@ -94,6 +95,19 @@ class Env(NamedTuple):
     """Whether episodes can end before their time limit; None if unknown."""
     scene: Scene | None = None
     """How to draw the state of one row; see :class:`Task`."""
+    outside: "Outside | None" = None
+    """Access to environments outside of the compiled program; None if the state is everything."""
+
+
+class Outside(NamedTuple):
+    """Environments on the host, of which a state has only the names."""
+
+    apart: Callable[[], Env]
+    """The same environment with live ones of its own: an evaluation must not disturb training."""
+    snapshot: Callable[[Any], Any]
+    """The state with all that another process needs to restore the live environments."""
+    notes: Callable[[], list[str]]
+    """Lines for the user since the last call: what was raised, lost or begun again."""
 
 
 class _Advance(NamedTuple):

@@ -37,6 +37,8 @@ class Functions(NamedTuple):
     """Likewise."""
     reset_agents: Callable[[TrainState, Config, np.ndarray], TrainState]
     """Donates its state argument."""
+    notes: Callable[[], list[str]] = list
+    """Lines for the user about environments on the host, since the last call."""
 
 
 def build(config: Config, env: Env | None = None) -> Functions:
@@ -51,9 +53,11 @@ def build(config: Config, env: Env | None = None) -> Functions:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
+    # Environments on the host are in the middle of training's episodes.
+    apart = env if env.outside is None else env.outside.apart()
 
     def planner(state: TrainState, config: Config) -> tuple[Episodes, Any]:
-        played = diagnostics.evaluate_run(state, config, env=env, spec=program.spec)
+        played = diagnostics.evaluate_run(state, config, env=apart, spec=program.spec)
         return played[0], compiled.hide_nans(played[1])
 
     # NaNs leave the program as masks: under jax_debug_nans a NaN that means "no value" would
@@ -65,7 +69,7 @@ def build(config: Config, env: Env | None = None) -> Functions:
         return evaluate.rollout(
             state.agent.params,
             train.fold_keys(state, train.EVALUATION, state.iteration),
-            env=env,
+            env=apart,
             spec=program.spec,
             config=config.agent,
             episodes=config.train.eval_episodes,
@@ -87,6 +91,7 @@ def build(config: Config, env: Env | None = None) -> Functions:
         Compiled(jax.jit(spread(planner, only_state, seed_axis.SPLIT)), reads, finish=with_nans),
         Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads),
         Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
+        list if env.outside is None else env.outside.notes,
     )
     learned = trained.learned(config, program.spec)
     return functions if learned is None else _started(functions, learned)
@@ -113,11 +118,13 @@ def environment(config: Config) -> Env:
     """Environments that a configuration names.
 
     Raises:
-      ConfigError: a package, a file or a capability that they need is missing.
+      ConfigError: a package, a file or a capability that they need is missing, or they are
+        environments of the user's that cannot be used.
     """
-    options = {"assets": config.env.assets} if config.env.assets else {}
+    given = {"assets": config.env.assets, "workers": config.env.workers}
+    options = {name: value for name, value in given.items() if value}
     try:
         return envs.make(config.env.task, config.env.action_repeat, config.env.backend, **options)
-    except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
+    except (ImportError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
         chosen = f"env.task = {config.env.task!r}, env.backend = {config.env.backend!r}"
         raise ConfigError(f"{chosen}: {' '.join(str(error).split())}") from None

@@ -40,6 +40,9 @@ from pomcp_jax.running.saving import Checkpoints
 from pomcp_jax.running.starting import Start
 from pomcp_jax.train import TrainState, Work
 
+MOST_NOTES = 5
+"""Most lines about environments on the host after a chunk."""
+
 
 class Run:
     """One sitting of a run, with what it knows and its open files."""
@@ -246,6 +249,7 @@ class Run:
             evaluations = self.functions.evaluate_planner, self.functions.evaluate_policy
             self.ahead.start(*evaluations, args=(state, self.config))
         compiled, self.compiled = self.compiled, True
+        self.say_notes()
         values: Results = dict(jax.device_get(means))
         self.warn_of_clipping(values)
         stats, faults = jax.device_get((state.stats, state.agent.faults))
@@ -390,7 +394,17 @@ class Run:
             self.ahead.wait(function)
             return function(state, config)
 
-        return jax.device_get(self.work(play, self.state, self.config, busy=busy))
+        played = jax.device_get(self.work(play, self.state, self.config, busy=busy))
+        self.say_notes()
+        return played
+
+    def say_notes(self) -> None:
+        """Print what environments on the host have to say, at most a few lines at a time."""
+        lines = self.functions.notes()
+        for line in lines[:MOST_NOTES]:
+            self.progress.say(f"warning: {line}")
+        if len(lines) > MOST_NOTES:
+            self.progress.say(f"warning: {len(lines) - MOST_NOTES} more of that kind")
 
     def _write_episodes(self, actor: str, episodes: Episodes) -> None:
         assert self.state is not None
@@ -423,6 +437,9 @@ class Run:
         fresh = self.books.evaluated_at == self.done
         score = metrics.score(self.books.evaluated) if fresh else None
         books = self.books._replace(finished=self.ended, seconds=self.seconds())
+        outside = self.functions.program.env.outside
+        if outside is not None:
+            self.state = self.state._replace(env=outside.snapshot(self.state.env))
         self.checkpoints.save(self.state, books, score, self.sync)
 
     def sync(self) -> None:

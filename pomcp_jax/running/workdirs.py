@@ -52,10 +52,11 @@ CHANGEABLE = (
     "on_broken_seed",
     "max_seed_resets",
     "env.assets",
+    "env.workers",
 )
 """Fields that may change when a run resumes; without a prefix, fields of ``train``: its length, the
-schedule of evaluations and saves, the handling of failures, and where the task's files are. Changes
-of any other field would make it another run."""
+schedule of evaluations and saves, the handling of failures, where the task's files are, and which
+processes step it. Changes of any other field would make it another run."""
 
 
 def differences(before: Config, config: Config, resume: str = "auto") -> str:

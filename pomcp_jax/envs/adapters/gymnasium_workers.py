@@ -1,0 +1,194 @@
+"""Worker processes that hold the rows of a batch of gymnasium environments.
+
+Each is a fresh interpreter (no fork, which JAX's threads forbid) without JAX. It belongs to a
+session of its own, so that Ctrl-C reaches only the program, and it ends when its connection does.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import weakref
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from pomcp_jax.envs.adapters import gymnasium_rows
+from pomcp_jax.envs.adapters.gymnasium_rows import (
+    FAULT,
+    FIRST,
+    FLAGS,
+    INVALID,
+    OVER,
+    Layout,
+    Settings,
+)
+
+MOST_FAILURES = 3
+"""Starts of a worker in a row that fail before its rows are given up."""
+
+
+class _Worker:
+    """One process and the connection to it."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        # -P: this file's folder has a module called gymnasium.
+        command = [sys.executable, "-P", gymnasium_rows.__file__, str(theirs.fileno())]
+        with theirs:
+            self.process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # stdout belongs to the program's own results
+                start_new_session=True,
+            )
+        self.connection = Connection(ours.detach())
+        self.ready = False
+        """Its environments are made: it has answered the first message."""
+
+    def send(self, call: dict[str, Any], *arrays: np.ndarray) -> None:
+        shapes = [(x.dtype.name, x.shape) for x in arrays]
+        text = json.dumps(call | {"arrays": shapes}).encode()
+        data = b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)
+        self.connection.send_bytes(text + b"\n" + data)
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        text, _, data = self.connection.recv_bytes().partition(b"\n")
+        return json.loads(text), data
+
+    def close(self) -> None:
+        self.connection.close()
+        try:
+            self.process.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _close(workers: list[_Worker | None]) -> None:
+    for worker in workers:
+        if worker is not None:
+            worker.close()
+    workers.clear()
+
+
+class Workers:
+    """The rows of a batch in ``count`` processes; the interface of ``gymnasium_rows.Rows``."""
+
+    def __init__(self, settings: Settings, layout: Layout, count: int):
+        self.settings, self.layout = settings, layout
+        self.notes: list[str] = []
+        self._workers: list[_Worker | None] = [None] * count
+        self._failures = [0] * count
+        self._finalizer = weakref.finalize(self, _close, self._workers)
+
+    def reset(self, keys: np.ndarray) -> np.ndarray:
+        """As ``Rows.reset``."""
+        return self._all("reset", keys)
+
+    def step(
+        self, rows: np.ndarray, keys: np.ndarray, actions: np.ndarray, saved: np.ndarray
+    ) -> np.ndarray:
+        """As ``Rows.step``."""
+        return self._all("step", rows, keys, actions, saved)
+
+    def snapshot(self, rows: np.ndarray, keys: np.ndarray, saved: np.ndarray) -> np.ndarray:
+        """As ``Rows.snapshot``."""
+        return self._all("snapshot", rows, keys, saved)
+
+    def close(self) -> None:
+        """End all processes."""
+        self._finalizer()
+
+    def pids(self) -> list[int]:
+        """Numbers of the processes that were started."""
+        return [worker.process.pid for worker in self._workers if worker is not None]
+
+    def _all(self, do: str, *arrays: np.ndarray) -> np.ndarray:
+        """Results of all processes, which work at the same time; each has a block of rows."""
+        count = len(self._workers)
+        parts = list(zip(*(np.array_split(x, count) for x in arrays), strict=True))
+        busy = [k for k in range(count) if len(parts[k][0])]
+        for k in busy:
+            self._start(k)
+        sent = [self._send(k, do, parts[k]) for k in busy]
+        # All answers before any process is replaced, which takes its time.
+        answers = [self._receive(k) if ok else None for k, ok in zip(busy, sent, strict=True)]
+        return np.concatenate(
+            [
+                self._again(k, do, parts[k]) if answer is None else answer
+                for k, answer in zip(busy, answers, strict=True)
+            ]
+        )
+
+    def _start(self, k: int) -> None:
+        """Start process k unless it runs; its first answer is read later."""
+        if self._workers[k] is None and self._failures[k] < MOST_FAILURES:
+            worker = self._workers[k] = _Worker()
+            call = {"path": sys.path, "settings": self.settings, "layout": self.layout}
+            try:
+                worker.send(call)
+            except OSError:
+                self._lost(k)
+
+    def _send(self, k: int, do: str, arrays: tuple[np.ndarray, ...]) -> bool:
+        """Send a request; False if there is no process to send it to."""
+        worker = self._workers[k]
+        if worker is None:
+            return False
+        try:
+            if not worker.ready:
+                answer, _ = worker.receive()
+                if "error" in answer:
+                    self._lost(k, answer["error"])
+                    return False
+                worker.ready = True
+            worker.send({"do": do}, *arrays)
+            return True
+        except (EOFError, OSError):
+            self._lost(k)
+            return False
+
+    def _receive(self, k: int) -> np.ndarray | None:
+        """The answer of process k; None if it has ended."""
+        worker = self._workers[k]
+        assert worker is not None
+        try:
+            answer, data = worker.receive()
+        except (EOFError, OSError):
+            self._lost(k)
+            return None
+        self._failures[k] = 0
+        self.notes += answer["notes"]
+        dtype = np.dtype(answer["dtype"])
+        return np.frombuffer(data, dtype).reshape(answer["shape"])
+
+    def _lost(self, k: int, reason: str = "") -> None:
+        worker, self._workers[k] = self._workers[k], None
+        if worker is None:
+            return
+        worker.close()
+        self._failures[k] += 1
+        reason = reason or f"it ended with code {worker.process.returncode}"
+        then = "it starts again" if self._failures[k] < MOST_FAILURES else "its rows stay broken"
+        self.notes.append(f"gym/{self.settings.name}: worker {k + 1} is lost: {reason}; {then}")
+
+    def _again(self, k: int, do: str, arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+        """The answer of a new process in place of one that was lost; its rows are broken."""
+        if do == "snapshot":
+            return arrays[2]
+        if do == "step":
+            rows = np.array(arrays[0])
+            rows[:, FLAGS] |= FAULT
+            arrays = (rows, *arrays[1:])
+        self._start(k)
+        answer = self._receive(k) if self._send(k, do, arrays) else None
+        if answer is not None:
+            return answer
+        out = np.zeros((len(arrays[0]), self.layout.row), np.uint32)
+        if do == "step":
+            out[:, 0] = arrays[0][:, 0] + 1
+        out[:, FLAGS] = FIRST | INVALID | OVER
+        return out

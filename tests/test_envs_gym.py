@@ -1,0 +1,353 @@
+"""Environments of gymnasium, step by step beside a plain Python loop; faults, resume, workers."""
+
+import csv
+import os
+import shutil
+import signal
+import time
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from pomcp_jax import Trainer, envs, seed_axis, train
+from pomcp_jax.config import ConfigError
+from pomcp_jax.envs.adapters.gymnasium_rows import Rows, seed_of
+from pomcp_jax.envs.adapters.gymnasium_workers import Workers
+from pomcp_jax.running.background import Control
+from pomcp_jax.running.progress import Progress
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def some_actions(env, steps, rows, seed=0):
+    shape = steps, rows, env.action_size
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def play(env, row_keys, actions):
+    """First time steps, and those of a compiled loop over ``actions [T, B, A]``."""
+
+    @jax.jit
+    def run(row_keys, actions):
+        state, first = env.reset(row_keys)
+        state, others = jax.lax.scan(env.step, state, actions)
+        return state, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, others)
+
+    state, steps = run(row_keys, actions)
+    return state, jax.tree.map(np.asarray, steps)
+
+
+def plain(name, row_key, actions, repeat=1):
+    """The same by gymnasium alone: ``(obs, reward, terminated, truncated, is_first)`` a step."""
+    env = gymnasium.make(name)
+    low, high, data = env.action_space.low, env.action_space.high, jax.random.key_data(row_key)
+    key, episode, over = np.asarray(data).tobytes(), 0, True
+    out = []
+    for action in [actions[0], *actions]:
+        if over:
+            obs, _ = env.reset(seed=seed_of(key, episode))
+            reward, terminated, truncated, first = 0.0, False, False, True
+            episode += 1
+        else:
+            reward, first = 0.0, False
+            scaled = np.float32((low + high) / 2) + np.float32((high - low) / 2) * action
+            for _ in range(repeat):
+                moved = env.step(np.clip(scaled, low, high).astype(env.action_space.dtype))
+                obs, more, terminated, truncated, _ = moved
+                reward += float(more)
+                if terminated or truncated:
+                    break
+        over = terminated or truncated
+        flat = gymnasium.spaces.flatten(env.observation_space, obs)
+        out.append((flat, reward, terminated, truncated and not terminated, first))
+    env.close()
+    return [np.stack(x) for x in zip(*out, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "repeat"),
+    [("Pendulum-v1", 203, 1), ("HalfCheetah-v5", 506, 2), ("Humanoid-v5", 60, 1),
+     ("gym_worlds:Nested-v0", 45, 1)],
+)  # fmt: skip
+def test_every_step_is_that_of_a_plain_loop(name, steps, repeat):
+    env = envs.make(f"gym/{name}", repeat)
+    actions = some_actions(env, steps, 2)
+    _, ours = play(env, keys(2), actions)
+    for row in range(2):
+        theirs = plain(name, keys(2)[row], actions[:, row], repeat)
+        for field, value in zip(("obs", "reward"), theirs, strict=False):
+            actual = getattr(ours, field)[:, row]
+            np.testing.assert_array_equal(actual, value.astype(np.float32))
+        for field, value in zip(("terminated", "truncated", "is_first"), theirs[2:], strict=True):
+            np.testing.assert_array_equal(getattr(ours, field)[:, row], value)
+    assert ours.is_last.any() and not ours.invalid.any() and env.outside.notes() == []
+    assert env.terminates == (name in ("Humanoid-v5", "gym_worlds:Nested-v0"))
+
+
+def test_returns_and_lengths_are_those_of_the_running_episode():
+    env = envs.make("gym/gym_worlds:Walk-v0", 3)
+    assert env.episode_length == 7
+    _, steps = play(env, keys(3), some_actions(env, 40, 3))
+    for row in range(3):
+        total = length = 0
+        for t in range(41):
+            first = steps.is_first[t, row]
+            total, length = (0, 0) if first else (total + steps.reward[t, row], length + 1)
+            np.testing.assert_allclose(steps.episode_return[t, row], total, 1e-5, 1e-5)
+            assert steps.episode_length[t, row] == length <= 7
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    env = envs.make("gym/gym_worlds:Walk-v0")
+    actions = some_actions(env, 30, 8)
+    _, all_rows = play(env, keys(8), actions)
+    _, alone = play(env, keys(8)[5:6], actions[:, 5:6])
+    for batch, single in zip(all_rows, alone, strict=True):
+        np.testing.assert_array_equal(batch[:, 5:6], single)
+
+
+def on_disk(state):
+    """A state as a checkpoint has it."""
+    return jax.tree.map(
+        lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x), state
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["gym_worlds:Stored-v0", "HalfCheetah-v5", "Humanoid-v5", "Reacher-v5"]
+)
+def test_environments_that_store_themselves_resume_bit_for_bit(name):
+    """Also where XLA runs a program again: ``jax_debug_nans`` does."""
+    env, again = (envs.make(f"gym/{name}") for _ in range(2))
+    actions = some_actions(env, 18, 2)
+    step, other = jax.jit(env.step), jax.jit(again.step)
+    state, _ = env.reset(keys(2))
+    for action in actions[:9]:
+        state, _ = step(state, action)
+    saved = on_disk(env.outside.snapshot(state))
+    expected, resumed, repeated = [], saved, saved
+    for action in actions[9:]:
+        state, timestep = step(state, action)
+        expected.append(timestep)
+    for action, timestep in zip(actions[9:], expected, strict=True):
+        resumed, actual = other(resumed, action)
+        jax.tree.map(np.testing.assert_array_equal, actual, timestep)
+    for action, timestep in zip(actions[9:], expected, strict=True):
+        repeated, actual = step(repeated, action)
+        jax.tree.map(np.testing.assert_array_equal, actual, timestep)
+    assert env.outside.notes() == again.outside.notes() == []
+
+
+def test_other_environments_begin_their_running_episode_again():
+    env, again = (envs.make("gym/gym_worlds:Walk-v0") for _ in range(2))
+    actions = some_actions(env, 30, 2)
+    step, other = jax.jit(env.step), jax.jit(again.step)
+    state, first = env.reset(keys(2))
+    for action in actions[:25]:  # into the second episodes
+        state, timestep = step(state, action)
+        start = (
+            jnp.where(timestep.is_first[:, None], timestep.obs, start)
+            if "start" in locals()
+            else first.obs
+        )
+    resumed, timestep = other(on_disk(env.outside.snapshot(state)), actions[25])
+    assert timestep.is_first.all() and not timestep.invalid.any() and not timestep.reward.any()
+    np.testing.assert_array_equal(timestep.obs, start)
+    np.testing.assert_array_equal(resumed.task.rows[:, 0], state.task.rows[:, 0])
+    assert "2 running episodes of gym/gym_worlds:Walk-v0 began again" in again.outside.notes()[0]
+    # From here on it is an ordinary episode, and the host's environments are those of the state.
+    resumed, timestep = other(resumed, actions[26])
+    assert not timestep.is_first.any() and (timestep.episode_length == 1).all()
+    # The first one was not disturbed.
+    _, timestep = step(state, actions[25])
+    assert not timestep.is_first.any()
+
+
+def test_a_wrong_environment_is_never_stepped():
+    """States of equal age with other actions: what is live has another history."""
+    env = envs.make("gym/gym_worlds:Walk-v0")
+    step = jax.jit(env.step)
+    state, _ = env.reset(keys(1))
+    here, _ = step(state, np.float32([[0.5, 0.5]]))
+    begun, timestep = step(state, np.float32([[-0.5, 0.5]]))
+    assert timestep.is_first.all()  # `here` has moved on
+    there, _ = step(begun, np.float32([[-0.5, 0.5]]))
+    _, timestep = step(here, np.float32([[0.0, 0.0]]))
+    assert timestep.is_first.all()
+    _, timestep = step(there, np.float32([[0.0, 0.0]]))
+    assert timestep.is_first.all()
+
+
+def test_an_evaluation_has_environments_of_its_own():
+    env = envs.make("gym/gym_worlds:Walk-v0")
+    apart = env.outside.apart()
+    state, _ = env.reset(keys(2))
+    play(apart, keys(2), some_actions(env, 5, 2))
+    _, timestep = jax.jit(env.step)(state, some_actions(env, 1, 2)[0])
+    assert not timestep.is_first.any()
+
+
+@pytest.mark.parametrize("fault", ["raise", "nan", "shape", "nan_reward", "reward"])
+def test_faults_break_their_row_only(fault):
+    env = envs.make(f"gym/gym_worlds:Faulty_{fault}-v0")
+    _, steps = play(env, keys(2), some_actions(env, 6, 2) * 0.1)
+    assert steps.invalid[3].all() and steps.is_first[3].all() and not steps.reward[3].any()
+    assert steps.invalid.sum() == 4 and np.isfinite(steps.obs).all()
+    (note, *_) = env.outside.notes()
+    assert f"Faulty_{fault}-v0: step breaks: " in note and "\n" not in note
+
+
+def test_broken_actions_and_resets():
+    env = envs.make("gym/gym_worlds:Walk-v0")
+    actions = some_actions(env, 3, 2)
+    actions[1, 0, 1] = np.nan
+    _, steps = play(env, keys(2), actions)
+    np.testing.assert_array_equal(steps.invalid.sum(axis=0), [1, 0])
+    np.testing.assert_array_equal(steps.is_first[2], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("Nothing-v9", "unknown environment 'gym/Nothing-v9'; gymnasium.registry has"),
+        ("HalfCheeta-v5", "'gym/HalfCheeta-v5'; did you mean gym/HalfCheetah-v5"),
+        ("no_such_module:X-v0", "no_such_module cannot be imported: ModuleNotFoundError: No mod"),
+        ("gym_worlds:Endless-v0", "has no time limit; gymnasium.register(..., max_episode_st"),
+        ("gym_worlds:Faulty_constructor-v0", "cannot be made: OSError: no such robot"),
+        ("gym_worlds:Faulty_reset-v0", "reset raises RuntimeError: no reset"),
+        ("gym_worlds:Faulty_first_shape-v0", "observation has shape (1,); its space has (2,)"),
+        ("gym_worlds:Faulty_tuple-v0", "step raises ValueError: not enough values to unpack (exp"),
+        ("gym_worlds:Faulty_discrete-v0", "action_space is Discrete(3); must be a Box of floats"),
+        ("gym_worlds:Faulty_infinite-v0", "action_space is unbounded; must be a Box of floats"),
+        ("gym_worlds:Faulty_integer-v0", "action_space is a Box of int64; must be a Box of floats"),
+        ("gym_worlds:Faulty_text-v0", "observation_space is Text"),
+    ],
+)  # fmt: skip
+def test_unsuitable_environments_are_refused_in_one_line(name, error, tmp_path, capsys):
+    from experiments import run
+
+    run_dir = tmp_path / "run"
+    argv = ["run", "--config=experiments/configs/debug.py", f"--config.env.task=gym/{name}"]
+    assert run.main([*argv, f"--workdir={run_dir}"]) == 2
+    text = capsys.readouterr().err
+    lines = [line for line in text.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and error in lines[0] and not run_dir.exists(), text
+
+
+def test_what_does_not_fit_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="is no Task; make"):
+        envs.make_task("gym/Pendulum-v1")
+    with pytest.raises(ValueError, match="walker-walk runs in no process of its own; must be 0"):
+        envs.check_workers("walker-walk", 2)
+    with pytest.raises(ValueError, match="workers must be an int of at least 0"):
+        envs.make("gym/Pendulum-v1", workers=-1)
+    env = envs.make("gym/Pendulum-v1")
+    state, _ = env.reset(keys(1))
+    with pytest.raises(NotImplementedError, match="cannot be stepped under vmap"):
+        jax.vmap(env.step)(jax.tree.map(lambda x: x[None], state), jnp.zeros((1, 1, 1)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "pomcp_jax\[gym\]"'):
+        envs.check_name("gym/Pendulum-v1")
+
+
+def sit(config, workdir, until=-1):
+    """Train up to so many decisions, or to the end; also returns what was printed."""
+    control, lines = Control(Progress(interval=float("inf"))), []
+    control.progress.say = lines.append
+
+    def row(row):
+        if 0 < until <= row["decisions"]:
+            control.request(143, "stopped")
+
+    outcome = Trainer(config, workdir, control=control, on_row=[row]).run()
+    return outcome, "\n".join(lines)
+
+
+def test_runs_resume_bit_for_bit_or_with_their_running_episodes_again(tmp_path, monkeypatch):
+    changes = {"num_seeds": 2, "total_decisions": 80, "eval_decisions": 40, "num_devices": 1}
+    config = tiny.run(
+        env__task="gym/gym_worlds:Stored-v0", **{f"train__{k}": v for k, v in changes.items()}
+    )
+    with tiny.shared_programs():
+        outcome, _ = sit(config, tmp_path / "stopped", until=40)
+        assert outcome.code == 143 and 40 <= outcome.decisions < 60
+        shutil.copytree(tmp_path / "stopped", tmp_path / "lost")
+        # A run in between takes the live environments, as the end of a process does.
+        outcome, _ = sit(config, tmp_path / "whole")
+        assert outcome.code == 0 and np.isfinite(outcome.evaluation).all()
+        outcome, lines = sit(config, tmp_path / "stopped")
+        assert outcome.code == 0 and "began again" not in lines
+        assert tiny.saved(tmp_path / "stopped", 80) == tiny.saved(tmp_path / "whole", 80)
+        monkeypatch.setattr(Rows, "_restored", lambda *args: None)
+        outcome, lines = sit(config, tmp_path / "lost")
+        assert outcome.code == 0
+        assert "warning: 4 running episodes of gym/gym_worlds:Stored-v0 began again" in lines
+    rows, whole = (
+        list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines()))
+        for name in ("lost", "whole")
+    )
+    assert len(rows) == len(whole) and {row["env/invalid"] for row in rows} == {"0"}
+
+
+def test_several_devices_are_refused(monkeypatch):
+    config = tiny.run(env__task="gym/Pendulum-v1")
+    monkeypatch.setattr(seed_axis, "device_count", lambda config: 2)
+    with pytest.raises(ConfigError, match="'gym/Pendulum-v1' live on the host and serve one dev"):
+        train.check_environment(config, envs.make("gym/Pendulum-v1"))
+
+
+def test_bounds_are_those_of_the_action_space():
+    low, high = envs.action_bounds("gym/gym_worlds:Walk-v0")
+    np.testing.assert_array_equal([low, high], [[-2, 0], [2, 1]])
+
+
+def test_workers_step_as_the_process_itself_does():
+    here, there = (envs.make("gym/gym_worlds:Stored-v0", workers=count) for count in (0, 2))
+    actions = some_actions(here, 25, 3)
+    state, steps = play(there, keys(3), actions)
+    for own, other in zip(play(here, keys(3), actions)[1], steps, strict=True):
+        np.testing.assert_array_equal(own, other)
+    saved, again = on_disk(there.outside.snapshot(state)), envs.make("gym/gym_worlds:Stored-v0")
+    _, expected = jax.jit(there.step)(state, actions[0])
+    _, resumed = jax.jit(again.step)(saved, actions[0])
+    jax.tree.map(np.testing.assert_array_equal, resumed, expected)
+
+
+def test_a_killed_worker_breaks_its_rows_and_starts_again(monkeypatch):
+    made, start = [], Workers.__init__
+    monkeypatch.setattr(Workers, "__init__", lambda self, *a: made.append(self) or start(self, *a))
+    env = envs.make("gym/gym_worlds:Walk-v0", workers=2)
+    step, actions = jax.jit(env.step), some_actions(env, 4, 2)
+    state, _ = env.reset(keys(2))
+    state, _ = step(state, actions[0])
+    os.kill(made[0].pids()[1], signal.SIGKILL)
+    state, timestep = step(state, actions[1])
+    np.testing.assert_array_equal(timestep.invalid, [False, True])
+    state, timestep = step(state, actions[2])
+    assert not timestep.invalid.any() and not timestep.is_first.any()
+    (note,) = env.outside.notes()
+    assert "worker 2 is lost: it ended with code -9; it starts again" in note
+    pids = made[0].pids()
+    made[0].close()
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}/status") for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_that_always_dies_is_given_up():
+    env = envs.make("gym/gym_worlds:Faulty_exit-v0", workers=1)
+    step, actions = jax.jit(env.step), some_actions(env, 1, 1)[0]
+    state, _ = env.reset(keys(1))
+    broken = 0
+    for _ in range(4):
+        state, timestep = step(state, actions)
+        broken += int(timestep.invalid.sum())
+    assert broken == 1 and np.isfinite(timestep.obs).all()
+    assert "ended with code -9" in env.outside.notes()[0]
