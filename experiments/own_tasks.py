@@ -12,6 +12,7 @@ from typing import Any
 from pomcp_jax import envs
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.envs import history
 from pomcp_jax.envs.protocol import Env, Task, make_env
 from pomcp_jax.running import crash
 
@@ -38,6 +39,7 @@ def given(task: str | None, config: Config, spec: AgentSpec) -> Env | None:
             ) from None
         return None
     env = _as_env(_attribute(task), config, f"--task = {task!r}")
+    env = history.stacked(env, config.env.history)
     sizes = env.observation_size, env.action_size
     if sizes != (spec.obs_size, spec.action_size):
         raise ConfigError(

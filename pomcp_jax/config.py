@@ -90,6 +90,9 @@ class EnvConfig:
     """Environment steps (frames) that one decision's action is repeated for."""
     num_envs: Count = 1
     """Parallel environments of one seed, N."""
+    history: Count = 1
+    """Observations of the last decisions that the agent sees at once, the oldest first; at an
+    episode's start they are its first one. Replay stores all of them in every row."""
     backend: Literal["mjx", "host", "warp", "spring", "positional", "generalized"] = "mjx"
     """``mjx``: physics on the accelerator. ``host``: dm_control's tasks in MuJoCo's C code on the
     CPU, original models, much cheaper there for bodies with contacts; the only one of
@@ -245,6 +248,12 @@ class PolicyConfig:
     """Record of random actions: ``standard`` N(0, 1) or ``action`` N(action, seed_std)."""
     seed_std: Positive = 1.0
     """Standard deviation of that record."""
+    data_record: Literal["action", "none"] = "action"
+    """Record of rows of ``train.buffer`` that have none: ``action`` N(action, data_std), so that
+    the policy stays close to what the data did, or ``none``: whatever reads records leaves these
+    rows out until they are re-planned."""
+    data_std: Positive = 0.3
+    """Standard deviation of that record."""
     divergence: Literal["reverse", "forward", "cross_entropy", "nll"] = "reverse"
     """``reverse`` KL(pi || p), ``forward`` KL(p || pi), ``cross_entropy`` -log p(a), ``nll``
     -log pi at the prior's mean."""
@@ -369,8 +378,14 @@ class TrainConfig:
     """Independent agents that are trained in one program."""
     total_decisions: HostCount = 500_000
     """Decisions of a run, the random ones included."""
-    seed_decisions: HostCount = 2_500
-    """Random decisions at the start."""
+    seed_decisions: HostCountOrZero = 2_500
+    """Random decisions at the start; 0 needs a ``buffer``."""
+    buffer: str = ""
+    """File of transitions, .npz, that fill replay before training, the same for all seeds
+    (docs/how-to/data.md); empty for none."""
+    offline: bool = False
+    """Learn from replay alone: after the random decisions the environment is never stepped, and a
+    decision only counts the time of ``updates_per_decision`` updates."""
     pretrain_updates: HostCountOrZero = 2_500
     """Updates after the random decisions, before the agent acts."""
     updates_per_decision: Annotated[float, Range(0.0, 1000.0), STATIC] = 1.0

@@ -266,6 +266,8 @@ def learning_metrics(
     mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
     # The last row of a window belongs to no transition, so it may hold no record.
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
+    if config.policy.data_record == "none":
+        mask = mask & (acted.made >= 0)
     latents = wm.encode(spec.nets, state.params.model.encoder, acted.obs)
     model = config.world_model
     policy = actors.distribution(spec.nets, state.params.policy, latents, model)

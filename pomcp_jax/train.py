@@ -268,6 +268,7 @@ def chunk(
         carry, phase = carry
         # Traced trip counts, hence ``fori_loop``: a ``scan`` would compile once per chunk length.
         carry = jax.lax.fori_loop(0, work.iterations, act, carry)
+        carry = (_idle(carry[0], work.idle, config), *carry[1:])
         # Counting remainders as integers is exact; a float ratio would drift over a run.
         phase = phase + work.part
         more = phase >= work.parts
@@ -281,6 +282,15 @@ def chunk(
     means = _divide(acted, state.iteration - before[0])
     state = state._replace(agent=packing.unpack(state.agent))
     return state, means | _divide(learned, state.updates - before[1])
+
+
+def _idle(state: TrainState, iterations: Array | int, config: Config) -> TrainState:
+    """``state`` with its counters advanced as by steps of the environments."""
+    passed = jnp.asarray(iterations, jnp.int32)
+    decisions = state.stats.decisions + passed * config.env.num_envs
+    return state._replace(
+        iteration=state.iteration + passed, stats=state.stats._replace(decisions=decisions)
+    )
 
 
 def _apart(total: PyTree, like: PyTree) -> PyTree:
@@ -368,6 +378,11 @@ def check_environment(config: Config, env: Env) -> None:
         raise ConfigError(
             f"env.action_repeat = {config.env.action_repeat}: environment {env.name!r} was made"
             f" with {env.action_repeat}; must be the same, because frames are counted by it"
+        )
+    if config.env.history != env.history:
+        raise ConfigError(
+            f"env.history = {config.env.history}: environment {env.name!r} was made with"
+            f" {env.history}; must be the same (pomcp_jax.envs.history.stacked makes it so)"
         )
 
 

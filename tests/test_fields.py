@@ -23,7 +23,7 @@ def refusal(name, value):
     return str(error.value)
 
 
-FREE = ("env.task", "env.assets")
+FREE = ("env.task", "env.assets", "train.buffer")
 """Fields that take any text."""
 
 

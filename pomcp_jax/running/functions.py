@@ -1,5 +1,6 @@
 """Compiled functions of a run: the training program, evaluation, and resets of diverged agents."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,9 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pomcp_jax import compiled, diagnostics, envs, evaluate, seed_axis, state_edits, train
+from pomcp_jax import (
+    compiled,
+    diagnostics,
+    envs,
+    evaluate,
+    prefill,
+    seed_axis,
+    state_edits,
+    train,
+)
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.envs import history
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.running.metrics import Results
@@ -26,6 +37,8 @@ class Functions(NamedTuple):
     """Likewise."""
     reset_agents: Callable[[TrainState, Config, np.ndarray], TrainState]
     """Donates its state argument."""
+    buffer: Callable[[], prefill.Prefill] | None = None
+    """Reads ``train.buffer`` and checks it; None without one."""
 
 
 def build(config: Config, env: Env | None = None) -> Functions:
@@ -34,11 +47,16 @@ def build(config: Config, env: Env | None = None) -> Functions:
     Raises:
       ConfigError: a package, a file or a capability of the physics is missing.
     """
-    env = environment(config) if env is None else env
+    env = environment(config) if env is None else history.stacked(env, config.env.history)
     # Run.go reports the same doubts as progress lines; a warning would repeat them with a path.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
+    buffer = None
+    if config.train.buffer:
+        # Kept between the check at the start and the initial state: files may be large.
+        buffer = functools.lru_cache(maxsize=1)(lambda: prefill.load(config, env))
+        program = program._replace(init=prefill.filling(program.init, buffer, program.mesh))
 
     def planner(state: TrainState, config: Config) -> tuple[Episodes, Any]:
         played = diagnostics.evaluate_run(state, config, env=env, spec=program.spec)
@@ -75,6 +93,7 @@ def build(config: Config, env: Env | None = None) -> Functions:
         Compiled(jax.jit(spread(planner, only_state, seed_axis.SPLIT)), reads, finish=with_nans),
         Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads),
         Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
+        buffer,
     )
 
 
@@ -86,7 +105,8 @@ def environment(config: Config) -> Env:
     """
     options = {"assets": config.env.assets} if config.env.assets else {}
     try:
-        return envs.make(config.env.task, config.env.action_repeat, config.env.backend, **options)
+        env = envs.make(config.env.task, config.env.action_repeat, config.env.backend, **options)
     except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
         chosen = f"env.task = {config.env.task!r}, env.backend = {config.env.backend!r}"
         raise ConfigError(f"{chosen}: {' '.join(str(error).split())}") from None
+    return history.stacked(env, config.env.history)
