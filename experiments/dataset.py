@@ -1,4 +1,4 @@
-"""Write transitions of a trained run to a file: ``python -m experiments.dataset RUN --out=FILE.npz``.
+"""Write a run's transitions to a file: ``python -m experiments.dataset RUN --out=FILE.npz``.
 
 RUN is the workdir of a run, which may still be training. Without --episodes the file has the
 replay of a checkpoint, planner records included: all that its agents have seen, or the newest
@@ -90,8 +90,8 @@ def write(args: argparse.Namespace, say: Callable[[str], None]) -> str:
     recorded = int(np.sum(rows.recorded & ~rows.last))
     return "\n".join([
         trained.heading(agents),
-        f"{rows.transitions:,} transitions of {rows.episodes:,} episodes, {which}; {recorded:,} with"
-        " a planner record",
+        f"{rows.transitions:,} transitions of {rows.episodes:,} episodes, {which}",
+        f"{recorded:,} of them with a planner record",
         f"written: {args.out} ({size / 1e6:.2f} MB)",
     ])  # fmt: skip
 

@@ -114,6 +114,9 @@ class WorldModelConfig:
     """Layers of the encoder, including the output layer to the latent state; at least two."""
     mlp_width: Count = 512
     """Width of the two hidden layers of every other network."""
+    normalise_observations: bool = False
+    """Bring every entry of an observation to mean 0 and variance 1, running statistics of all that
+    replay was given; for entries of very different sizes or with large offsets."""
     simnorm_group: Count = 8
     """Entries of the latent state that SimNorm normalises together by a softmax."""
     num_bins: Annotated[int, Range(2)] = 101

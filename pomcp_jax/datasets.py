@@ -121,7 +121,9 @@ def read(path: Path | str, name: str = "file", most_bytes: float = np.inf) -> Da
     known = {*REQUIRED, *OPTIONAL}
     if missing := [field for field in REQUIRED if field not in arrays]:
         here = ", ".join([*arrays, *ignored]) or "nothing"
-        raise file.error(f"holds no {missing[0]} (but {here:.200}); must hold {', '.join(REQUIRED)}")
+        raise file.error(
+            f"holds no {missing[0]} (but {here:.200}); must hold {', '.join(REQUIRED)}"
+        )
     for field in ignored:
         # A misspelt name would silently be a file without that field.
         if match := nearest.find(field, known | {*SAME}):
@@ -169,7 +171,11 @@ def _load(
 
 def _array(stored: Any, name: str, label: str) -> np.ndarray:
     try:
-        return stored[name]
+        array = stored[name]
+        # A member that is no array comes back as its bytes.
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} is no array")
+        return array
     except ValueError as error:
         if "pickle" not in str(error):
             raise
@@ -322,7 +328,9 @@ def _records(file: _File, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     mean, std = (_floats(file, field, 2) for field in given)
     for field, x in zip(given, (mean, std), strict=True):
         if x.shape != actions.shape:
-            raise file.error(f"{field} has shape {_shown(x)}; must be {_shown(actions)}, as actions")
+            raise file.error(
+                f"{field} has shape {_shown(x)}; must be {_shown(actions)}, as actions"
+            )
     if (std < 0.0).any():
         raise file.error("prior_std has negative entries; must be > 0, or 0 without a record")
     if "prior_value" not in file.arrays:

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import actors, diagnostics_gradients, evaluate, losses, maths, replay, train
+from pomcp_jax import (
+    acting,
+    actors,
+    diagnostics_gradients,
+    evaluate,
+    losses,
+    maths,
+    normalising,
+    replay,
+    train,
+)
 from pomcp_jax import world_model as wm
 from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.agent import AgentState
@@ -114,7 +124,8 @@ def probe(spec: AgentSpec) -> evaluate.Probe:
     """Probe for :func:`pomcp_jax.evaluate.traced` that returns :class:`Seen`."""
 
     def look(config, params, key, obs, plan: PlanOutput) -> Seen:
-        latents = wm.encode(spec.nets, params.model.encoder, obs)
+        seen = normalising.apply(params.moments, obs)
+        latents = wm.encode(spec.nets, params.model.encoder, seen)
         critic = critic_value(spec, params, key, latents, config)
         model = config.world_model
         policy = actors.distribution(spec.nets, params.policy, latents, model)
@@ -263,6 +274,7 @@ def learning_metrics(
     """
     key_scale, key = jax.random.split(key)
     keys = jax.random.split(key, batches.valid.shape[0])
+    batches = acting.normalised(state.params, batches)
     mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
     # The last row of a window belongs to no transition, so it may hold no record.
     acted = jax.tree.map(lambda x: x[:, :-1], rows)

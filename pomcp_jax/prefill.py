@@ -14,10 +14,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from pomcp_jax import datasets, seed_axis, train_state
+from pomcp_jax import datasets, normalising, seed_axis, train_state
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.datasets import Dataset, Rows
 from pomcp_jax.envs.protocol import Env
+from pomcp_jax.normalising import Moments
 from pomcp_jax.replay import Replay, Row
 from pomcp_jax.schedule import LIMIT
 from pomcp_jax.train_state import TrainState
@@ -68,9 +69,7 @@ def _fitting(data: Dataset, config: Config, env: Env) -> Rows:
             f" {repeat}",
         )
     if data.history not in (1, history):
-        raise _error(
-            config, f"has history = {data.history}; must be 1, or env.history = {history}"
-        )
+        raise _error(config, f"has history = {data.history}; must be 1, or env.history = {history}")
     if data.history != history:
         rows = datasets.with_history(rows, history)
     for name, size, wanted in (
@@ -161,7 +160,10 @@ def filling(
     def begin(config: Config, seeds: Any = None) -> TrainState:
         state = init(config, seeds)
         rows = load().rows
-        filled = _fill(state, rows, *_records(rows, config))
+        moments = None
+        if config.agent.world_model.normalise_observations:
+            moments = normalising.of_data(rows.obs.reshape(-1, rows.obs.shape[-1]))
+        filled = _fill(state, rows, *_records(rows, config), moments)
         return seed_axis.place(filled, mesh, train_state.SPECS)
 
     return begin
@@ -177,7 +179,9 @@ def _records(rows: Rows, config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _fill(state: TrainState, rows: Rows, spread: Array, made: Array) -> TrainState:
+def _fill(
+    state: TrainState, rows: Rows, spread: Array, made: Array, moments: Moments | None
+) -> TrainState:
     """``state`` with its empty replay filled with ``rows`` [K, N] for all seeds."""
     seeds = state.keys.shape[0]
     own = lambda x: jnp.broadcast_to(jnp.asarray(x)[None], (seeds, *x.shape))  # noqa: E731
@@ -197,9 +201,13 @@ def _fill(state: TrainState, rows: Rows, spread: Array, made: Array) -> TrainSta
         prior_value=own(rows.prior_value),
         made=own(made),
     )
+    agents = state.agent
+    if moments is not None:
+        alike = jax.tree.map(own, moments)
+        agents = agents._replace(params=agents.params._replace(moments=alike))
     put = lambda ring, x: jax.lax.dynamic_update_slice_in_dim(ring, x, 0, axis=1)  # noqa: E731
     ring = state.replay
     height = jnp.asarray(rows.last.shape[0], ring.inserted.dtype)
     return state._replace(
-        replay=Replay(jax.tree.map(put, ring.rows, new), jnp.broadcast_to(height, ()))
+        agent=agents, replay=Replay(jax.tree.map(put, ring.rows, new), jnp.broadcast_to(height, ()))
     )

@@ -19,8 +19,19 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, counters, packing, replay, schedule, seed_axis, validation
+from pomcp_jax import (
+    acting,
+    agent,
+    counters,
+    normalising,
+    packing,
+    replay,
+    schedule,
+    seed_axis,
+    validation,
+)
 from pomcp_jax.acting import AgentSpec
+from pomcp_jax.agent import AgentState
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
@@ -150,6 +161,7 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
     )
     insert = jax.vmap(replay.insert, in_axes=(replay.SEEDS, 0), out_axes=replay.SEEDS)
     return state._replace(
+        agent=_count_observations(state.agent, row.obs),
         replay=insert(state.replay, row),
         env=env_state,
         timestep=following,
@@ -157,6 +169,15 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         stats=jax.vmap(counters.count)(state.stats, after),
         iteration=state.iteration + 1,
     )
+
+
+def _count_observations(agents: AgentState, obs: Float[Array, "S N O"]) -> AgentState:
+    """``agents`` whose statistics of observations, if they have any, include ``obs``."""
+    moments = agents.params.moments
+    if moments is None:
+        return agents
+    counted = jax.vmap(normalising.count)(moments, obs)
+    return agents._replace(params=agents.params._replace(moments=counted))
 
 
 def update_step(

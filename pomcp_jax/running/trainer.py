@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pomcp_jax import cells as cells_lib
-from pomcp_jax import config as config_lib
 from pomcp_jax import checkpoint, files, presets, seed_axis, train, validation
+from pomcp_jax import config as config_lib
 from pomcp_jax.cells import Grid
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
