@@ -94,6 +94,10 @@ def started(functions, path, **changes):
     return begin(made), made
 
 
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 # ---------------------------------------------------------------------- learning
 
 
@@ -114,10 +118,10 @@ def test_an_offline_run_steps_no_environment_and_is_evaluated_and_saved(offline)
     assert array(".replay.inserted") == array(".replay.rows.reward").shape[1] == 19
     assert array(".iteration") * 2 == 40 and array(".updates") == 20
     np.testing.assert_array_equal(array(".stats.decisions"), [40, 40])
-    rows = list(csv.DictReader((folder / "whole/metrics.csv").open()))
+    rows = table(folder / "whole/metrics.csv")
     assert [row["decisions"] for row in rows[::2]] == ["10", "20", "30", "40"]
     assert {row["plan/std"] for row in rows} <= {""} and float(rows[-1]["loss/model"]) > 0
-    assert list(csv.DictReader((folder / "whole/evaluations.csv").open()))[0]["decisions"] == "40"
+    assert table(folder / "whole/evaluations.csv")[0]["decisions"] == "40"
 
 
 def test_every_seed_has_the_rows_of_the_file(offline, file):
