@@ -177,7 +177,7 @@ def _array(stored: Any, name: str, label: str) -> np.ndarray:
             raise ValueError(f"{name} is no array")
         return array
     except ValueError as error:
-        if "pickle" not in str(error):
+        if "Object arrays" not in str(error):
             raise
         raise ConfigError(
             f"{label}: {name} holds Python objects, which are not read (they can run code); must"

@@ -20,6 +20,7 @@ from pomcp_jax import (
     evaluate,
     losses,
     maths,
+    model_loss,
     normalising,
     replay,
     train,
@@ -251,6 +252,11 @@ def _mismatch_metrics(distances: Mismatch, mask: Array, name: str) -> dict[str, 
 # Replay: records and gradients
 
 
+def _with_record(batch: Batch, config: AgentConfig) -> Bool[Array, "H B"]:
+    """Transitions whose first state has a planner record."""
+    return batch.transition & model_loss.recorded(batch, config)[:-1]
+
+
 def learning_metrics(
     state: AgentState,
     batches: Batch,
@@ -275,11 +281,9 @@ def learning_metrics(
     key_scale, key = jax.random.split(key)
     keys = jax.random.split(key, batches.valid.shape[0])
     batches = acting.normalised(state.params, batches)
-    mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
+    rows, mask = batches.rows, jax.vmap(lambda batch: _with_record(batch, config))(batches)
     # The last row of a window belongs to no transition, so it may hold no record.
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
-    if config.policy.data_record == "none":
-        mask = mask & (acted.made >= 0)
     latents = wm.encode(spec.nets, state.params.model.encoder, acted.obs)
     model = config.world_model
     policy = actors.distribution(spec.nets, state.params.policy, latents, model)

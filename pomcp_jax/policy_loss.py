@@ -139,11 +139,7 @@ def policy_loss(
             weight = losses.value_weights(q, mask, scales.q, policy)
 
     kl = None if prior is None else losses.divergence(sample, prior, policy)
-    near = mask
-    if _lacks_records(policy):
-        # Their value and entropy terms stay: only closeness to a missing record means nothing.
-        near = mask & batch.recorded[:steps]
-        weight = weight * near.astype(sample.noise.dtype)
+    near, weight = _where_recorded(batch, mask, weight, policy)
     if kl is not None:
         scales = scales._replace(kl=_updated(scales.kl, kl, near, policy))
 
@@ -151,8 +147,7 @@ def policy_loss(
     multiplier = jnp.exp(scales.log_multiplier)
     out = losses.policy_loss(sample, q, kl, multiplier=multiplier, config=policy, **used)
     mean_kl = maths.masked_mean(out.kl, near)
-    total = maths.rho_mean(out.loss, mask, config.optimizer.rho)
-    return total, PolicyAux(
+    return maths.rho_mean(out.loss, mask, config.optimizer.rho), PolicyAux(
         scales=_tuned(scales, mean_kl, near, sample.noise.shape[-1], policy),
         q=jnp.zeros_like(mean_kl) if q is None else maths.masked_mean(q, mask),
         kl=mean_kl,
@@ -215,6 +210,17 @@ def _updated(
 def _lacks_records(config: PolicyConfig) -> bool:
     """Whether the prior is a record that states may lack."""
     return config.data_record == "none" and config.prior in ("stored", "replanned")
+
+
+def _where_recorded(
+    batch: Batch, mask: Bool[Array, "T B"], weight: Array | float, config: PolicyConfig
+) -> tuple[Bool[Array, "T B"], Array | float]:
+    """States of ``mask`` whose divergence counts, and its weights, 0 in all others."""
+    if not _lacks_records(config):
+        return mask, weight
+    # Value and entropy terms stay: only closeness to a missing record means nothing.
+    near = mask & batch.recorded[: mask.shape[0]]
+    return near, weight * near.astype(batch.rows.reward.dtype)
 
 
 def _state_mask(batch: Batch, steps: int, *, stored: bool) -> Bool[Array, "T B"]:

@@ -112,7 +112,7 @@ def _check_length(laid: Rows, rows: Rows, config: Config) -> None:
         raise _error(
             config,
             f"holds {rows.transitions:,} transitions; must hold at least"
-            f" {(window - 1) * num_envs:,}, a window of agent.mppi.horizon ="
+            f" {(window - 2) * num_envs + 1:,}, a window of agent.mppi.horizon ="
             f" {config.agent.mppi.horizon} for each of env.num_envs = {num_envs}",
         )
     if height > capacity:

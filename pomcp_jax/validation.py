@@ -504,12 +504,20 @@ def offline_runs_learn(config: Config) -> str | None:
     return _wrong(config.train, "train.updates_per_decision", "> 0 when train.offline is True")
 
 
+def buffer_is_a_file_of_arrays(config: Config) -> str | None:
+    """A name that can only be a mistake is refused before the environment is built."""
+    if config.train.buffer.endswith(".npz") or not config.train.buffer:
+        return None
+    return f"train.buffer = {config.train.buffer!r:.200}: must be an .npz file, or empty"
+
+
 RUN_RULES: tuple[RunRule, ...] = (
     seeds_are_int32,
     random_phase_fills_a_window,
     run_outlasts_the_random_phase,
     replay_feeds_a_batch,
     offline_runs_learn,
+    buffer_is_a_file_of_arrays,
 )
 
 

@@ -134,10 +134,8 @@ class Trainer:
         self.options = _checked(options)
         config = self.options.config
         self.cells = cells_lib.cells(config, self.options.grid)
-        if env is None:
-            validation.validate_config(self.cells[0].config)
-        else:
-            validation.validate_run(self.cells[0].config)
+        validate = validation.validate_config if env is None else validation.validate_run
+        validate(self.cells[0].config)
         self.config = cells_lib.joined(self.cells)
         """Configuration of all seeds: swept floats have the axis S."""
         # The workdir first: building the functions imports the physics, which takes seconds.
