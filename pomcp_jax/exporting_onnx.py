@@ -170,17 +170,12 @@ def _normalised(graph: Graph, moments: Moments, x: str) -> str:
     """:func:`pomcp_jax.normalising.apply`."""
     _, shift, mean, variance = map(np.asarray, moments)
     scale = 1.0 / np.sqrt(variance + np.float32(normalising.EPSILON))
-    for kind, name, value in (
-        ("Sub", "shift", shift),
-        ("Sub", "mean", mean),
-        ("Mul", "scale", scale),
-    ):
-        value = _constant(graph, f"observations/{name}/value", value)
-        x = _node(graph, kind, [x, value], f"observations/{name}")
-    ends = [
-        _constant(graph, f"observations/{name}", value)
-        for name, value in (("least", -normalising.MOST), ("most", normalising.MOST))
-    ]
+    steps = ("Sub", "shift", shift), ("Sub", "mean", mean), ("Mul", "scale", scale)
+    for kind, name, value in steps:
+        number = _constant(graph, f"observations/{name}/value", value)
+        x = _node(graph, kind, [x, number], f"observations/{name}")
+    bounds = ("least", -normalising.MOST), ("most", normalising.MOST)
+    ends = [_constant(graph, f"observations/{name}", value) for name, value in bounds]
     return _node(graph, "Clip", [x, *ends], "observations")
 
 

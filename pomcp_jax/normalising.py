@@ -24,7 +24,7 @@ MOST = 10.0
 class Moments(NamedTuple):
     """Statistics of the observations that one seed has stored in replay."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # hides a method of tuple that nothing calls
     shift: Float[Array, " O"]
     """The first observation."""
     mean: Float[Array, " O"]

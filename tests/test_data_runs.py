@@ -9,7 +9,17 @@ import tiny
 
 from experiments import dataset
 from pomcp_jax import config as config_lib
-from pomcp_jax import datasets, normalising, prefill, replay, schedule, train, validation
+from pomcp_jax import (
+    controller,
+    datasets,
+    exporting_run,
+    normalising,
+    prefill,
+    replay,
+    schedule,
+    train,
+    validation,
+)
 from pomcp_jax.config import ConfigError
 from pomcp_jax.datasets import Rows
 from pomcp_jax.running import cost
@@ -152,6 +162,12 @@ def test_acting_continues_after_the_data_and_no_window_crosses_the_seam(offline,
     work = schedule.Work(10, 1, 0, False, True, False)
     state, _ = functions.program.chunk(state, made, work)
     assert state.replay.inserted == 19 + 10 and state.iteration == 10
+    moments = state.agent.params.moments
+    np.testing.assert_array_equal(moments.count, 2 * (19 + 10))
+    renewed = functions.reset_agents(
+        jax.tree.map(jax.numpy.copy, state), made, np.array([True, False])
+    )
+    jax.tree.map(np.testing.assert_array_equal, renewed.agent.params.moments, moments)
     ring = replay.Replay(jax.tree.map(lambda x: x[0], state.replay.rows), state.replay.inserted)
     batch = replay.sample(ring, jax.random.key(0), 400, 4)
     step = np.asarray(batch.rows.obs[1:, :, 1] - batch.rows.obs[:-1, :, 1])
@@ -174,6 +190,21 @@ def test_phases_of_an_offline_run_count_time_and_updates():
     machine = cost.Machine(1e10, 1)
     env = Trainer(tiny.run(), "/nowhere").functions.program.env
     assert cost.estimate(made, env, machine).decision < cost.estimate(online, env, machine).decision
+
+
+def test_statistics_and_history_travel_with_the_agent(offline, tmp_path):
+    """A controller of an exported seed is the run's own, with single observations."""
+    run = offline[0] / "whole"
+    agents = controller.load(run)
+    exporting_run.write(tmp_path / "agent", run, agents, 1)
+    moments = controller.load(tmp_path / "agent").state.params.moments
+    np.testing.assert_array_equal(moments.mean[0], agents.state.params.moments.mean[1])
+    assert moments.count[0] == 38 and (moments.variance > 0).all()
+    ours = controller.load_controller(run, seed=1, actor="policy")
+    theirs = controller.load_controller(tmp_path / "agent", actor="policy")
+    for value in (0.0, 1.0, 4.0):
+        obs = np.array([value], np.float32)
+        np.testing.assert_array_equal(ours.act(obs), theirs.act(obs))
 
 
 # --------------------------------------------------------------------- refusals

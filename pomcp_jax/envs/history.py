@@ -3,7 +3,7 @@
 For tasks whose single observation hides something, such as velocities that no sensor measures.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -65,7 +65,7 @@ def stacked(env: Env, history: int) -> Env:
         shape = (timestep.obs.shape[0], history * env.observation_size)
         return step_of(state, timestep, jnp.zeros(shape, timestep.obs.dtype))
 
-    def step(state: HistoryState, action: Float[Array, "B A"]) -> tuple[PyTree, TimeStep]:
+    def step(state: Any, action: Float[Array, "B A"]) -> tuple[PyTree, TimeStep]:
         return step_of(*env.step(state.env, action), state.obs)
 
     return env._replace(
