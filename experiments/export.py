@@ -34,9 +34,19 @@ import numpy as np
 
 from experiments import arguments, parsers, streams, trained, xla
 from experiments.benchmarks.dm_control import original
-from pomcp_jax import checkpoint, controller, envs, exporting, exporting_onnx, exporting_run, files
+from pomcp_jax import (
+    checkpoint,
+    controller,
+    envs,
+    exporting,
+    exporting_onnx,
+    exporting_run,
+    files,
+    normalising,
+)
 from pomcp_jax.checkpoint import Restored
 from pomcp_jax.config import ConfigError
+from pomcp_jax.normalising import Moments
 from pomcp_jax.running.progress import duration
 
 FORMATS = {
@@ -128,9 +138,10 @@ def _check(args: argparse.Namespace) -> None:
     args.platforms = platforms
 
 
-def _observations(num: int, size: int) -> np.ndarray:
-    """Random observations ``[num, size]``, for a comparison."""
-    return np.random.default_rng(0).normal(size=(num, size)).astype(np.float32)
+def _observations(num: int, size: int, moments: Moments | None) -> np.ndarray:
+    """Random observations ``[num, size]``, for a comparison, of the size that the agent expects."""
+    normal = np.random.default_rng(0).normal(size=(num, size)).astype(np.float32)
+    return normalising.undo(moments, normal)
 
 
 def _compared(gap: float) -> str:
@@ -149,7 +160,7 @@ def _program(args: argparse.Namespace, agents: Restored, index: int) -> list[str
     here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if here in args.platforms:
         fns = controller.make_fns(config, spec, **choices)
-        obs = _observations(args.num, spec.obs_size)
+        obs = _observations(args.num, spec.obs_size, params.moments)
         lines.append(_compared(exporting.deviation(exported, fns, params, obs)))
     data = exporting.serialised(exported, args.out.suffix)
     files.write_bytes(args.out, data)
@@ -165,7 +176,7 @@ def _onnx(args: argparse.Namespace, agents: Restored, index: int) -> list[str]:
     config, spec = agents.config.agent, agents.spec
     made = exporting_onnx.export(params, config, spec, actor=args.actor, facts=facts(agents))
     fns = controller.make_fns(config, spec, actor=args.actor)
-    obs = _observations(8, spec.obs_size)
+    obs = _observations(8, spec.obs_size, params.moments)
     _, expected = jax.jit(fns.act)(params, fns.init(jax.random.key(0), len(obs)), obs)
     gap = exporting_onnx.deviation(made, expected, obs)
     data = made.SerializeToString()
@@ -187,6 +198,7 @@ def facts(agents: Restored) -> dict[str, str]:
         "decisions": agents.decisions,
         "observation_size": spec.obs_size,
         "action_size": spec.action_size,
+        "history": config.env.history,
         "versions": checkpoint.versions(),
     }
     try:

@@ -6,7 +6,7 @@ from pomcp_jax import config as config_lib
 from pomcp_jax import envs
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.config import Config, ConfigError
-from pomcp_jax.envs import registry
+from pomcp_jax.envs import history, registry
 from pomcp_jax.envs.protocol import Env
 
 AGAIN = "--task=MODULE:ATTRIBUTE names its code"
@@ -68,6 +68,7 @@ def given(task: str | None, config: Config, spec: AgentSpec) -> Env | None:
     if config.env.assets:
         options["assets"] = config.env.assets
     env = registry.environments(task, options, "--task")
+    env = history.stacked(env, config.env.history)
     check_sizes(env, spec, f"--task = {task!r}")
     # A name that says where the code was, or that this module has registered, is no task's own.
     if env.name != name and not envs.is_own(name):

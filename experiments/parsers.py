@@ -113,6 +113,22 @@ def import_tdmpc2(doc: str | None = None) -> argparse.ArgumentParser:
     return made
 
 
+def dataset(doc: str | None = None) -> argparse.ArgumentParser:
+    """Flags of ``experiments.dataset``."""
+    made = _made("dataset", doc)
+    _agent(made)
+    add = made.add_argument
+    add("--out", type=Path, required=True, help="file to write: .npz")
+    add("--train_seed", type=int, help="training seed whose transitions these are (default: all)")
+    add("--episodes", type=int, help="play so many per seed, instead of reading replay")
+    add("--actor", choices=ACTORS, help="who plays (default planner)")
+    add("--select", choices=SELECTIONS, help="elite that a planner executes (default: as trained)")
+    add("--seed", type=int, help=f"seed of the episodes (default {EPISODE_SEED})")
+    add("--task", help="MODULE:ATTRIBUTE of a task of your own")
+    add("--backend", help="mjx, host, ... (default: as in training)")
+    return made
+
+
 def plot(doc: str | None = None) -> argparse.ArgumentParser:
     """Flags of ``experiments.plot``."""
     made = _made("plot", doc)
@@ -191,6 +207,6 @@ def reproduce(doc: str | None = None) -> argparse.ArgumentParser:
 
 ALL: dict[str, Callable[[str | None], argparse.ArgumentParser]] = {
     f"experiments.{make.__name__}": make
-    for make in (evaluate, render, export, import_tdmpc2, plot, aggregate, reproduce)
+    for make in (evaluate, render, export, dataset, import_tdmpc2, plot, aggregate, reproduce)
 }
 """Parsers by the name of their program; each takes the program's docstring."""

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import actors, losses, maths, mppi, networks, packing, world_model
+from pomcp_jax import (
+    actors,
+    losses,
+    maths,
+    mppi,
+    networks,
+    normalising,
+    packing,
+    world_model,
+)
 from pomcp_jax.actors import AgentParams, Bound
 from pomcp_jax.config import AgentConfig, ConfigError
 from pomcp_jax.mppi import Imagined, ModelFns, PlanOutput, PlanState
@@ -114,6 +123,14 @@ def plan_params(params: AgentParams, key: Key, config: AgentConfig) -> AgentPara
     return params._replace(model=params.model._replace(value=value))
 
 
+def normalised(params: AgentParams, batch: Batch) -> Batch:
+    """``batch`` with the observations that the encoder sees."""
+    if params.moments is None:
+        return batch
+    obs = normalising.apply(params.moments, batch.rows.obs)
+    return batch._replace(rows=batch.rows._replace(obs=obs))
+
+
 def init_plan(config: AgentConfig, spec: AgentSpec, num_envs: int) -> PlanState:
     """Warm starts ``[N, H, A]`` of fresh episodes."""
     state = mppi.init(config.mppi, spec.action_size, jnp.float32)
@@ -195,6 +212,7 @@ def _plans(
     """
     obs, states, is_first = now
     _check_obs(obs, spec)
+    obs = normalising.apply(params.moments, obs)
     num, horizon = obs.shape[0], config.mppi.horizon
     _check_rows("plan_state.mean", states.mean.shape, (num, horizon, spec.action_size))
     _check_rows("is_first", is_first.shape, (num,))
@@ -232,6 +250,7 @@ def act_policy(
       ConfigError: for observations of another size than the agent's.
     """
     _check_obs(obs, spec)
+    obs = normalising.apply(params.moments, obs)
     model = config.world_model
     latent = world_model.encode(spec.nets, params.model.encoder, obs)
     dist = actors.distribution(spec.nets, params.policy, latent, model)
@@ -250,6 +269,7 @@ def act_on_record(
     bounds; the value is the critic's, the mean over all heads.
     """
     model, planner = config.world_model, config.mppi
+    obs = normalising.apply(params.moments, obs)
     latent = world_model.encode(spec.nets, params.model.encoder, obs)
     drawn = actors.sample(spec.nets, params.policy, key, latent, model)
     # ``raw + (clip(raw) - raw)``, the straight-through clip, can exceed 1 by rounding.
@@ -271,7 +291,7 @@ def replan(
     start, no exploration noise, proposals with their own log-std range; one
     vmapped plan for all ``H b`` states.
     """
-    rows = batch.rows
+    rows = normalised(params, batch).rows
     size, horizon = config.replan.batch_size, rows.obs.shape[0] - 1
     # From observations, not stored latents: the encoder has changed since.
     obs = rows.obs[:horizon, :size].reshape(horizon * size, -1)
@@ -311,7 +331,7 @@ def replan_order(
     ``oldest`` sorts by the mean age of their records, ``kl`` by the mean KL(policy || record);
     windows without a transition come last.
     """
-    rows, mask = batch.rows, batch.transition
+    rows, mask = normalised(params, batch).rows, batch.transition
     steps = mask.shape[0]
     if config.replan.select == "oldest":
         urgency = (updates - rows.made[:steps]).astype(rows.reward.dtype)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from pomcp_jax import maths, world_model
 from pomcp_jax.config import WorldModelConfig
+from pomcp_jax.normalising import Moments
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams, Networks
 
@@ -37,6 +38,9 @@ class AgentParams(NamedTuple):
     policy: Params
     prior: Params | None
     """The learned prior; None unless ``policy.prior`` is ``learned`` or ``mixture``."""
+    moments: Moments | None = None
+    """Statistics of observations, not learned by gradients; None unless
+    ``world_model.normalise_observations``."""
 
 
 class PolicySample(NamedTuple):

@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import maths, model_loss, optimise, policy_loss, replay, world_model
+from pomcp_jax import (
+    acting,
+    maths,
+    model_loss,
+    normalising,
+    optimise,
+    policy_loss,
+    replay,
+    world_model,
+)
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.actors import AgentParams
 from pomcp_jax.config import AgentConfig
@@ -62,6 +71,7 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     prior = None
     if config.policy.learns_prior:
         prior = world_model.init_policy(key_prior, model_config, spec.action_size)
+    moments = normalising.init(spec.obs_size) if model_config.normalise_observations else None
     # The state does not depend on epsilon, which every part passes to its own steps.
     adam = optax.scale_by_adam()
     opt = OptStates(
@@ -71,7 +81,7 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     q, kl, prior_scale = (jnp.ones((), jnp.float32) for _ in range(3))
     zeros = [jnp.zeros((), jnp.int32) for _ in Faults._fields]
     return AgentState(
-        AgentParams(model, policy, prior),
+        AgentParams(model, policy, prior, moments),
         jax.tree.map(jnp.copy, model.value),
         opt,
         Scales(q, kl, prior_scale, log_multiplier=jnp.zeros((), jnp.float32)),
@@ -120,6 +130,7 @@ def update(
       finite keeps its parameters, and the fault is counted.
     """
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
+    batch = acting.normalised(state.params, batch)
     # From the scales of the latest policy loss: the soft target prices KL as that loss did.
     kl_weight = _kl_price(state.scales, spec.action_size, config)
     target = model_loss.targets(

@@ -111,6 +111,9 @@ class EnvConfig:
     """Environment steps (frames) that one decision's action is repeated for."""
     num_envs: Count = 1
     """Parallel environments of one seed, N."""
+    history: Count = 1
+    """Observations of the last decisions that the agent sees at once, the oldest first; at an
+    episode's start they are its first one. Replay stores all of them in every row."""
     backend: Literal["mjx", "host", "warp", "spring", "positional", "generalized"] = "mjx"
     """``mjx``: physics on the accelerator. ``host``: dm_control's tasks in MuJoCo's C code on the
     CPU, original models, much cheaper there for bodies with contacts; the only one of
@@ -134,6 +137,9 @@ class WorldModelConfig:
     """Layers of the encoder, including the output layer to the latent state; at least two."""
     mlp_width: Count = 512
     """Width of the two hidden layers of every other network."""
+    normalise_observations: bool = False
+    """Bring every entry of an observation to mean 0 and variance 1, running statistics of all that
+    replay was given; for entries of very different sizes or with large offsets."""
     simnorm_group: Count = 8
     """Entries of the latent state that SimNorm normalises together by a softmax."""
     num_bins: Annotated[int, Range(2)] = 101
@@ -292,6 +298,12 @@ class PolicyConfig:
     """Record of random actions: ``standard`` N(0, 1) or ``action`` N(action, seed_std)."""
     seed_std: Positive = 1.0
     """Standard deviation of that record."""
+    data_record: Literal["action", "none"] = "action"
+    """Record of rows of ``train.buffer`` that have none: ``action`` N(action, data_std), so that
+    the policy stays close to what the data did, or ``none``: whatever reads records leaves these
+    rows out until they are re-planned."""
+    data_std: Positive = 0.3
+    """Standard deviation of that record."""
     divergence: Literal["reverse", "forward", "cross_entropy", "nll"] = "reverse"
     """``reverse`` KL(pi || p), ``forward`` KL(p || pi), ``cross_entropy`` -log p(a), ``nll``
     -log pi at the prior's mean."""
@@ -416,14 +428,20 @@ class TrainConfig:
     """Independent agents that are trained in one program."""
     total_decisions: HostCount = 500_000
     """Decisions of a run, the random ones included."""
-    seed_decisions: HostCount = 2_500
-    """Decisions at the start, before any update."""
+    seed_decisions: HostCountOrZero = 2_500
+    """Decisions at the start, before any update; 0 needs a ``buffer``."""
     seed_actions: Literal["random", "policy", "planner"] = "random"
     """Who makes those decisions: ``random`` draws uniformly; the ``policy`` (its own distribution
     is the record) or the ``planner`` suit an agent that is trained already."""
     start_from: str = ""
     """Folder of a trained agent, or of a run of one seed, whose parameters every seed starts from;
     empty: fresh ones. Sizes of the networks must be the same, the method may differ."""
+    buffer: str = ""
+    """File of transitions, .npz, that fill replay before training, the same for all seeds
+    (docs/how-to/data.md); empty for none."""
+    offline: bool = False
+    """Learn from replay alone: after the first decisions the environment is never stepped, and a
+    decision only counts the time of ``updates_per_decision`` updates."""
     pretrain_updates: HostCountOrZero = 2_500
     """Updates after the first decisions, before training."""
     updates_per_decision: Annotated[float, Range(0.0, 1000.0), STATIC] = 1.0

@@ -52,7 +52,8 @@ class ControllerFns(NamedTuple):
         [AgentParams, ControllerState, Float[Array, "N O"]],
         tuple[ControllerState, Float[Array, "N A"]],
     ]
-    """One decision for each of N observations; actions in ``[-1, 1]``."""
+    """One decision for each of N observations; actions in ``[-1, 1]``. Observations are those of
+    the agent: with ``env.history`` the latest ones side by side (:mod:`pomcp_jax.envs.history`)."""
 
 
 def make_fns(
@@ -114,7 +115,9 @@ def make_fns(
 class Controller:
     """A trained agent: ``reset()`` before an episode, then ``act(observation)`` for each decision.
 
-    Repeat each action for ``action_repeat`` control steps of the environment. Not thread-safe.
+    Repeat each action for ``action_repeat`` control steps of the environment. Every observation is
+    given once: the latest ``history`` of them, which the agent sees, are kept here. Not
+    thread-safe.
     """
 
     def __init__(
@@ -146,7 +149,9 @@ class Controller:
         """
         if isinstance(key, bool) or not isinstance(key, int | np.integer):
             raise ValueError(f"key = {key!r}: must be an integer, a seed of random numbers")
-        self.observation_size, self.action_size = spec.obs_size, spec.action_size
+        self.history, self.action_size = config.env.history, spec.action_size
+        # The agent sees the latest observations at once; callers give one at a time.
+        self.observation_size = spec.obs_size // self.history
         self.action_repeat, self.task = config.env.action_repeat, config.env.task
         self.iterations = config.agent.mppi.iterations
         self._params, self._key = params, key
@@ -204,6 +209,14 @@ class Controller:
         """Begin new episodes: discard plans and restart the random numbers."""
         # The number of robots is known at the next observation only, so the state is made there.
         self._state: ControllerState | None = None
+        self._seen: np.ndarray | None = None
+
+    def _with_history(self, obs: np.ndarray) -> np.ndarray:
+        """The latest ``env.history`` observations of the episode ``[N, K]``, the oldest first."""
+        # At an episode's start the first one is repeated, as pomcp_jax.envs.history does.
+        before = np.tile(obs, (1, self.history)) if self._seen is None else self._seen
+        self._seen = np.concatenate([before[:, self.observation_size :], obs], axis=1)
+        return self._seen
 
     def act(self, observation: Any) -> np.ndarray:
         """Decide on an action.
@@ -234,7 +247,8 @@ class Controller:
                 f"{len(rows)} observations: this episode began with {len(self._state.is_first)};"
                 " call reset() to change the number"
             )
-        self._state, action = self._act(self._params, self._state, rows)
+        seen = self._with_history(rows)
+        self._state, action = self._act(self._params, self._state, seen)
         action = np.array(action, np.float32)
         if self._bounds is not None:
             low, high = self._bounds

@@ -13,7 +13,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import actors, diagnostics_gradients, evaluate, losses, maths, replay, train
+from pomcp_jax import (
+    acting,
+    actors,
+    diagnostics_gradients,
+    evaluate,
+    losses,
+    maths,
+    model_loss,
+    normalising,
+    replay,
+    train,
+)
 from pomcp_jax import world_model as wm
 from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.agent import AgentState
@@ -114,7 +125,8 @@ def probe(spec: AgentSpec) -> evaluate.Probe:
     """Probe for :func:`pomcp_jax.evaluate.traced` that returns :class:`Seen`."""
 
     def look(config, params, key, obs, plan: PlanOutput) -> Seen:
-        latents = wm.encode(spec.nets, params.model.encoder, obs)
+        seen = normalising.apply(params.moments, obs)
+        latents = wm.encode(spec.nets, params.model.encoder, seen)
         critic = critic_value(spec, params, key, latents, config)
         model = config.world_model
         policy = actors.distribution(spec.nets, params.policy, latents, model)
@@ -240,6 +252,11 @@ def _mismatch_metrics(distances: Mismatch, mask: Array, name: str) -> dict[str, 
 # Replay: records and gradients
 
 
+def _with_record(batch: Batch, config: AgentConfig) -> Bool[Array, "H B"]:
+    """Transitions whose first state has a planner record."""
+    return batch.transition & model_loss.recorded(batch, config)[:-1]
+
+
 def learning_metrics(
     state: AgentState,
     batches: Batch,
@@ -263,7 +280,8 @@ def learning_metrics(
     """
     key_scale, key = jax.random.split(key)
     keys = jax.random.split(key, batches.valid.shape[0])
-    mask, rows = jax.vmap(lambda batch: batch.transition)(batches), batches.rows
+    batches = acting.normalised(state.params, batches)
+    rows, mask = batches.rows, jax.vmap(lambda batch: _with_record(batch, config))(batches)
     # The last row of a window belongs to no transition, so it may hold no record.
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
     latents = wm.encode(spec.nets, state.params.model.encoder, acted.obs)

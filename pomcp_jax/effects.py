@@ -76,6 +76,16 @@ RULES: tuple[Rule, ...] = (
         "agent.policy.seed_record is not 'action', or there is no prior",
         "policy.seed_std",
     ),
+    Rule(
+        lambda config: not config.train.buffer,
+        "train.buffer is empty",
+        ("agent.policy.data_record", "agent.policy.data_std"),
+    ),
+    _agent(
+        lambda agent: agent.policy.data_record != "action" or agent.policy.prior == "none",
+        "agent.policy.data_record is not 'action', or there is no prior",
+        "policy.data_std",
+    ),
     _agent(
         lambda agent: agent.policy.entropy_coef == 0.0,
         "agent.policy.entropy_coef is 0",

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pomcp_jax import normalising
 from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.config import AgentConfig, WorldModelConfig
+from pomcp_jax.normalising import Moments
 from pomcp_jax.types import Params
 
 OPSET, IR = 18, 8
@@ -91,7 +93,8 @@ def export(
     from onnx import TensorProto, helper
 
     graph = Graph([], [])
-    latent = _encoder(graph, params.model.encoder, config.world_model)
+    seen = INPUT if params.moments is None else _normalised(graph, params.moments, INPUT)
+    latent = _encoder(graph, params.model.encoder, seen, config.world_model)
     hidden = _hidden(graph, network, latent, "policy")
     # The second half of the outputs is the log-std, which the mode does not depend on.
     mean = _linear(graph, network["out"], hidden, "policy/out", columns=spec.action_size)
@@ -163,9 +166,22 @@ def _hidden(graph: Graph, params: Params, x: str, name: str) -> str:
     return functools.reduce(layer, range(len(params) - 1), x)  # all but "out"
 
 
-def _encoder(graph: Graph, params: Params, config: WorldModelConfig) -> str:
+def _normalised(graph: Graph, moments: Moments, x: str) -> str:
+    """:func:`pomcp_jax.normalising.apply`."""
+    _, shift, mean, variance = map(np.asarray, moments)
+    scale = 1.0 / np.sqrt(variance + np.float32(normalising.EPSILON))
+    steps = ("Sub", "shift", shift), ("Sub", "mean", mean), ("Mul", "scale", scale)
+    for kind, name, value in steps:
+        number = _constant(graph, f"observations/{name}/value", value)
+        x = _node(graph, kind, [x, number], f"observations/{name}")
+    bounds = ("least", -normalising.MOST), ("most", normalising.MOST)
+    ends = [_constant(graph, f"observations/{name}", value) for name, value in bounds]
+    return _node(graph, "Clip", [x, *ends], "observations")
+
+
+def _encoder(graph: Graph, params: Params, x: str, config: WorldModelConfig) -> str:
     """Latents ``[N, L]``: hidden layers, a normed layer and :func:`pomcp_jax.maths.simnorm`."""
-    x = _normed(graph, params["out"], _hidden(graph, params, INPUT, "encoder"), "encoder/out")
+    x = _normed(graph, params["out"], _hidden(graph, params, x, "encoder"), "encoder/out")
     latent, group = len(params["out"]["scale"]), config.simnorm_group
     contiguous = config.arranged_for == "gpu"
     groups = [latent // group, group] if contiguous else [group, latent // group]

@@ -39,6 +39,7 @@ SAME = (
     "num_bins",
     "bin_low",
     "bin_high",
+    "normalise_observations",
 )
 """Fields of the world model that must not differ."""
 
@@ -104,7 +105,7 @@ def adapted(
     prior: Any = None
     if config.policy.learns_prior:
         prior = params.policy if params.prior is None else params.prior
-    params = AgentParams(model, params.policy, prior)
+    params = AgentParams(model, params.policy, prior, params.moments)
     index = latent_order.order(origin.world_model, wanted.arranged_for)
     params = latent_order.arranged(params, origin.world_model, wanted.arranged_for)
     return Learned(params, latent_order.read(target, index))
@@ -128,7 +129,8 @@ def begin(
 ) -> AgentState:
     """Fresh ``agents``, with a leading axis S, with the parameters of ``learned``.
 
-    ``which`` selects the agents that get them; all by default.
+    ``which`` selects the agents that get them; all by default. Selected ones keep their statistics
+    of observations, which describe a replay that stays.
     """
 
     def put(new: Any, like: Any) -> Any:
@@ -144,9 +146,9 @@ def begin(
 
     fresh = agents.params
     model = type(fresh.model)(*map(put, learned.params.model, fresh.model))
-    params = AgentParams(
-        model, put(learned.params.policy, fresh.policy), put(learned.params.prior, fresh.prior)
-    )
+    moments = put(learned.params.moments, fresh.moments) if which is None else fresh.moments
+    policy, prior = put(learned.params.policy, fresh.policy), put(learned.params.prior, fresh.prior)
+    params = AgentParams(model, policy, prior, moments)
     return agents._replace(
         params=params, target_value=put(learned.target_value, agents.target_value)
     )

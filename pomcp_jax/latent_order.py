@@ -65,4 +65,5 @@ def arranged(params: AgentParams, config: WorldModelConfig, arranged_for: str) -
         ),
         read(params.policy, index),
         None if params.prior is None else read(params.prior, index),
+        params.moments,
     )

@@ -144,7 +144,7 @@ def _of_plans(
     if config.critic.target_actor == "best":
         planned = jnp.maximum(planned, own)
     # An episode's final observation has no plan.
-    return jnp.where(batch.rows.last[1:], own, planned)
+    return jnp.where(batch.rows.last[1:] | ~recorded(batch, config)[1:], own, planned)
 
 
 def clipped_share(
@@ -225,6 +225,14 @@ def loss(
         + opt.termination_coef * terms.termination
     )
     return total, terms
+
+
+def recorded(batch: Batch, config: AgentConfig) -> Bool[Array, "T B"]:
+    """States whose record may be read: all, unless ``policy.data_record`` is ``none``."""
+    # A constant in every other case: programs of runs without data are as they were.
+    if config.policy.data_record == "none":
+        return batch.recorded
+    return jnp.ones_like(batch.valid)
 
 
 def prior_of_rows(batch: Batch, steps: int) -> Gaussian:

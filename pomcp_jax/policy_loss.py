@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from pomcp_jax import actors, losses, maths, world_model
 from pomcp_jax.actors import AgentParams
 from pomcp_jax.config import AgentConfig, PolicyConfig
-from pomcp_jax.model_loss import look_ahead, prior_of_rows, random_heads, reduce_heads
+from pomcp_jax.model_loss import look_ahead, prior_of_rows, random_heads, recorded, reduce_heads
 from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams, Networks
@@ -74,7 +74,7 @@ def prior_loss(
     record = losses.floored(prior_of_rows(batch, steps), config.policy)
     pair = (prior, record) if config.prior.divergence == "reverse" else (record, prior)
     kl = jnp.sum(maths.gaussian_kl(*pair), axis=-1)
-    mask = batch.transition
+    mask = batch.transition & recorded(batch, config)[:steps]
     fitted = mask
     if config.prior.gate:
         action = None
@@ -139,16 +139,16 @@ def policy_loss(
             weight = losses.value_weights(q, mask, scales.q, policy)
 
     kl = None if prior is None else losses.divergence(sample, prior, policy)
+    near, weight = _where_recorded(batch, mask, weight, policy)
     if kl is not None:
-        scales = scales._replace(kl=_updated(scales.kl, kl, mask, policy))
+        scales = scales._replace(kl=_updated(scales.kl, kl, near, policy))
 
     used: dict[str, Any] = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight}
     multiplier = jnp.exp(scales.log_multiplier)
     out = losses.policy_loss(sample, q, kl, multiplier=multiplier, config=policy, **used)
-    mean_kl = maths.masked_mean(out.kl, mask)
-    total = maths.rho_mean(out.loss, mask, config.optimizer.rho)
-    return total, PolicyAux(
-        scales=_tuned(scales, mean_kl, sample.noise.shape[-1], policy),
+    mean_kl = maths.masked_mean(out.kl, near)
+    return maths.rho_mean(out.loss, mask, config.optimizer.rho), PolicyAux(
+        scales=_tuned(scales, mean_kl, near, sample.noise.shape[-1], policy),
         q=jnp.zeros_like(mean_kl) if q is None else maths.masked_mean(q, mask),
         kl=mean_kl,
         entropy=maths.masked_mean(maths.gaussian_entropy(sample.dist), mask),
@@ -175,10 +175,21 @@ def _spread_over_actions(
     return jax.lax.stop_gradient(jnp.sqrt(variance))
 
 
-def _tuned(scales: Scales, kl: Float[Array, ""], size: int, config: PolicyConfig) -> Scales:
-    """``scales`` after a step of the multiplier, with ``kl_tuning`` ``dual``."""
+def _tuned(
+    scales: Scales,
+    kl: Float[Array, ""],
+    near: Bool[Array, "T B"],
+    size: int,
+    config: PolicyConfig,
+) -> Scales:
+    """``scales`` after a step of the multiplier, with ``kl_tuning`` ``dual``.
+
+    ``kl`` is the mean over ``near``; without any such state nothing changes.
+    """
     if config.kl_tuning == "fixed":
         return scales
+    if _lacks_records(config):
+        kl = jnp.where(jnp.any(near), kl, jnp.nan)
     log = losses.dual_step(scales.log_multiplier, jax.lax.stop_gradient(kl), size, config)
     return scales._replace(log_multiplier=log)
 
@@ -194,6 +205,22 @@ def _updated(
     # without the stop the policy could lower KL / S by spreading the KL.
     spread = maths.percentile_range(jax.lax.stop_gradient(values[0]), mask[0])
     return maths.update_scale(scale, spread, config.scale_rate)
+
+
+def _lacks_records(config: PolicyConfig) -> bool:
+    """Whether the prior is a record that states may lack."""
+    return config.data_record == "none" and config.prior in ("stored", "replanned")
+
+
+def _where_recorded(
+    batch: Batch, mask: Bool[Array, "T B"], weight: Array | float, config: PolicyConfig
+) -> tuple[Bool[Array, "T B"], Array | float]:
+    """States of ``mask`` whose divergence counts, and its weights, 0 in all others."""
+    if not _lacks_records(config):
+        return mask, weight
+    # Value and entropy terms stay: only closeness to a missing record means nothing.
+    near = mask & batch.recorded[: mask.shape[0]]
+    return near, weight * near.astype(batch.rows.reward.dtype)
 
 
 def _state_mask(batch: Batch, steps: int, *, stored: bool) -> Bool[Array, "T B"]:
@@ -238,4 +265,8 @@ def policy_prior(
         return learned
     # Floored before mixing: a record of tiny std would have all the precision.
     records = losses.floored(records, config.policy)
-    return maths.geometric_mean(learned, records, config.policy.prior_mix)
+    mixed = maths.geometric_mean(learned, records, config.policy.prior_mix)
+    if config.policy.data_record != "none":
+        return mixed
+    has_record = batch.recorded[: latents.shape[0], :, None]
+    return jax.tree.map(lambda x, y: jnp.where(has_record, x, y), mixed, learned)

@@ -34,7 +34,7 @@ class Row(NamedTuple):
     prior_value: Float[Array, "*batch"]
     """The planner's value estimate when the record was made."""
     made: Int[Array, "*batch"]
-    """Updates that had been done when the record was made."""
+    """Updates that had been done when the record was made; -1 for a state without a record."""
 
 
 class Replay(NamedTuple):
@@ -79,6 +79,11 @@ class Batch(NamedTuple):
     def transition(self) -> Bool[Array, "H B"]:
         """Whether step t -> t + 1 is a real transition; one entry less than ``valid``."""
         return (self.valid & ~self.rows.last)[:-1]
+
+    @property
+    def recorded(self) -> Bool[Array, "T B"]:
+        """Whether a state has a planner record; final observations count as others do."""
+        return self.rows.made >= 0
 
 
 def init(

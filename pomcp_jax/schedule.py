@@ -47,6 +47,8 @@ class Work(NamedTuple):
     parts: Int[Array, ""] | int = 1
     phase: Int[Array, ""] | int = 0
     """That sum before the first group, modulo ``parts``."""
+    idle: Int[Array, ""] | int = 0
+    """Iterations of a group that are counted but step no environment."""
 
     @property
     def total_iterations(self) -> int:
@@ -199,10 +201,16 @@ def phases(config: Config) -> Phases:
         phase = before * part % group.iterations
         return Work(size, 1, whole, False, True, True, part, group.iterations, phase)
 
+    # Counted as if it acted: evaluations, checkpoints and resuming then need no other clock.
+    def learn_offline(before: int, size: int) -> Work:
+        return both(before, size)._replace(iterations=0, idle=1)
+
     # Pre-training has no steps: its chunks have as many updates as training's, for similar times.
     at_once = max(most, most * group.updates // group.iterations)
     return Phases(
         seeding=Chunks(seed_iterations(config), most, act),
         pretraining=Chunks(train.pretrain_updates, at_once, learn),
-        training=Chunks(training_iterations(config), most, both),
+        training=Chunks(
+            training_iterations(config), most, learn_offline if train.offline else both
+        ),
     )

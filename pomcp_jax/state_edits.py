@@ -129,6 +129,8 @@ def reset_agents(
     old, new = state.agent, train.init_agents(keys, config, spec)
     # The total is a count of the run; only the streak belonged to the old agent.
     new = new._replace(faults=new.faults._replace(total=old.faults.total))
+    # Replay stays, so what it says of observations does too.
+    new = new._replace(params=new.params._replace(moments=old.params.moments))
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(which.reshape(-1, *(1 for _ in old.shape[1:])), new, old)

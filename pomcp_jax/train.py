@@ -19,8 +19,19 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from pomcp_jax import acting, agent, counters, packing, replay, schedule, seed_axis, validation
+from pomcp_jax import (
+    acting,
+    agent,
+    counters,
+    normalising,
+    packing,
+    replay,
+    schedule,
+    seed_axis,
+    validation,
+)
 from pomcp_jax.acting import AgentSpec
+from pomcp_jax.agent import AgentState
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
@@ -163,6 +174,7 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
     )
     insert = jax.vmap(replay.insert, in_axes=(replay.SEEDS, 0), out_axes=replay.SEEDS)
     return state._replace(
+        agent=_count_observations(state.agent, row.obs),
         replay=insert(state.replay, row),
         env=env_state,
         timestep=following,
@@ -170,6 +182,15 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         stats=jax.vmap(counters.count)(state.stats, after),
         iteration=state.iteration + 1,
     )
+
+
+def _count_observations(agents: AgentState, obs: Float[Array, "S N O"]) -> AgentState:
+    """``agents`` whose statistics of observations, if they have any, include ``obs``."""
+    moments = agents.params.moments
+    if moments is None:
+        return agents
+    counted = jax.vmap(normalising.count)(moments, obs)
+    return agents._replace(params=agents.params._replace(moments=counted))
 
 
 def update_step(
@@ -284,6 +305,7 @@ def chunk(
         carry, phase = carry
         # Traced trip counts, hence ``fori_loop``: a ``scan`` would compile once per chunk length.
         carry = jax.lax.fori_loop(0, work.iterations, act, carry)
+        carry = (_idle(carry[0], work.idle, config), *carry[1:])
         # Counting remainders as integers is exact; a float ratio would drift over a run.
         phase = phase + work.part
         more = phase >= work.parts
@@ -297,6 +319,15 @@ def chunk(
     means = _divide(acted, state.iteration - before[0])
     state = state._replace(agent=packing.unpack(state.agent))
     return state, means | _divide(learned, state.updates - before[1])
+
+
+def _idle(state: TrainState, iterations: Array | int, config: Config) -> TrainState:
+    """``state`` with its counters advanced as by steps of the environments."""
+    passed = jnp.asarray(iterations, jnp.int32)
+    decisions = state.stats.decisions + passed * config.env.num_envs
+    return state._replace(
+        iteration=state.iteration + passed, stats=state.stats._replace(decisions=decisions)
+    )
 
 
 def _apart(total: PyTree, like: PyTree) -> PyTree:
@@ -389,6 +420,11 @@ def check_environment(config: Config, env: Env) -> None:
         raise ConfigError(
             f"train.num_devices = {config.train.num_devices}: the environments of {env.name!r} live"
             " on the host and serve one device; must be 1"
+        )
+    if config.env.history != env.history:
+        raise ConfigError(
+            f"env.history = {config.env.history}: environment {env.name!r} was made with"
+            f" {env.history}; must be the same (pomcp_jax.envs.history.stacked makes it so)"
         )
 
 

@@ -474,13 +474,14 @@ def _window_rows(config: Config) -> int:
 def random_phase_fills_a_window(config: Config) -> str | None:
     """The first update finds a window of every environment."""
     rows = _window_rows(config)
-    if config.train.seed_decisions >= rows:
+    # Whether a file has a window of every environment is checked when it is read.
+    if config.train.seed_decisions >= rows or config.train.buffer:
         return None
     return _wrong(
         config.train,
         "train.seed_decisions",
         f">= (agent.mppi.horizon + 1) x env.num_envs = {rows}:"
-        " the first update needs a window of every environment",
+        " the first update needs a window of every environment (or train.buffer names a file)",
     )
 
 
@@ -507,11 +508,27 @@ def replay_feeds_a_batch(config: Config) -> str | None:
     )
 
 
+def offline_runs_learn(config: Config) -> str | None:
+    """A run that does not act has nothing to do but updates."""
+    if not config.train.offline or config.train.updates_per_decision > 0:
+        return None
+    return _wrong(config.train, "train.updates_per_decision", "> 0 when train.offline is True")
+
+
+def buffer_is_a_file_of_arrays(config: Config) -> str | None:
+    """A name that can only be a mistake is refused before the environment is built."""
+    if config.train.buffer.endswith(".npz") or not config.train.buffer:
+        return None
+    return f"train.buffer = {config.train.buffer!r:.200}: must be an .npz file, or empty"
+
+
 RUN_RULES: tuple[RunRule, ...] = (
     seeds_are_int32,
     random_phase_fills_a_window,
     run_outlasts_the_random_phase,
     replay_feeds_a_batch,
+    offline_runs_learn,
+    buffer_is_a_file_of_arrays,
 )
 
 

@@ -15,7 +15,7 @@ import tiny
 
 from experiments import arguments, export, parsers, settings, sweep
 from experiments.configs import quickstart
-from pomcp_jax import acting, agent, checkpoint
+from pomcp_jax import acting, agent, checkpoint, datasets
 from pomcp_jax import config as config_lib
 
 ROOT = Path(__file__).parent.parent
@@ -94,7 +94,7 @@ def test_commands_parse(name, args):
 
 def test_commands_are_found():
     assert {param.values[0] for param in COMMANDS} >= {
-        "run", "sweep", "evaluate", "render", "export", "plot", "aggregate", "reproduce",
+        "run", "sweep", "evaluate", "render", "export", "dataset", "plot", "aggregate", "reproduce",
     }  # fmt: skip
 
 
@@ -172,6 +172,13 @@ def test_deploy(as_users_have_it, tmp_path):
     run_page("deploy", scope, budget=("time_budget=0.01", "time_budget=60.0"))
     assert scope["action"].shape == (2,) and scope["actions"].shape == (4, 2)
     assert scope["quick"].iterations == config.agent.mppi.iterations
+
+
+def test_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page("data", {})
+    rows = datasets.read("log.npz").rows
+    assert (rows.transitions, rows.episodes, rows.obs.shape[1]) == (1000, 10, 5)
 
 
 def test_compare(as_users_have_it):

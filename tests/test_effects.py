@@ -83,6 +83,12 @@ def test_settings_of_training():
     config = config_lib.replace(Config(), {"train.max_seed_resets": 5, "train.pretrain_updates": 0,
                                            "agent.policy.train_in_pretraining": False})  # fmt: skip
     assert names(config) == ["train.max_seed_resets", "agent.policy.train_in_pretraining"]
+    config = config_lib.replace(Config(), {"agent.policy.data_std": 0.1})
+    assert names(config) == ["agent.policy.data_std"]
+    config = config_lib.replace(config, {"train.buffer": "a.npz"})
+    assert names(config) == []
+    config = config_lib.replace(config, {"agent.policy.data_record": "none"})
+    assert names(config) == ["agent.policy.data_std"]
 
 
 @pytest.mark.parametrize("file", [brax, debug, dm_control, humanoid, quickstart, small])
@@ -109,6 +115,7 @@ def test_every_rule_can_be_broken():
         broken |= {line.split(", ", 1)[1] for line in effects.without_effect(config)}
     assert {rule.why for rule in effects.RULES} - broken == {
         "train.on_broken_seed is not 'reset'", "train.pretrain_updates is 0",
+        "train.buffer is empty", "agent.policy.data_record is not 'action', or there is no prior",
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def refusal(name, value):
     return str(error.value)
 
 
-FREE = ("env.task", "env.assets", "train.start_from")
+FREE = ("env.task", "env.assets", "train.buffer", "train.start_from")
 """Fields that take any text."""
 
 

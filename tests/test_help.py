@@ -32,7 +32,7 @@ def test_short_help_is_short():
 
 
 @pytest.mark.parametrize(
-    "name", "run sweep reproduce evaluate render export plot aggregate".split()
+    "name", "run sweep reproduce evaluate render export dataset plot aggregate".split()
 )
 def test_a_python_without_jax_is_one_line(name):
     """-S hides all installed packages, as another Python than that of the environment does."""

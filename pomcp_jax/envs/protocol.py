@@ -95,6 +95,8 @@ class Env(NamedTuple):
     """Whether episodes can end before their time limit; None if unknown."""
     scene: Scene | None = None
     """How to draw the state of one row; see :class:`Task`."""
+    history: int = 1
+    """Observations of the episode in each of its own (:mod:`pomcp_jax.envs.history`)."""
     outside: "Outside | None" = None
     """Access to environments outside of the compiled program; None if the state is everything."""
 

@@ -191,6 +191,7 @@ def estimate(config: Config, env: Env, machine: Machine) -> Estimate:
     one = plan(agent, *sizes).seconds(machine)
     learn = seeds * (update(agent, *sizes).seconds(machine) + CALL)
     iteration = seeds * (envs * one + CALL) + physics(config, sizes[0], seeds * envs)
+    iteration *= not config.train.offline
     episodes = config.train.eval_episodes
     step = seeds * (episodes * one + CALL) + physics(config, sizes[0], seeds * episodes)
     return Estimate(

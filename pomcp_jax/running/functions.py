@@ -1,5 +1,6 @@
 """Compiled functions of a run: the training program, evaluation, and resets of diverged agents."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,12 +14,14 @@ from pomcp_jax import (
     envs,
     evaluate,
     fine_tuning,
+    prefill,
     seed_axis,
     state_edits,
     train,
 )
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.envs import history
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.fine_tuning import Learned
@@ -39,6 +42,8 @@ class Functions(NamedTuple):
     """Donates its state argument."""
     notes: Callable[[], list[str]] = list
     """Lines for the user about environments on the host, since the last call."""
+    buffer: Callable[[], prefill.Prefill] | None = None
+    """Reads ``train.buffer`` and checks it; None without one."""
 
 
 def build(config: Config, env: Env | None = None) -> Functions:
@@ -48,11 +53,16 @@ def build(config: Config, env: Env | None = None) -> Functions:
       ConfigError: a package, a file or a capability of the physics is missing, or the agent of
         ``train.start_from`` does not fit.
     """
-    env = environment(config) if env is None else env
+    env = environment(config) if env is None else history.stacked(env, config.env.history)
     # Run.go reports the same doubts as progress lines; a warning would repeat them with a path.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
+    buffer = None
+    if config.train.buffer:
+        # Kept between the check at the start and the initial state: files may be large.
+        buffer = functools.lru_cache(maxsize=1)(lambda: prefill.load(config, env))
+        program = program._replace(init=prefill.filling(program.init, buffer, program.mesh))
     # Environments on the host are in the middle of training's episodes.
     apart = env if env.outside is None else env.outside.apart()
 
@@ -92,6 +102,7 @@ def build(config: Config, env: Env | None = None) -> Functions:
         Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads),
         Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
         list if env.outside is None else env.outside.notes,
+        buffer,
     )
     learned = trained.learned(config, program.spec)
     return functions if learned is None else _started(functions, learned)
@@ -124,7 +135,8 @@ def environment(config: Config) -> Env:
     given = {"assets": config.env.assets, "workers": config.env.workers}
     options = {name: value for name, value in given.items() if value}
     try:
-        return envs.make(config.env.task, config.env.action_repeat, config.env.backend, **options)
+        env = envs.make(config.env.task, config.env.action_repeat, config.env.backend, **options)
     except (ImportError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
         chosen = f"env.task = {config.env.task!r}, env.backend = {config.env.backend!r}"
         raise ConfigError(f"{chosen}: {' '.join(str(error).split())}") from None
+    return history.stacked(env, config.env.history)

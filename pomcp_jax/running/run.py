@@ -149,6 +149,8 @@ class Run:
             self.compile_ahead(seeds)
             busy = "compiling: initial state"
             self.state = self.work(program.init, self.config, seeds, busy=busy)
+            for line in self.functions.buffer().notes if self.functions.buffer else ():
+                self.progress.say(line)
         done = int(self.state.iteration), int(self.state.updates)
         # A checkpoint made during an evaluation has trained the chunk but not written its rows.
         if self.books.pending is not None:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pomcp_jax import cells as cells_lib
+from pomcp_jax import checkpoint, files, presets, seed_axis, train, validation
 from pomcp_jax import config as config_lib
-from pomcp_jax import files, presets, seed_axis, train, validation
 from pomcp_jax.cells import Grid
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
@@ -134,10 +134,8 @@ class Trainer:
         self.options = _checked(options)
         config = self.options.config
         self.cells = cells_lib.cells(config, self.options.grid)
-        if env is None:
-            validation.validate_config(self.cells[0].config)
-        else:
-            validation.validate_run(self.cells[0].config)
+        validate = validation.validate_config if env is None else validation.validate_run
+        validate(self.cells[0].config)
         self.config = cells_lib.joined(self.cells)
         """Configuration of all seeds: swept floats have the axis S."""
         # The workdir first: building the functions imports the physics, which takes seconds.
@@ -151,6 +149,7 @@ class Trainer:
             rows = f" ({len(self.cells)} cells x {config.train.num_seeds} seeds)"
             rows = rows if self.options.grid else ""
             raise ConfigError(f"{error}{rows}") from None
+        _check_buffer(self.options, self.functions)
         self.control = Control(Progress()) if control is None else control
         self.on_row, self.command, self._began = tuple(on_row), command, began
 
@@ -195,6 +194,19 @@ class Trainer:
             # A control may be shared with later runs, which must not inherit this request.
             self.control.forget()
             os.close(lock)
+
+
+def _check_buffer(options: Options, functions: Functions) -> None:
+    """Read ``train.buffer`` if the run will: a checkpoint holds what it gave.
+
+    Raises:
+      ConfigError: one line about the file.
+    """
+    resumes = options.resume in ("auto", "reset_envs")
+    if functions.buffer is not None and not (
+        resumes and checkpoint.entries(options.workdir / "checkpoints")
+    ):
+        functions.buffer()
 
 
 def _checked(options: Options) -> Options:

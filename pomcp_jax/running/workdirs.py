@@ -42,6 +42,7 @@ def config_text(config: Config) -> str:
 
 CHANGEABLE = (
     "total_decisions",
+    "offline",
     "chunk_decisions",
     "eval_decisions",
     "checkpoint_decisions",
@@ -54,9 +55,9 @@ CHANGEABLE = (
     "env.assets",
     "env.workers",
 )
-"""Fields that may change when a run resumes; without a prefix, fields of ``train``: its length, the
-schedule of evaluations and saves, the handling of failures, where the task's files are, and which
-processes step it. Changes of any other field would make it another run."""
+"""Fields that may change when a run resumes; without a prefix, fields of ``train``: its length,
+whether it acts, the schedule of evaluations and saves, the handling of failures, where the task's
+files are, and which processes step it. Changes of any other field would make it another run."""
 
 
 def differences(before: Config, config: Config, resume: str = "auto") -> str:
