@@ -94,7 +94,8 @@ def test_commands_parse(name, args):
 
 def test_commands_are_found():
     assert {param.values[0] for param in COMMANDS} >= {
-        "run", "sweep", "evaluate", "render", "export", "dataset", "plot", "aggregate", "reproduce",
+        "run", "sweep", "evaluate", "render", "export", "dataset", "import_tdmpc2", "plot",
+        "aggregate", "reproduce",
     }  # fmt: skip
 
 

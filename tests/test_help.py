@@ -11,7 +11,7 @@ import pytest
 
 from experiments import help_topics, parsers, settings, sweep, usage
 from pomcp_jax import controller, fields, presets
-from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.config import Config, ConfigError, WorldModelConfig
 from pomcp_jax.reporting import columns, comparison, statistics
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +153,8 @@ def test_plain_help_comes_without_jax(name):
 def test_choices_are_those_of_the_modules_that_use_them():
     assert parsers.ACTORS == controller.ACTORS
     assert parsers.AXES == tuple(columns.AXES) and parsers.BANDS == tuple(comparison.BANDS)
+    arranged_for = fields.specs(WorldModelConfig)["arranged_for"]
+    assert parsers.DEVICES == arranged_for.choices
     text = " ".join(parsers.aggregate().format_help().split())
     assert f"in aggregates (default {statistics.MAX_RETURN:g};" in text
     assert (
