@@ -119,7 +119,8 @@ def init(config: MppiConfig, action_size: int, dtype: DTypeLike = float) -> Plan
     Raises:
       ConfigError: for bounds that do not fit ``action_size``.
     """
-    planner_checks.check_numbers(config, size=action_size)
+    # Not all numbers: those of a sweep may still have the seeds' axis here.
+    planner_checks.check_bounds(config, size=action_size)
     middle = sequences.middle(config)
     state = PlanState(mean=jnp.full((config.horizon, action_size), middle, dtype))
     if not fields.is_on(config, "action_rate_cost"):

@@ -107,6 +107,15 @@ def check_numbers(config: MppiConfig, path: str = "mppi", size: int | None = Non
     rho = _known(f"{path}.noise_correlation", config.noise_correlation, size=size)
     if rho is not None and np.any(rho >= 1.0):
         raise ConfigError(f"{path}.noise_correlation = {_shown(rho)}: must be in [0, 1)")
+    check_bounds(config, path, size)
+
+
+def check_bounds(config: MppiConfig, path: str = "mppi", size: int | None = None) -> None:
+    """Check ``low`` and ``high`` alone, which is all that an initial state depends on.
+
+    Raises:
+      ConfigError: as :func:`check_numbers`.
+    """
     low = _known(f"{path}.low", config.low, None, size=size)
     high = _known(f"{path}.high", config.high, None, size=size)
     if low is not None and high is not None and not np.all(low < high):

@@ -11,11 +11,12 @@ import pytest
 import reference as ref
 import tiny
 
-from pomcp_jax import acting, exporting, fields, mppi, validation
+from pomcp_jax import acting, agent, exporting, fields, mppi, seed_axis, train, validation
 from pomcp_jax import config as config_lib
 from pomcp_jax import planner_sequences as sequences
 from pomcp_jax.config import ConfigError, MppiConfig
 from pomcp_jax.mppi import ModelFns, PlanState
+from pomcp_jax.running import functions
 
 # --------------------------------------------------- against the float64 numpy reference
 
@@ -309,8 +310,6 @@ def test_a_trained_agent_plans_with_the_options_and_is_exported():
     start = acting.init_plan(config, spec, 2)
     assert start.mean.shape == (2, 3, 2) and start.action.shape == (2, 2)
 
-    from pomcp_jax import agent
-
     params = agent.init(jax.random.key(0), config, spec).params
     act = jax.jit(functools.partial(acting.act, spec=spec, config=config, explore=0.0))
     args = params, jax.random.key(1), jnp.ones((2, 3))
@@ -322,6 +321,20 @@ def test_a_trained_agent_plans_with_the_options_and_is_exported():
 
     exported = exporting.export(params, config, spec, num=2)
     assert [x.shape for x in exported.in_avals] == [(2,), (2, 3), (2, 3, 2), (2, 2), (2,)]
+
+
+def test_a_sweep_may_contain_the_value_that_is_off():
+    """Traced only: the last action is carried for every row, that without a cost too."""
+    rows = [
+        tiny.run(agent_changes={"mppi.action_rate_cost": cost}, train__num_seeds=2)
+        for cost in (0.0, 0.1)
+    ]
+    config = seed_axis.stack(rows)
+    program = train.build(config, functions.environment(config))
+    state = jax.eval_shape(program.init, config)
+    assert state.plan.action.shape == (2, config.env.num_envs, program.spec.action_size)
+    after, _ = program.chunk.eval_shape(state, config, program.training[0])
+    assert jax.tree.structure(after.plan) == jax.tree.structure(state.plan)
 
 
 # ----------------------------------------------------------------------------- refusals
@@ -362,6 +375,6 @@ def test_a_last_action_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("name,value", [("low", -0.5), ("high", 2.0), ("low", np.zeros(2))])
 def test_training_has_the_bounds_of_its_policy(name, value):
-    agent = config_lib.replace(tiny.agent(), {f"mppi.{name}": value})
+    config = config_lib.replace(tiny.agent(), {f"mppi.{name}": value})
     with pytest.raises(ConfigError, match=rf"^agent.mppi.{name} .*: must be "):
-        validation.validate_agent(agent)
+        validation.validate_agent(config)
