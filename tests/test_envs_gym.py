@@ -17,6 +17,7 @@ from pomcp_jax import Trainer, envs, seed_axis, train
 from pomcp_jax.config import ConfigError
 from pomcp_jax.envs.adapters.gymnasium_rows import Rows, seed_of
 from pomcp_jax.envs.adapters.gymnasium_workers import Workers
+from pomcp_jax.rendering import frames
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.progress import Progress
 
@@ -351,3 +352,16 @@ def test_a_worker_that_always_dies_is_given_up():
         broken += int(timestep.invalid.sum())
     assert broken == 1 and np.isfinite(timestep.obs).all()
     assert "ended with code -9" in env.outside.notes()[0]
+
+
+def test_mujoco_environments_are_drawn_and_others_are_refused():
+    env = envs.make("gym/HalfCheetah-v5")
+    scene = frames.check(env)
+    assert scene.timestep == 0.05
+    state, _ = env.reset(keys(2))
+    qpos = frames.poses(scene, state.task)["qpos"]
+    own = gymnasium.make("HalfCheetah-v5")
+    own.reset(seed=seed_of(np.asarray(jax.random.key_data(keys(2)[1])).tobytes(), 0))
+    np.testing.assert_array_equal(qpos[1], own.unwrapped.data.qpos.astype(np.float32))
+    with pytest.raises(ValueError, match="task 'gym/Pendulum-v1' has no picture"):
+        frames.check(envs.make("gym/Pendulum-v1"))
