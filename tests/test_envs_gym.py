@@ -113,6 +113,19 @@ def test_a_row_does_not_depend_on_its_batch():
         np.testing.assert_array_equal(batch[:, 5:6], single)
 
 
+def test_rows_with_equal_keys_have_environments_of_their_own():
+    """A seed in two cells of a sweep: their actions are equal until the cells' agents differ."""
+    env = envs.make("gym/gym_worlds:Stored-v0")
+    same, actions = jnp.stack([keys(1)[0]] * 3), some_actions(env, 30, 3)
+    actions[:5] = actions[:5, :1]
+    state, steps = play(env, same, actions)
+    for row in range(3):
+        _, alone = play(env, same[:1], actions[:, row : row + 1])
+        for batch, single in zip(steps, alone, strict=True):
+            np.testing.assert_array_equal(batch[:, row : row + 1], single)
+    assert env.outside.notes() == []
+
+
 def on_disk(state):
     """A state as a checkpoint has it."""
     return jax.tree.map(
