@@ -17,6 +17,7 @@ from pomcp_jax import Trainer, envs, seed_axis, train
 from pomcp_jax.config import ConfigError
 from pomcp_jax.envs.adapters.gymnasium_rows import Rows, seed_of
 from pomcp_jax.envs.adapters.gymnasium_workers import Workers
+from pomcp_jax.rendering import frames
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.progress import Progress
 
@@ -110,6 +111,19 @@ def test_a_row_does_not_depend_on_its_batch():
     _, alone = play(env, keys(8)[5:6], actions[:, 5:6])
     for batch, single in zip(all_rows, alone, strict=True):
         np.testing.assert_array_equal(batch[:, 5:6], single)
+
+
+def test_rows_with_equal_keys_have_environments_of_their_own():
+    """A seed in two cells of a sweep: their actions are equal until the cells' agents differ."""
+    env = envs.make("gym/gym_worlds:Stored-v0")
+    same, actions = jnp.stack([keys(1)[0]] * 3), some_actions(env, 30, 3)
+    actions[:5] = actions[:5, :1]
+    state, steps = play(env, same, actions)
+    for row in range(3):
+        _, alone = play(env, same[:1], actions[:, row : row + 1])
+        for batch, single in zip(steps, alone, strict=True):
+            np.testing.assert_array_equal(batch[:, row : row + 1], single)
+    assert env.outside.notes() == []
 
 
 def on_disk(state):
@@ -351,3 +365,16 @@ def test_a_worker_that_always_dies_is_given_up():
         broken += int(timestep.invalid.sum())
     assert broken == 1 and np.isfinite(timestep.obs).all()
     assert "ended with code -9" in env.outside.notes()[0]
+
+
+def test_mujoco_environments_are_drawn_and_others_are_refused():
+    env = envs.make("gym/HalfCheetah-v5")
+    scene = frames.check(env)
+    assert scene.timestep == 0.05
+    state, _ = env.reset(keys(2))
+    qpos = frames.poses(scene, state.task)["qpos"]
+    own = gymnasium.make("HalfCheetah-v5")
+    own.reset(seed=seed_of(np.asarray(jax.random.key_data(keys(2)[1])).tobytes(), 0))
+    np.testing.assert_array_equal(qpos[1], own.unwrapped.data.qpos.astype(np.float32))
+    with pytest.raises(ValueError, match="task 'gym/Pendulum-v1' has no picture"):
+        frames.check(envs.make("gym/Pendulum-v1"))

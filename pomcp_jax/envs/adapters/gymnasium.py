@@ -192,7 +192,7 @@ class _Host:
     def call(self, do: str, *arrays: np.ndarray) -> np.ndarray:
         """A method of the rows; what they have to say goes to the notes."""
         rows = self._rows if self._rows is not None else self.rows()
-        result = getattr(rows, do)(*arrays)
+        result = getattr(rows, do)(*map(np.asarray, arrays))
         if rows.notes:
             self._notes += rows.notes
             rows.notes = []

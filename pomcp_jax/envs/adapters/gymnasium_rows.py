@@ -424,8 +424,11 @@ class Rows:
         """Lines for the user since they were last taken."""
         self._scale, self._observe = actions(action_space), observations(obs_space)[1]
         self._hook: Hook | None = None
-        self._live: dict[bytes, Instance] = {}
-        self._left: dict[bytes, Instance] = {}
+        self._live: dict[bytes, list[Instance]] = {}
+        """Environments by name. Rows with equal keys and actions, such as those of a seed in two
+        cells of a sweep, have equal names: their environments are in the same state."""
+        self._left: dict[bytes, list[Instance]] = {}
+        """During a step: those that no row of its batch has named."""
         self._free: list[Instance] = []
         self._lock = threading.Lock()
 
@@ -440,7 +443,8 @@ class Rows:
         """First rows ``[B, row]`` of a batch with these keys ``[B, K]``."""
         with self._lock:
             # One batch at a time: the environments of an earlier one are used again.
-            self._free += self._live.values()
+            for same in self._live.values():
+                self._free += same
             self._live = {}
             out = np.zeros((len(keys), self.layout.row), np.uint32)
             for row, key in zip(out, keys, strict=True):
@@ -467,7 +471,7 @@ class Rows:
                 for i, j in enumerate(range(0, len(heads), HEAD.size))
             ]
             # Claimed before any is stepped: what is left belongs to no row of this batch.
-            claimed = [self._live.pop(name, None) for name in names]
+            claimed = [self._claimed(name) for name in names]
             self._left, self._live = self._live, {}
             try:
                 again = self._step_all(heads, names, claimed, actions, saved, out)
@@ -517,9 +521,9 @@ class Rows:
         with self._lock:
             for i, (row, key) in enumerate(zip(rows, keys, strict=True)):
                 name = key.tobytes() + row[:NAME].tobytes()
-                instance = self._live.get(name)
-                if instance is None or self._hook is None:
+                if name not in self._live or self._hook is None:
                     continue
+                instance = self._live[name][0]
                 try:
                     state = self._hook.take(instance.env, instance.before, instance.action)
                     out[i] = np.frombuffer(name + state, np.uint8)
@@ -529,7 +533,7 @@ class Rows:
 
     def close(self) -> None:
         """Close all environments."""
-        for instance in (*self._live.values(), *self._left.values(), *self._free):
+        for instance in (*sum((*self._live.values(), *self._left.values()), []), *self._free):
             self._close(instance)
         self._live, self._left, self._free = {}, {}, []
 
@@ -542,9 +546,18 @@ class Rows:
         except Exception as error:
             self._note("close() fails", error)
 
+    def _claimed(self, name: bytes) -> Instance | None:
+        same = self._live.pop(name, None)
+        if same is None:
+            return None
+        instance = same.pop()
+        if same:
+            self._live[name] = same
+        return instance
+
     def _take(self) -> Instance:
         if not self._free and self._left:  # of an earlier batch
-            self._free.append(self._left.pop(next(iter(self._left))))
+            self._free += self._left.pop(next(iter(self._left)))
         if not self._free:
             self.adopt(make(self.settings.name, self.settings.options))
         return self._free.pop()
@@ -583,7 +596,8 @@ class Rows:
             instance.before = instance.action = None
             mark = zlib.crc32(seen.data)
             self._pose(instance, values)
-            self._live[key + struct.pack("=III", episode, 0, mark)] = instance
+            name = key + struct.pack("=III", episode, 0, mark)
+            self._live.setdefault(name, []).append(instance)
         except Exception as error:
             self._note("reset breaks", error)
             if instance is not None:
@@ -649,7 +663,7 @@ class Rows:
             else:
                 self._begin(instance, key, episode + 1, row, INVALID)
             return
-        self._live[key + row[:NAME].tobytes()] = instance
+        self._live.setdefault(key + row[:NAME].tobytes(), []).append(instance)
 
 
 def serve(connection: Any) -> None:
