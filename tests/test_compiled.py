@@ -68,7 +68,7 @@ UNREAD = {
     "train.total_decisions": 80, "train.chunk_decisions": 6, "train.on_broken_seed": "leave",
     "train.num_devices": 1, "train.max_seed_resets": 5, "train.pretrain_updates": 2,
     "train.updates_per_decision": 0.1, "train.seed_decisions": 24, "env.task": "probe/lqr",
-    "env.backend": "host",
+    "env.backend": "host", "train.offline": True, "train.buffer": "a.npz",
 }  # fmt: skip
 
 
