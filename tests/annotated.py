@@ -37,7 +37,7 @@ def run(preset, task, **changes):
 
 
 def plan():
-    """The planner alone, with traced numbers."""
+    """The planner alone, with traced numbers, and with all options for robots."""
 
     def step(params, x, action):
         x = x + 0.1 * jnp.stack([x[1], action[0]])
@@ -45,15 +45,20 @@ def plan():
 
     model = ModelFns(step, lambda params, key, x: -10.0 * jnp.sum(x**2))
     config = MppiConfig(num_samples=16, num_proposals=0, num_elites=4, iterations=2)
-
-    def one(key, x, temperature):
-        changed = dataclasses.replace(config, temperature=temperature)
-        start = mppi.init(changed, 1)
-        return mppi.plan(None, key, x, start, model=model, config=changed, explore=0.0)
-
+    robot = dataclasses.replace(
+        config, low=-2.0, std_init=0.5, noise_correlation=0.5, knots=2, action_rate_cost=0.1
+    )
     keys = jax.random.split(jax.random.key(0), 3)
-    out = jax.eval_shape(jax.vmap(one), keys, jnp.zeros((3, 2)), jnp.ones(3))
-    assert out.action.shape == (3, 1)
+    for settings in (config, robot):
+
+        def one(key, x, temperature, settings=settings):
+            changed = dataclasses.replace(settings, temperature=temperature)
+            start = mppi.init(changed, 1)
+            out, _ = mppi.imagine(None, key, x, start, model=model, config=changed)
+            return out, mppi.shift(out, 2)
+
+        out, later = jax.eval_shape(jax.vmap(one), keys, jnp.zeros((3, 2)), jnp.ones(3))
+        assert out.action.shape == (3, 1) and later.mean.shape == (3, 3, 1)
 
 
 if __name__ == "__main__":
