@@ -11,7 +11,7 @@ help:
 	@echo "make lint        ruff and mypy, as CI runs them"
 	@echo "make docs        write docs/configuration_fields.md from the code"
 	@echo "make site        build the documentation into build/site; warnings are errors"
-	@echo "make bench       time plans, updates and start-up on this machine"
+	@echo "make bench       time everything on this machine, about half an hour on two cores"
 	@echo "make clean       remove $(VENV) and caches; runs/ stays"
 
 # A stamp for each set of extras: pip runs again only when pyproject.toml has changed.
@@ -39,8 +39,7 @@ site: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs build/site
 
 bench: $(VENV)/.installed-run
-	$(BIN)/python -m experiments.benchmarks.speed efficiency
-	$(BIN)/python -m experiments.benchmarks.speed startup
+	$(BIN)/python -m experiments.benchmarks.all
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .jax_cache

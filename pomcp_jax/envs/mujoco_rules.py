@@ -34,7 +34,7 @@ class Body(NamedTuple):
     sensors: dict[str, Array]
     """Values of each sensor."""
     episode: PyTree
-    """Values of the episode, from :attr:`Start.episode` and :attr:`Rules.follow`."""
+    """Values of the episode, from :attr:`Start.episode` and ``Rules.follow``."""
 
 
 class Rules(NamedTuple):
