@@ -5,6 +5,7 @@ a configuration and returns None, or one line that names a field, its value and 
 """
 
 import math
+import os
 from collections.abc import Callable
 
 from pomcp_jax import config as config_lib
@@ -589,6 +590,11 @@ def validate_config(config: Config) -> None:
         envs.check_workers(config.env.task, config.env.workers)
     except ValueError as error:
         raise ConfigError(f"env.workers = {config.env.workers}: {error}") from None
+    start = config.train.start_from
+    if start and not os.path.isdir(os.path.expanduser(start)):
+        raise ConfigError(
+            f"train.start_from = {start!r:.200}: must be the folder of a trained agent, or empty"
+        )
     try:
         envs.check_assets(config.env.task, config.env.assets)
     except ConfigError:

@@ -12,6 +12,8 @@ NO_VALUE = {"policy.q_source": "none", "policy.q_coef": 0.0}
 
 # Preset, changes, the field that is named, and the ways out: words of the hint -> changes.
 CONTRADICTIONS = [
+    ("po_mpc", {"mppi.low": -0.5}, "mppi.low", {"-1 in training": {"mppi.low": -1.0}}),
+    ("bmpc", {"mppi.high": 2.0}, "mppi.high", {"1 in training": {"mppi.high": 1.0}}),
     ("po_mpc", {"policy.q_source": "model"}, "policy.q_source", {
         "'critic'": {"policy.q_source": "critic"},
         "'none' when agent.world_model.critic is 'q'": NO_VALUE,

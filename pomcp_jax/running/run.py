@@ -5,6 +5,7 @@ between chunks: tables, evaluations, checkpoints, requests to stop. The seed axi
 cells (:mod:`pomcp_jax.cells`): one in a run, one for each setting in a sweep.
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -230,7 +231,9 @@ class Run:
         first = next(chunks, None)
         # Arrays on several devices have placements, which shapes do not tell.
         if program.mesh is None and first is not None:
-            state = jax.eval_shape(program.init, self.config, seeds)
+            # Not ``program.init``, which may read files.
+            fresh = functools.partial(train.init, self.config, program.env, program.spec)
+            state = jax.eval_shape(fresh, seeds)
             self.ahead.start(program.chunk, args=(state, self.config, first))
 
     def chunk(self, phase: str, work: Work) -> None:
