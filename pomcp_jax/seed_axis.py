@@ -166,14 +166,19 @@ def mesh_size(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.size
 
 
-def padding(num_seeds: int, devices: int) -> int:
-    """Rows besides those of S seeds with which all devices have equally many."""
-    return -num_seeds % devices
+def shares(mesh: Mesh | None) -> int:
+    """Number of parts into which the seeds are divided."""
+    return 1 if mesh is None else mesh.shape[AXIS]
+
+
+def padding(num_seeds: int, parts: int) -> int:
+    """Rows besides those of S seeds with which all parts have equally many."""
+    return -num_seeds % parts
 
 
 def pad(tree: PyTree, num_seeds: int, mesh: Mesh | None) -> PyTree:
     """``tree`` of S seeds with copies of the last one, so that all devices have equally many."""
-    extra = padding(num_seeds, mesh_size(mesh))
+    extra = padding(num_seeds, shares(mesh))
 
     # Copies of a real seed can do nothing that it does not do itself: no fault, no loop is theirs
     # alone. Zeros could diverge.
@@ -188,13 +193,13 @@ def pad(tree: PyTree, num_seeds: int, mesh: Mesh | None) -> PyTree:
 
 def cut(tree: PyTree, num_seeds: int, mesh: Mesh | None) -> PyTree:
     """Inverse of :func:`pad`: the rows of S seeds."""
-    extra = padding(num_seeds, mesh_size(mesh))
+    extra = padding(num_seeds, shares(mesh))
     return first(tree, num_seeds + extra, num_seeds) if extra else tree
 
 
 def without_padding(tree: PyTree, num_seeds: int, mesh: Mesh | None) -> PyTree:
     """Results of a compiled function without padding: NumPy arrays; a no-op without padding."""
-    if not padding(num_seeds, mesh_size(mesh)):
+    if not padding(num_seeds, shares(mesh)):
         return tree
     # On the host: a slice of rows that lie on several devices would be a program of its own.
     under_trace = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
@@ -218,8 +223,8 @@ def describe(num_seeds: int, mesh: Mesh | None, what: str = "seeds") -> str:
     if mesh is None:
         return ""
     platform = mesh.devices.flat[0].platform
-    extra = padding(num_seeds, mesh.size)
-    share = f"{(num_seeds + extra) // mesh.size} each"
+    extra = padding(num_seeds, shares(mesh))
+    share = f"{(num_seeds + extra) // shares(mesh)} each"
     share += f", {extra} row{'s' * (extra > 1)} of padding" if extra else ""
     named = PLATFORMS.get(platform, f"{platform} devices")
     return f"{num_seeds} {what} on {mesh.size} {named} ({share})"
@@ -228,7 +233,7 @@ def describe(num_seeds: int, mesh: Mesh | None, what: str = "seeds") -> str:
 def _share(config: Config, mesh: Mesh) -> Config:
     """``config`` with the number of seeds of a device; ``shard_map`` splits its arrays."""
     # The number of seeds is static: inside ``shard_map`` it must be that of the share.
-    share = -(-config.train.num_seeds // mesh.size)
+    share = -(-config.train.num_seeds // shares(mesh))
     train = dataclasses.replace(config.train, num_seeds=share)
     config = dataclasses.replace(config, train=train)
     return jax.tree.map(lambda x: pad(x, x.shape[0], mesh) if jnp.ndim(x) else x, config)
@@ -292,7 +297,7 @@ def shapes(tree: PyTree, num_seeds: int, mesh: Mesh | None, specs: Any) -> PyTre
     """Shapes and placements that :func:`enter` gives arrays of the shapes in ``tree``."""
     if mesh is None:
         return tree
-    extra = padding(num_seeds, mesh.size)
+    extra = padding(num_seeds, shares(mesh))
 
     def move(spec: PartitionSpec, part: PyTree) -> PyTree:
         def entered(x: Any) -> jax.ShapeDtypeStruct:

@@ -461,7 +461,7 @@ def build(config: Config, env: Env) -> Program:
     spec = acting.build(config.agent, env.observation_size, env.action_size)
     # Environments outside of the program serve one device, however many there are.
     mesh = seed_axis.mesh(config) if env.outside is None else None
-    extra = seed_axis.padding(config.train.num_seeds, seed_axis.mesh_size(mesh))
+    extra = seed_axis.padding(config.train.num_seeds, seed_axis.shares(mesh))
 
     def start(config, seeds):
         return init(config, env, spec, seeds)

@@ -144,8 +144,8 @@ class Trainer:
         on_checked(self)
         self.functions: Functions = build(_as_before(self.config, self.options), env)
         program = self.functions.program
-        devices = seed_axis.mesh_size(program.mesh)
-        self.replay_bytes = train.replay_bytes(self.config, program.env, devices)
+        parts = seed_axis.shares(program.mesh)
+        self.replay_bytes = train.replay_bytes(self.config, program.env, parts)
         try:
             validation.validate_memory(self.config, self.replay_bytes)
         except ConfigError as error:
