@@ -16,9 +16,9 @@ import sys
 
 import numpy as np
 
-from experiments import config_files, settings, start, streams, xla
+from experiments import config_files, devices, settings, start, streams, xla
 from pomcp_jax import config as config_lib
-from pomcp_jax import effects
+from pomcp_jax import effects, seed_axis
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import cost, metrics, process, workdirs
 from pomcp_jax.running.background import Control
@@ -68,7 +68,10 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
     """
     options = settings.parse(argv)
     # Before the trainer: JAX settles on devices and cache when it computes for the first time.
+    seeds = options.config.train.num_seeds
+    devices.use(devices.on_cpu(options, seeds))
     xla.begin(options.cache_dir)
+    options = options._replace(config=devices.chosen(options, seeds))
     trainer = Trainer(
         options.config,
         options.workdir,
@@ -122,14 +125,15 @@ def cheaper(trainer: Trainer) -> str:
     machine, env = cost.measure(), trainer.functions.program.env
     task = trainer.config.env.task
 
-    def seconds(config: Config) -> float:
-        known = cost.estimate(config, env, machine)
+    def seconds(config: Config, devices: int) -> float:
+        known = cost.estimate(config, env, machine, devices)
         return cost.todo(config, 0, 0, -1).seconds(known.decision, known.evaluation)
 
-    if machine is None or "/" in task or seconds(trainer.config) < LONG:
+    devices = seed_axis.mesh_size(trainer.functions.program.mesh)
+    if machine is None or "/" in task or seconds(trainer.config, devices) < LONG:
         return ""
     small = config_files.load(SMALL, task)
-    took = seconds(config_lib.replace(small, {"train.num_seeds": 1}))
+    took = seconds(config_lib.replace(small, {"train.num_seeds": 1}), 1)
     return (
         f"hint: --config={SMALL}:{task} has a model for CPUs: about {cost.text(took)} for one"
         f" seed and {small.train.total_decisions:,} decisions"

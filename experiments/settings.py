@@ -1,8 +1,10 @@
 """Arguments of a training; every mistake raises a one-line error."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -27,6 +29,8 @@ class Settings(NamedTuple):
     wandb: str = ""
     minutes: float | None = None
     """Wall-clock time until training stops; None without a limit."""
+    cores: bool = False
+    """``--num_devices=cores``: every core, also for a run that resumes with fewer."""
 
 
 class HelpWanted(Exception):
@@ -36,6 +40,8 @@ class HelpWanted(Exception):
         super().__init__(answer)
         self.answer = answer
 
+
+DEVICES = "train.num_devices"
 
 MEANT = {
     "seeds": "--config.train.num_seeds",
@@ -58,6 +64,8 @@ MEANT = {
     "time_limit": "--minutes",
     "max_minutes": "--minutes",
     "device": "the variable JAX_PLATFORMS",
+    "devices": "--num_devices",
+    "cores": "--num_devices",
 }
 """Common names in other programs, and their names here."""
 
@@ -114,6 +122,7 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
     config = _sized(config_files.load(path, argument), values.size)
     if is_unasked and task is not None:
         config = own_tasks.with_facts(config, task)
+    overrides |= _devices(values.num_devices, overrides)
     return Settings(
         config=config_files.changed(config, overrides),
         workdir=workdirs.expanded(workdir),
@@ -123,6 +132,7 @@ def _resolved(argv: list[str], values: flags.FlagValues | None) -> Settings:
         resume=values.resume,
         wandb=_project(values.wandb),
         minutes=_minutes(values.minutes),
+        cores=values.num_devices == CORES,
     )
 
 
@@ -137,6 +147,7 @@ def _defined(values: flags.FlagValues | None) -> flags.FlagValues:
     flags.DEFINE_string("cache_dir", None, "compilation cache", flag_values=values)
     flags.DEFINE_string("resume", "auto", ", ".join(RESUME), flag_values=values)
     flags.DEFINE_float("minutes", None, "time until training stops", flag_values=values)
+    flags.DEFINE_string("num_devices", None, "devices of the seeds", flag_values=values)
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
     return values
 
@@ -161,6 +172,28 @@ def _minutes(given: float | None) -> float | None:
     if given is not None and not 0.0 < given < float("inf"):
         raise ConfigError(f"--minutes = {given:g}: must be above 0")
     return given
+
+
+CORES = "cores"
+
+
+def _devices(given: str | None, overrides: Mapping[str, Any]) -> dict[str, str | None]:
+    """Override that ``--num_devices`` stands for.
+
+    Raises:
+      ConfigError: it is no number of devices, or the field is overridden too.
+    """
+    if given is None:
+        return {}
+    if DEVICES in overrides:
+        raise ConfigError(f"--num_devices = {given!r}: is --config.{DEVICES} too; must be one")
+    if given == CORES:
+        return {DEVICES: "0"}
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", given):
+        raise ConfigError(
+            f"--num_devices = {given!r}: must be {CORES}, or a number of devices >= 1"
+        )
+    return {DEVICES: given}
 
 
 def _sized(config: Config, size: str | None) -> Config:

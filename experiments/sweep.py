@@ -13,13 +13,14 @@ from experiments import early  # isort: skip  # noqa: F401
 from experiments import usage  # isort: skip
 from experiments import clock  # isort: skip
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from experiments import config_files, settings, start, streams, xla
+from experiments import config_files, devices, settings, start, streams, xla
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects
 from pomcp_jax.cells import text
@@ -49,6 +50,14 @@ def parse_grid(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise ConfigError(f"grid: {name.strip()} appears twice; must be one list of values")
         grid[name.strip()] = words
     return grid
+
+
+def num_cells(given: Sequence[str]) -> int:
+    """Number of cells of a grid; 1 for one that :class:`Trainer` will refuse."""
+    try:
+        return math.prod(map(len, parse_grid(given).values()))
+    except ConfigError:
+        return 1
 
 
 def own_flags() -> flags.FlagValues:
@@ -90,7 +99,11 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
     if seeds < 1:
         raise ConfigError(f"--seeds = {seeds}: must be >= 1")
     config = config_lib.replace(options.config, {"train.num_seeds": seeds})
+    options = options._replace(config=config)
+    rows = seeds * num_cells(values.grid)
+    devices.use(devices.on_cpu(options, rows, "sweep.json"))
     xla.begin(options.cache_dir)
+    config = devices.chosen(options, rows)
 
     def checked(trainer: Trainer) -> None:
         for field in trainer.options.grid:

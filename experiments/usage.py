@@ -17,7 +17,8 @@ CONFIG = "pomcp_jax.config"
 RUN = """\
 usage: python -m experiments.run --config=FILE[:task,preset,size] [--config.any.field=value ...]
            [--size=SIZE] [--workdir=DIR] [--resume=MODE] [--tensorboard] [--wandb=PROJECT]
-           [--minutes=M] [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
+           [--minutes=M] [--num_devices=N] [--cache_dir=DIR|none] [--print_config]
+           [--help[=TOPIC]]
 
 recipes, each behind `python -m experiments.run`; C is experiments/configs:
   --config=C/quickstart.py                                 swing a pole up, in minutes
@@ -40,6 +41,8 @@ recipes, each behind `python -m experiments.run`; C is experiments/configs:
   --wandb        log to this project of Weights & Biases too, a run for each seed (`pip install
                  wandb`; WANDB_MODE=offline without a network)
   --minutes      stop, save and exit with code 75 after this time; the same command resumes
+  --num_devices  devices for the seeds: a number, or `cores` (default): as many as help, of the
+                 cores of a CPU or of all GPUs; a run that resumes keeps its number
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --print_config print the resolved configuration and stop
   --help=TOPIC   a section of fields, or a field: type, range or choices, default, the value in
@@ -53,8 +56,9 @@ SWEEP = """\
 usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,preset,size]
            --grid="policy.kl_coef=0,0.1,1,9" [--grid="optimizer.learning_rate=3e-4,1e-3"]
            [--seeds=K] [--config.any.field=value ...] [--size=SIZE] [--workdir=DIR]
-           [--tensorboard] [--wandb=PROJECT] [--minutes=M] [--cache_dir=DIR|none]
-           [--print_config] [--help[=TOPIC]] [--resume=auto|never|reset_envs]
+           [--tensorboard] [--wandb=PROJECT] [--minutes=M] [--num_devices=N]
+           [--cache_dir=DIR|none] [--print_config] [--help[=TOPIC]]
+           [--resume=auto|never|reset_envs]
 
   --grid         a field of the agent and its values; several, or `;` in one, span a product
   --seeds        seeds of every cell (default config.train.num_seeds)
@@ -65,6 +69,8 @@ usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,pr
   --wandb        log to this project of Weights & Biases too, a run for each seed of each cell
                  (`pip install wandb`; WANDB_MODE=offline without a network)
   --minutes      stop, save and exit with code 75 after this time; the same command resumes
+  --num_devices  devices for the seeds: a number, or `cores` (default): as many as help, of the
+                 cores of a CPU or of all GPUs; a run that resumes keeps its number
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --resume       what to do with an earlier sweep in the workdir: auto (default) resumes it bit for
                  bit; never moves it to previous-N and starts over; reset_envs resumes with fresh

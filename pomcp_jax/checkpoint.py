@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pomcp_jax import __version__, acting, agent, arrays, digests, files, validation
+from pomcp_jax import __version__, acting, agent, arrays, digests, files, seed_axis, validation
 from pomcp_jax import config as config_lib
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
@@ -92,16 +92,21 @@ class Snapshot(NamedTuple):
     """Empty when only an agent was given."""
 
 
-def snapshot(state: AgentState | TrainState) -> Snapshot:
+def snapshot(state: AgentState | TrainState, num_seeds: int | None = None) -> Snapshot:
     """Copy a state to the host; of replay, the rows in use (one if there are none).
 
-    The copy can be saved after the state was donated.
+    The copy can be saved after the state was donated. ``num_seeds`` is the number of the first
+    seeds that are copied, for a run with rows of padding; all by default.
     """
     rows = 0
     # Only rows in use: the capacity may be a hundred times what a young run has filled.
     if isinstance(state, TrainState):  # Replay.size ignores the axis of seeds
         rows = min(max(int(state.replay.inserted), 1), state.replay.rows.reward.shape[1])
-    leaves = arrays.named(jax.device_get(arrays.key_data(state)))
+    held = jax.device_get(arrays.key_data(state))
+    if num_seeds is not None:
+        before = len(jax.tree.leaves(held)[0])
+        held = seed_axis.first(held, before, num_seeds)
+    leaves = arrays.named(held)
     # Copies: on a CPU, device_get returns the device's own memory, which donation reuses.
     copies = {
         name: np.array(leaf[:, :rows] if name.startswith(arrays.RING) else leaf)

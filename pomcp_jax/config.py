@@ -469,7 +469,7 @@ class TrainConfig:
     ``reset``: it restarts with a fresh agent and keeps its replay. Other seeds do not change by a
     bit."""
     num_devices: HostCountOrZero = 0
-    """Devices over which seeds are distributed; must divide their number. 0: the most that do."""
+    """Devices over which seeds are distributed, at most as many as seeds; 0: as many as help."""
     max_seed_resets: HostCount = 3
     """Resets of a seed after which ``reset`` acts as ``leave``."""
 

@@ -163,7 +163,9 @@ def filling(
         moments = None
         if config.agent.world_model.normalise_observations:
             moments = normalising.of_data(rows.obs.reshape(-1, rows.obs.shape[-1]))
-        filled = _fill(state, rows, *_records(rows, config), moments)
+        spread, made = _records(rows, config)
+        spread = seed_axis.pad(spread, len(spread), mesh)
+        filled = _fill(state, rows, spread, made, moments)
         return seed_axis.place(filled, mesh, train_state.SPECS)
 
     return begin

@@ -6,8 +6,10 @@ maps exactly those that have the axis. Static fields (sizes, names, switches) de
 program, so they are the same in every row.
 
 Devices: every array of a run has the axis S first (environments S N, seed-major), except three
-counters. A share is therefore a run of S / k seeds by itself, and nothing is communicated. With one
-device there is no mesh, and the compiled program is the plain one.
+counters. A share is therefore a run of ceil(S / k) seeds by itself, and nothing is communicated. If
+k does not divide S, copies of the last seed fill the last shares (:func:`pad`): compiled functions
+compute them, and everything else has S rows (:func:`cut`). With one device there is no mesh, and
+the compiled program is the plain one.
 """
 
 import dataclasses
@@ -115,31 +117,37 @@ SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
 """Distribution of an argument over devices: by its first axis, or replicated."""
 
 
+def fewest(num_seeds: int, available: int) -> int:
+    """The fewest devices on which no device has more seeds than if all ``available`` computed."""
+    # What counts is the largest share: 10 seeds on 8 devices take as long as on 5, 2 on each.
+    largest = -(-num_seeds // min(num_seeds, available))
+    return -(-num_seeds // largest)
+
+
 def device_count(config: Config, available: int | None = None) -> int:
-    """Number of devices of a run: ``train.num_devices``, or the most that divide its seeds.
+    """Number of devices of a run: ``train.num_devices``, or as many as help (:func:`fewest`).
 
     Args:
       config: of the run.
       available: devices present; those of JAX by default.
 
     Raises:
-      ConfigError: they do not divide ``train.num_seeds``, or there are fewer.
+      ConfigError: ``train.num_devices`` exceeds the seeds or the devices.
     """
     wanted, seeds = config.train.num_devices, config.train.num_seeds
     if wanted == 1:
         return 1
-    if wanted and seeds % wanted:
+    if wanted > seeds:
         raise ConfigError(
-            f"train.num_devices = {wanted}: must divide train.num_seeds = {seeds}, or be 0 for the"
-            " most devices that do"
+            f"train.num_devices = {wanted}: must be <= {seeds}, the number of seeds; 0 chooses as"
+            " many as help"
         )
     available = jax.device_count() if available is None else available
     if wanted > available:
         raise ConfigError(
             f"train.num_devices = {wanted}: must be <= {available}, the devices there are"
         )
-    # Shares must be equal: a device with one seed less would still wait for the others.
-    return wanted or max(k for k in range(1, available + 1) if seeds % k == 0)
+    return wanted or fewest(seeds, available)
 
 
 def mesh(config: Config) -> Mesh | None:
@@ -158,18 +166,85 @@ def mesh_size(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.size
 
 
-def _share(config: Config, devices: int) -> Config:
+def shares(mesh: Mesh | None) -> int:
+    """Number of parts into which the seeds are divided."""
+    return 1 if mesh is None else mesh.shape[AXIS]
+
+
+def padding(num_seeds: int, parts: int) -> int:
+    """Rows besides those of S seeds with which all parts have equally many."""
+    return -num_seeds % parts
+
+
+def pad(tree: PyTree, num_seeds: int, mesh: Mesh | None) -> PyTree:
+    """``tree`` of S seeds with copies of the last one, so that all devices have equally many."""
+    extra = padding(num_seeds, shares(mesh))
+
+    # Copies of a real seed can do nothing that it does not do itself: no fault, no loop is theirs
+    # alone. Zeros could diverge.
+    def longer(x: Any) -> Any:
+        if not jnp.ndim(x):  # counters
+            return x
+        width = x.shape[0] // num_seeds
+        return jnp.concatenate([x, *[x[-width:]] * extra])
+
+    return jax.tree.map(longer, tree) if extra else tree
+
+
+def cut(tree: PyTree, num_seeds: int, mesh: Mesh | None) -> PyTree:
+    """Inverse of :func:`pad`: the rows of S seeds."""
+    extra = padding(num_seeds, shares(mesh))
+    return first(tree, num_seeds + extra, num_seeds) if extra else tree
+
+
+def without_padding(tree: PyTree, num_seeds: int, mesh: Mesh | None) -> PyTree:
+    """Results of a compiled function without padding: NumPy arrays; a no-op without padding."""
+    if not padding(num_seeds, shares(mesh)):
+        return tree
+    # On the host: a slice of rows that lie on several devices would be a program of its own.
+    under_trace = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
+    return cut(tree if under_trace else jax.device_get(tree), num_seeds, mesh)
+
+
+def first(tree: PyTree, before: int, num_seeds: int) -> PyTree:
+    """The first S of ``before`` seeds of a pytree; its scalars are counters, shared by all."""
+
+    def rows(x: Any) -> Any:  # environments are S N
+        return x[: x.shape[0] // before * num_seeds] if jnp.ndim(x) else x
+
+    return jax.tree.map(rows, tree)
+
+
+PLATFORMS = {"cpu": "CPU devices", "gpu": "GPUs", "tpu": "TPUs"}
+
+
+def describe(num_seeds: int, mesh: Mesh | None, what: str = "seeds") -> str:
+    """``11 seeds on 6 GPUs (2 each, 1 row of padding)``; empty for a single device."""
+    if mesh is None:
+        return ""
+    platform = mesh.devices.flat[0].platform
+    extra = padding(num_seeds, shares(mesh))
+    share = f"{(num_seeds + extra) // shares(mesh)} each"
+    share += f", {extra} row{'s' * (extra > 1)} of padding" if extra else ""
+    named = PLATFORMS.get(platform, f"{platform} devices")
+    return f"{num_seeds} {what} on {mesh.size} {named} ({share})"
+
+
+def _share(config: Config, mesh: Mesh) -> Config:
     """``config`` with the number of seeds of a device; ``shard_map`` splits its arrays."""
     # The number of seeds is static: inside ``shard_map`` it must be that of the share.
-    train = dataclasses.replace(config.train, num_seeds=config.train.num_seeds // devices)
-    return dataclasses.replace(config, train=train)
+    share = -(-config.train.num_seeds // shares(mesh))
+    train = dataclasses.replace(config.train, num_seeds=share)
+    config = dataclasses.replace(config, train=train)
+    return jax.tree.map(lambda x: pad(x, x.shape[0], mesh) if jnp.ndim(x) else x, config)
 
 
 def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: Any) -> Callable:
     """``function`` with each device computing its share of seeds; to be jitted.
 
-    Arguments and results are global: they have all S seeds. Inside, a :class:`Config` among
-    the arguments and all arrays are those of S / k seeds. Without a mesh it is ``function``.
+    Arguments and results are global: they have all seeds, padded (:func:`pad`). Inside, arrays and
+    a :class:`Config` among the arguments, which need not be padded, are those of ceil(S / k) seeds.
+    Without a mesh it is ``function``.
 
     Args:
       function: of one device.
@@ -185,7 +260,7 @@ def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: An
         local, specs = list(args), list(in_specs[: len(args)])
         for i, arg in enumerate(args):
             if isinstance(arg, Config):
-                local[i] = _share(arg, mesh.size)
+                local[i] = _share(arg, mesh)
                 # Floats of a sweep have a value per seed; plain numbers are equal on all devices.
                 specs[i] = jax.tree.map(lambda x: SPLIT if jnp.ndim(x) else WHOLE, local[i])
         # Counters are equal on all devices because their work is. The check of replication cannot
@@ -203,3 +278,33 @@ def place(tree: PyTree, mesh: Mesh | None, specs: Any) -> PyTree:
     if mesh is None:
         return tree
     return jax.device_put(tree, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
+
+
+def enter(tree: PyTree, num_seeds: int, mesh: Mesh | None, specs: Any) -> PyTree:
+    """``tree`` of S seeds, padded and moved to the devices; a no-op for a single device."""
+    if mesh is None:
+        return tree
+
+    def move(spec: PartitionSpec, part: PyTree) -> PyTree:
+        # One array at a time: a padded copy of all of replay need not fit beside replay.
+        own = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda x: jax.device_put(pad(x, num_seeds, mesh), own), part)
+
+    return jax.tree.map(move, specs, tree)
+
+
+def shapes(tree: PyTree, num_seeds: int, mesh: Mesh | None, specs: Any) -> PyTree:
+    """Shapes and placements that :func:`enter` gives arrays of the shapes in ``tree``."""
+    if mesh is None:
+        return tree
+    extra = padding(num_seeds, shares(mesh))
+
+    def move(spec: PartitionSpec, part: PyTree) -> PyTree:
+        def entered(x: Any) -> jax.ShapeDtypeStruct:
+            length = x.shape[0] // num_seeds * (num_seeds + extra) if x.shape else 0
+            shape = (length, *x.shape[1:]) if x.shape else ()
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+        return jax.tree.map(entered, part)
+
+    return jax.tree.map(move, specs, tree)

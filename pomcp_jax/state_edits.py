@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from pomcp_jax import train, train_state
+from pomcp_jax import seed_axis, train, train_state
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.config import Config
 from pomcp_jax.envs.protocol import Env
@@ -67,12 +67,7 @@ def leading_to(program: Program, iterations: int, updates: int) -> Works:
 
 def keep_seeds(state: TrainState, num_seeds: int) -> TrainState:
     """The first ``num_seeds`` seeds of a run."""
-    before = len(state.keys)
-
-    def first(x: Array) -> Array:  # counters have no axis of seeds; environments are S N
-        return x[: len(x) // before * num_seeds] if x.ndim else x
-
-    return jax.tree.map(first, state)
+    return seed_axis.first(state, len(state.keys), num_seeds)
 
 
 def join(state: TrainState, other: TrainState) -> TrainState:

@@ -8,6 +8,7 @@ Keys are ``fold_in(seed key, counter)``: results do not depend on how a run is
 cut into chunks. Environments are stepped as one flat batch of S N.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -366,12 +367,15 @@ def _nan_means_of_no_steps(
     return after, means | blank
 
 
-def _check_state(state: TrainState, config: Config, work: Work) -> None:
-    """Refuse a state whose sizes are not those of ``config``, before it is traced."""
+def _check_state(state: TrainState, config: Config, work: Work, extra: int = 0) -> None:
+    """Refuse a state whose sizes are not those of ``config``, before it is traced.
+
+    ``extra`` is the number of its rows that are padding.
+    """
     # Otherwise tracing fails deep inside, with a shape error that names no field.
     _, rows, num_envs = state.replay.rows.reward.shape
     for name, actual, wanted in (
-        ("train.num_seeds", state.keys.shape[0], config.train.num_seeds),
+        ("train.num_seeds", state.keys.shape[0] - extra, config.train.num_seeds),
         ("env.num_envs", num_envs, config.env.num_envs),
         ("train.capacity", rows * num_envs, rows_per_env(config) * config.env.num_envs),
     ):
@@ -390,7 +394,8 @@ class Program(NamedTuple):
     mesh: Mesh | None
     """The devices over which seeds are spread; None for one (:mod:`pomcp_jax.seed_axis`)."""
     init: Callable[..., TrainState]
-    """``(config, seeds=None)``, see :func:`init`."""
+    """``(config, seeds=None)``, see :func:`init`. If the devices do not divide S, states have rows
+    of padding; means do not."""
     chunk: Compiled
     """``(state, config, work) -> (state, means)``; see :func:`chunk`. Means of what did not
     happen are NaN."""
@@ -416,10 +421,10 @@ def check_environment(config: Config, env: Env) -> None:
             f"env.action_repeat = {config.env.action_repeat}: environment {env.name!r} was made"
             f" with {env.action_repeat}; must be the same, because frames are counted by it"
         )
-    if env.outside is not None and seed_axis.device_count(config) > 1:
+    if env.outside is not None and config.train.num_devices > 1:
         raise ConfigError(
             f"train.num_devices = {config.train.num_devices}: the environments of {env.name!r} live"
-            " on the host and serve one device; must be 1"
+            " on the host and serve one device; must be 0 or 1"
         )
     if config.env.history != env.history:
         raise ConfigError(
@@ -454,7 +459,9 @@ def build(config: Config, env: Env) -> Program:
     for text in doubts(config, env):
         warnings.warn(text, stacklevel=2)
     spec = acting.build(config.agent, env.observation_size, env.action_size)
-    mesh = seed_axis.mesh(config)
+    # Environments outside of the program serve one device, however many there are.
+    mesh = seed_axis.mesh(config) if env.outside is None else None
+    extra = seed_axis.padding(config.train.num_seeds, seed_axis.shares(mesh))
 
     def start(config, seeds):
         return init(config, env, spec, seeds)
@@ -465,10 +472,15 @@ def build(config: Config, env: Env) -> Program:
 
     def begin_with(config: Config, seeds: Int[Array, " S"] | None = None) -> TrainState:
         # Seeds are an argument, so that another ``train.seed`` does not compile again.
-        return begin(config, own_seeds(config) if seeds is None else seeds)
+        seeds = own_seeds(config) if seeds is None else seeds
+        return begin(config, seed_axis.pad(seeds, len(seeds), mesh))
 
     def run_chunk(state, config, work):
         return chunk(state, config, work, env=env, spec=spec)
+
+    def finished(result, state, config, work):
+        after, means = _nan_means_of_no_steps(result, state, config, work)
+        return after, seed_axis.without_padding(means, config.train.num_seeds, mesh)
 
     specs = (SPECS, None, seed_axis.WHOLE), (SPECS, seed_axis.SPLIT)
     # ``jax_debug_nans`` calls a function again to find the operation: donated arguments are gone.
@@ -480,6 +492,6 @@ def build(config: Config, env: Env) -> Program:
         spec,
         mesh,
         begin_with,
-        Compiled(compiled, CHUNK_READS, _check_state, _nan_means_of_no_steps),
+        Compiled(compiled, CHUNK_READS, functools.partial(_check_state, extra=extra), finished),
         *schedule.phases(config),
     )

@@ -68,9 +68,10 @@ def rows_per_env(config: Config) -> int:
     return config.train.capacity // config.env.num_envs
 
 
-def replay_bytes(config: Config, env: Env) -> int:
-    """Bytes of replay of all seeds."""
-    rows = rows_per_env(config) * config.env.num_envs * config.train.num_seeds
+def replay_bytes(config: Config, env: Env, parts: int = 1) -> int:
+    """Bytes of replay of all seeds, and of the padding if they are divided into ``parts``."""
+    seeds = config.train.num_seeds + seed_axis.padding(config.train.num_seeds, parts)
+    rows = rows_per_env(config) * config.env.num_envs * seeds
     return rows * replay.row_bytes(env.observation_size, env.action_size)
 
 

@@ -96,6 +96,22 @@ def test_replanning_and_seeds_cost_more():
     assert three == pytest.approx(3 * base, rel=0.05)
 
 
+def test_seeds_on_devices_of_their_own_cost_less():
+    """Small models leave a second core idle; large products of one seed use it already."""
+    env, machine = env_of("reacher-easy"), Machine(2 * CORE, 2)
+
+    def decision(config, seeds, devices):
+        config = config_lib.replace(config, {"train.num_seeds": seeds})
+        return cost.estimate(config, env, machine, devices).decision
+
+    one = decision(tiny.run(), 1, 1)
+    assert decision(tiny.run(), 2, 2) == pytest.approx(one, rel=0.1)
+    # Padding is computed too, and devices beyond the cores help nobody.
+    assert decision(tiny.run(), 3, 2) == decision(tiny.run(), 4, 2)
+    assert decision(tiny.run(), 8, 8) == pytest.approx(decision(tiny.run(), 8, 2))
+    assert 1.3 * one < decision(Config(), 2, 2) / decision(Config(), 1, 1) * one < 2 * one
+
+
 @pytest.mark.parametrize(
     ("interval", "done", "last", "at", "left"),
     [
@@ -159,7 +175,7 @@ def test_long_runs_on_a_cpu_get_a_cheaper_proposal(monkeypatch):
         name="cheetah-run", observation_size=17, action_size=6, episode_length=500
     )
     trainer = SimpleNamespace(
-        config=config, functions=SimpleNamespace(program=SimpleNamespace(env=env))
+        config=config, functions=SimpleNamespace(program=SimpleNamespace(env=env, mesh=None))
     )
     said = run.cheaper(trainer)
     assert "--config=experiments/configs/small.py:cheetah-run has a model for CPUs" in said

@@ -284,7 +284,7 @@ def sit(config, workdir, until=-1):
 
 
 def test_runs_resume_bit_for_bit_or_with_their_running_episodes_again(tmp_path, monkeypatch):
-    changes = {"num_seeds": 2, "total_decisions": 80, "eval_decisions": 40, "num_devices": 1}
+    changes = {"num_seeds": 2, "total_decisions": 80, "eval_decisions": 40}
     config = tiny.run(
         env__task="gym/gym_worlds:Stored-v0", **{f"train__{k}": v for k, v in changes.items()}
     )
@@ -309,11 +309,14 @@ def test_runs_resume_bit_for_bit_or_with_their_running_episodes_again(tmp_path, 
     assert len(rows) == len(whole) and {row["env/invalid"] for row in rows} == {"0"}
 
 
-def test_several_devices_are_refused(monkeypatch):
-    config = tiny.run(env__task="gym/Pendulum-v1")
+def test_environments_on_the_host_have_one_device_of_several(monkeypatch):
+    env = envs.make("gym/Pendulum-v1")
     monkeypatch.setattr(seed_axis, "device_count", lambda config: 2)
+    config = tiny.run(env__task="gym/Pendulum-v1", train__num_seeds=2)
+    assert train.build(config, env).mesh is None
+    config = tiny.run(env__task="gym/Pendulum-v1", train__num_seeds=2, train__num_devices=2)
     with pytest.raises(ConfigError, match="'gym/Pendulum-v1' live on the host and serve one dev"):
-        train.check_environment(config, envs.make("gym/Pendulum-v1"))
+        train.build(config, env)
 
 
 def test_bounds_are_those_of_the_action_space():

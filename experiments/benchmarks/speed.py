@@ -2,6 +2,7 @@
 
     taskset -c 0,1 python -m experiments.benchmarks.speed efficiency [--size=5M --size=small]
     taskset -c 0,1 python -m experiments.benchmarks.speed seeds [--seeds 1 4]
+    taskset -c 0,1 python -m experiments.benchmarks.speed cores [--seeds 2]
     taskset -c 0,1 python -m experiments.benchmarks.speed capacity
     taskset -c 0 python -m experiments.benchmarks.speed methods --suite=replanning
     taskset -c 0,1 python -m experiments.benchmarks.speed startup
@@ -26,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import reproduce, suites
+from experiments import devices, reproduce, suites
 from experiments.benchmarks import rows
 from experiments.benchmarks.rows import Row
 from experiments.benchmarks.timing import exclusive
@@ -212,6 +213,23 @@ def compare(
         }
 
 
+def cores(size: str, num_seeds: int) -> Iterator[Row]:
+    """Times of one seed, and of several on one device of the CPU and on a device each."""
+    devices.use(num_seeds)
+    several = f"{num_seeds} seeds"
+    yield from compare(
+        size,
+        {
+            "1 seed": {"train__num_seeds": 1},
+            f"{several} on one device": {"train__num_seeds": num_seeds, "train__num_devices": 1},
+            f"{several} on a device each": {
+                "train__num_seeds": num_seeds,
+                "train__num_devices": num_seeds,
+            },
+        },
+    )
+
+
 def methods(name: str, runs: int = 5, decisions: int = 240) -> Iterator[Row]:
     """Times of training steps of a suite's methods on its first task, run alternately.
 
@@ -266,16 +284,21 @@ def startup() -> Iterator[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("efficiency", "seeds", "capacity", "methods", "startup"))
+    parser.add_argument(
+        "what", choices=("efficiency", "seeds", "cores", "capacity", "methods", "startup")
+    )
     parser.add_argument("--size", action="append", help="of the world model; may be repeated")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", help="numbers of seeds to compare")
     parser.add_argument("--suite", default="replanning")
     parser.add_argument("--json", type=pathlib.Path, help="file of the rows")
     args = parser.parse_args()
     size = (args.size or ["small"])[0]
     parts = {
         "efficiency": functools.partial(efficiency, args.size or ["5M", "small"]),
-        "seeds": lambda: compare(size, {f"{n} seeds": {"train__num_seeds": n} for n in args.seeds}),
+        "seeds": lambda: compare(
+            size, {f"{n} seeds": {"train__num_seeds": n} for n in args.seeds or [1, 4]}
+        ),
+        "cores": lambda: cores(size, args.seeds[0] if args.seeds else 2),
         "capacity": lambda: compare(
             size, {f"{n:,} rows": {"train__capacity": n} for n in (10_000, 1_000_000)}
         ),

@@ -49,10 +49,14 @@ def catch_up(run: Run) -> None:
     if run.books.finished:
         new.evaluate_at_the_end()
     run.books = bookkeeping.join(run.books, new.books)._replace(tables=run.written())
-    # Both parts on one device before they are joined; place() then spreads them over the mesh.
+    # Both parts on one device before they are joined; enter() then spreads them over the mesh.
     moved = jax.device_put(new.state, jax.devices()[0])
-    run.state = seed_axis.place(
-        state_edits.join(old, moved), run.functions.program.mesh, train.SPECS
+    moved = seed_axis.cut(moved, missing, new.functions.program.mesh)
+    run.state = seed_axis.enter(
+        state_edits.join(old, moved),
+        run.config.train.num_seeds,
+        run.functions.program.mesh,
+        train.SPECS,
     )
     # A finished run stays finished in this checkpoint; resumed from it, it has nothing to do.
     run.ended = run.books.finished

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pomcp_jax import envs
+from pomcp_jax import envs, seed_axis
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.running import process
@@ -61,7 +61,8 @@ class Machine(NamedTuple):
 
     rate: float
     """Float32 operations per second of a large matrix product on all cores."""
-    cores: int
+    cores: float
+    """Whole, unless the machine is a share of another."""
 
 
 class Estimate(NamedTuple):
@@ -148,7 +149,7 @@ def update(agent: AgentConfig, observation: int, action: int) -> Arithmetic:
     return out
 
 
-def physics(config: Config, observation: int, batch: int) -> float:
+def physics(config: Config, observation: int, batch: float) -> float:
     """Seconds of one decision of ``batch`` environments; 0 where nothing is known of the task.
 
     A rough rule from ``experiments/results/env_speed``: bodies with more joints observe more.
@@ -184,10 +185,15 @@ def updates_per_iteration(config: Config) -> float:
     return group.updates / group.iterations
 
 
-def estimate(config: Config, env: Env, machine: Machine) -> Estimate:
-    """Estimate of a run on a CPU."""
-    agent, seeds, envs = config.agent, config.train.num_seeds, config.env.num_envs
+def estimate(config: Config, env: Env, machine: Machine, devices: int = 1) -> Estimate:
+    """Estimate of a run on a CPU, whose cores share ``devices`` equally."""
+    agent, envs = config.agent, config.env.num_envs
     sizes = env.observation_size, env.action_size
+    # Devices compute at the same time, each its seeds on its part of the cores.
+    parts = min(devices, machine.cores)
+    rows = config.train.num_seeds + seed_axis.padding(config.train.num_seeds, devices)
+    seeds = rows / parts
+    machine = Machine(machine.rate / parts, machine.cores / parts)
     one = plan(agent, *sizes).seconds(machine)
     learn = seeds * (update(agent, *sizes).seconds(machine) + CALL)
     iteration = seeds * (envs * one + CALL) + physics(config, sizes[0], seeds * envs)

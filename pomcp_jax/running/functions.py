@@ -72,8 +72,8 @@ def build(config: Config, env: Env | None = None) -> Functions:
 
     # NaNs leave the program as masks: under jax_debug_nans a NaN that means "no value" would
     # raise. They are put back on the host.
-    def with_nans(out: tuple[Episodes, Any], *_: Any) -> tuple[Episodes, Results]:
-        return out[0], compiled.show_nans(*out[1])
+    def with_nans(out: tuple[Episodes, Any], *args: Any) -> tuple[Episodes, Results]:
+        return own((out[0], compiled.show_nans(*out[1])), *args)
 
     def policy(state: TrainState, config: Config) -> Episodes:
         return evaluate.rollout(
@@ -85,6 +85,9 @@ def build(config: Config, env: Env | None = None) -> Functions:
             episodes=config.train.eval_episodes,
             planner=False,
         )
+
+    def own(out: Any, _: TrainState, config: Config) -> Any:
+        return seed_axis.without_padding(out, config.train.num_seeds, program.mesh)
 
     def renew(state: TrainState, config: Config, which: jax.Array) -> TrainState:
         return state_edits.reset_agents(state, config, program.spec, which)
@@ -99,13 +102,23 @@ def build(config: Config, env: Env | None = None) -> Functions:
     functions = Functions(
         program,
         Compiled(jax.jit(spread(planner, only_state, seed_axis.SPLIT)), reads, finish=with_nans),
-        Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads),
+        Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads, finish=own),
         Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
         list if env.outside is None else env.outside.notes,
         buffer,
     )
     learned = trained.learned(config, program.spec)
-    return functions if learned is None else _started(functions, learned)
+    return _for_all_rows(functions if learned is None else _started(functions, learned))
+
+
+def _for_all_rows(functions: Functions) -> Functions:
+    """``functions`` whose reset knows the seeds only; rows of padding follow the last of them."""
+
+    def reset_agents(state: TrainState, config: Config, which: np.ndarray) -> TrainState:
+        rows = seed_axis.pad(which, len(which), functions.program.mesh)
+        return functions.reset_agents(state, config, rows)
+
+    return functions._replace(reset_agents=reset_agents)
 
 
 def _started(functions: Functions, learned: Learned) -> Functions:

@@ -143,6 +143,9 @@ class Run:
         program, train_config = self.functions.program, self.config.train
         for text in train.doubts(self.config, program.env):
             self.progress.say(f"warning: {text}")
+        what = "rows" if self.options.grid else "seeds"
+        if spread := seed_axis.describe(train_config.num_seeds, program.mesh, what):
+            self.progress.say(spread)
         self.say_cost()
         self.progress.say("compiling (about a minute the first time, cached afterwards)")
         if self.state is None:
@@ -185,7 +188,8 @@ class Run:
         left, env = self.todo(), self.functions.program.env
         if left.decisions:
             machine = cost.measure()
-            self.estimate = machine and cost.estimate(self.config, env, machine)
+            devices = seed_axis.mesh_size(self.functions.program.mesh)
+            self.estimate = machine and cost.estimate(self.config, env, machine, devices)
             self.progress.say(cost.line(self.config, env, left, self.estimate))
 
     def todo(self) -> cost.Todo:
@@ -229,11 +233,12 @@ class Run:
         program = self.functions.program
         chunks = itertools.chain(program.seeding, program.pretraining, program.training)
         first = next(chunks, None)
-        # Arrays on several devices have placements, which shapes do not tell.
-        if program.mesh is None and first is not None:
+        if first is not None:
             # Not ``program.init``, which may read files.
             fresh = functools.partial(train.init, self.config, program.env, program.spec)
             state = jax.eval_shape(fresh, seeds)
+            rows, specs = self.config.train.num_seeds, train.SPECS
+            state = seed_axis.shapes(state, rows, program.mesh, specs)
             self.ahead.start(program.chunk, args=(state, self.config, first))
 
     def chunk(self, phase: str, work: Work) -> None:
@@ -257,7 +262,10 @@ class Run:
         self.say_notes()
         values: Results = dict(jax.device_get(means))
         self.warn_of_clipping(values)
-        stats, faults = jax.device_get((state.stats, state.agent.faults))
+        counts = state.stats, state.agent.faults
+        stats, faults = seed_axis.cut(
+            jax.device_get(counts), self.config.train.num_seeds, self.functions.program.mesh
+        )
         seconds = time.monotonic() - begin
         self.done, updates = int(state.iteration) * self.config.env.num_envs, int(state.updates)
         done = self.done - start

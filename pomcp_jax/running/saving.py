@@ -70,7 +70,7 @@ class Checkpoints:
         self.warn(wait=True)
         begin = time.monotonic()
         try:
-            shot = checkpoint.snapshot(state)
+            shot = checkpoint.snapshot(state, len(books.returns))
         except Exception as error:  # out of memory, for example; training can continue without
             self._saver.failed(CheckpointError(self._text(decisions, error)))
             return

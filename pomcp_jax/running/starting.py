@@ -242,7 +242,7 @@ def _load(
         notes.append(f"dropped seeds {first} to {last}: their rows stay, their training ends")
     # With missing seeds, the whole batch is placed on the devices once they have caught up.
     if wanted <= before:
-        state = seed_axis.place(state, program.mesh, train.SPECS)
+        state = seed_axis.enter(state, wanted, program.mesh, train.SPECS)
     for cell, written in zip(cells, books.tables, strict=True):
         notes += tables.changed(cell.folder(options.workdir), written)
     return Start(state, books, manifest.decisions, tuple(notes), max(0, wanted - before))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from pomcp_jax import cells as cells_lib
@@ -141,8 +142,10 @@ class Trainer:
         # The workdir first: building the functions imports the physics, which takes seconds.
         workdirs.check_workdir(self.options.workdir, config, resume, self.options.grid)
         on_checked(self)
-        self.functions: Functions = build(self.config, env)
-        self.replay_bytes = train.replay_bytes(self.config, self.functions.program.env)
+        self.functions: Functions = build(_as_before(self.config, self.options), env)
+        program = self.functions.program
+        parts = seed_axis.shares(program.mesh)
+        self.replay_bytes = train.replay_bytes(self.config, program.env, parts)
         try:
             validation.validate_memory(self.config, self.replay_bytes)
         except ConfigError as error:
@@ -194,6 +197,20 @@ class Trainer:
             # A control may be shared with later runs, which must not inherit this request.
             self.control.forget()
             os.close(lock)
+
+
+def _as_before(config: Config, options: Options) -> Config:
+    """``config`` with the number of devices of the earlier run in the workdir, if it may resume.
+
+    A number that is set stays, and so does one that is chosen if the devices are gone.
+    """
+    # Another number would round otherwise, and a resumed run is to be the same run.
+    if config.train.num_devices or options.resume == "never":
+        return config
+    before = workdirs.devices(options.workdir, options.record)
+    if not 1 <= before <= min(config.train.num_seeds, jax.device_count()):
+        return config
+    return config_lib.replace(config, {"train.num_devices": before})
 
 
 def _check_buffer(options: Options, functions: Functions) -> None:

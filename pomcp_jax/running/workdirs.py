@@ -300,6 +300,18 @@ def saved_at(workdir: Path, record: str = "run.json") -> int | None:
     return -1 if about.get("saves") else None
 
 
+def devices(workdir: Path, record: str = "run.json") -> int:
+    """Number of devices of the run in the workdir by its record; 0 if there is none, or no record.
+
+    The number is a preference, so a record that cannot be read is no error here.
+    """
+    try:
+        number = read_json(workdir / record)["num_devices"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return number if type(number) is int and 0 < number < 2**31 else 0
+
+
 def lock(workdir: Path) -> int:
     """Create the folder and lock it for this process; returns the descriptor to close.
 
