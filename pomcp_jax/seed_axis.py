@@ -7,7 +7,8 @@ program, so they are the same in every row.
 
 Devices: every array of a run has the axis S first (environments S N, seed-major), except three
 counters. A share is therefore a run of S / k seeds by itself, and nothing is communicated. With one
-device there is no mesh, and the compiled program is the plain one.
+device there is no mesh, and the compiled program is the plain one. With several devices for each
+seed the mesh has a second axis, which only :mod:`pomcp_jax.data_axis` names inside of a share.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import fields
+from pomcp_jax import data_axis, fields
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.types import PyTree
 
@@ -113,6 +114,9 @@ def unstack(config: C, num_rows: int) -> list[C]:
 AXIS = "seeds"
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
 """Distribution of an argument over devices: by its first axis, or replicated."""
+ROWS, SECOND = PartitionSpec((AXIS, data_axis.AXIS)), PartitionSpec(AXIS, data_axis.AXIS)
+"""As :data:`SPLIT`; on several devices per seed also by environments, which are on the first axis,
+seed-major, or on the second."""
 
 
 def device_count(config: Config, available: int | None = None) -> int:
@@ -148,9 +152,50 @@ def mesh(config: Config) -> Mesh | None:
     Raises:
       ConfigError: as :func:`device_count`.
     """
+    if config.train.devices_per_seed > 1:
+        return _mesh_of_groups(config)
     k = device_count(config)
     # Without a mesh: ``shard_map`` over one device would be another program to compile.
     return None if k == 1 else Mesh(np.array(jax.devices()[:k]), (AXIS,))
+
+
+def _mesh_of_groups(config: Config) -> Mesh:
+    """Mesh of seeds x data: groups of ``train.devices_per_seed`` devices share the seeds."""
+    train, available = config.train, jax.device_count()
+    size = train.devices_per_seed
+    for name in ("devices_per_seed", "num_devices"):
+        if getattr(train, name) > available:
+            raise ConfigError(
+                f"train.{name} = {getattr(train, name)}: must be <= {available}, the devices there"
+                " are"
+            )
+    if train.num_devices % size:
+        raise ConfigError(
+            f"train.num_devices = {train.num_devices}: must be a multiple of"
+            f" train.devices_per_seed = {size}, or 0"
+        )
+    if train.num_devices and train.num_seeds % (train.num_devices // size):
+        raise ConfigError(
+            f"train.num_devices = {train.num_devices}: are {train.num_devices // size} groups of"
+            f" train.devices_per_seed = {size}; groups must divide train.num_seeds ="
+            f" {train.num_seeds}"
+        )
+    groups = dataclasses.replace(train, num_devices=train.num_devices // size)
+    k = device_count(dataclasses.replace(config, train=groups), available // size)
+    devices = np.array(jax.devices()[: k * size]).reshape(k, size)
+    return Mesh(devices, (AXIS, data_axis.AXIS))
+
+
+def _by_seeds(specs: Any) -> Any:
+    """``specs`` that name the axis of seeds alone."""
+    return jax.tree.map(lambda spec: SPLIT if spec in (ROWS, SECOND) else spec, specs)
+
+
+def _placements(mesh: Mesh, specs: Any) -> Any:
+    has_data = data_axis.AXIS in mesh.axis_names
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs if has_data else _by_seeds(specs)
+    )
 
 
 def mesh_size(mesh: Mesh | None) -> int:
@@ -180,20 +225,31 @@ def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: An
     """
     if mesh is None:
         return function
+    groups, has_data = mesh.shape[AXIS], data_axis.AXIS in mesh.axis_names
 
     def whole(*args: Any) -> Any:
-        local, specs = list(args), list(in_specs[: len(args)])
+        local, specs = list(args), list(_by_seeds(in_specs[: len(args)]))
         for i, arg in enumerate(args):
             if isinstance(arg, Config):
-                local[i] = _share(arg, mesh.size)
+                local[i] = _share(arg, groups)
                 # Floats of a sweep have a value per seed; plain numbers are equal on all devices.
                 specs[i] = jax.tree.map(lambda x: SPLIT if jnp.ndim(x) else WHOLE, local[i])
         # Counters are equal on all devices because their work is. The check of replication cannot
         # prove that, so it is off.
         shared = jax.shard_map(
-            function, mesh=mesh, in_specs=tuple(specs), out_specs=out_specs, check_vma=False
+            function,
+            mesh=mesh,
+            in_specs=tuple(specs),
+            out_specs=_by_seeds(out_specs),
+            # The partitioner spreads data, from the names that the function gives (data_axis).
+            axis_names={AXIS},
+            check_vma=False,
         )
-        return shared(*local)
+        out = shared(*local)
+        # Placed as ``place`` does, or the next call would be compiled for another placement.
+        return (
+            jax.lax.with_sharding_constraint(out, _placements(mesh, out_specs)) if has_data else out
+        )
 
     return whole
 
@@ -202,4 +258,4 @@ def place(tree: PyTree, mesh: Mesh | None, specs: Any) -> PyTree:
     """Move ``tree`` to the devices as :func:`spread` expects; a no-op for a single device."""
     if mesh is None:
         return tree
-    return jax.device_put(tree, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
+    return jax.device_put(tree, _placements(mesh, specs))

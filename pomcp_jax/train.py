@@ -23,6 +23,7 @@ from pomcp_jax import (
     acting,
     agent,
     counters,
+    data_axis,
     normalising,
     packing,
     replay,
@@ -115,8 +116,8 @@ def decide(state: TrainState, config: Config, spec: AgentSpec) -> Decision:
 
     keys = fold_keys(state, ACTING, state.iteration)
     params = state.agent.params
-    obs, is_first = timestep.obs, timestep.is_first
-    out = over_seeds(plan_seed, config.agent, params, keys, obs, state.plan, is_first)
+    now = data_axis.split((timestep.obs, state.plan, timestep.is_first), 1)
+    out = over_seeds(plan_seed, config.agent, params, keys, *now)
     info = out.diagnostics
     metrics = {
         f"{PLAN}{name}": jnp.mean(getattr(info, name).astype(jnp.float32), axis=1)
@@ -158,7 +159,7 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
     num_seeds = config.train.num_seeds
     flat = decision.action.reshape(-1, decision.action.shape[-1])
     # Flat, because an environment knows nothing of seeds: it steps a batch of S N.
-    env_state, following = env.step(state.env, flat)
+    env_state, following = data_axis.rows(env.step)(state.env, flat)
     before = _split_seeds(state.timestep, num_seeds)
     after = _split_seeds(following, num_seeds)
     row = Row(
@@ -173,9 +174,11 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         made=jnp.full_like(decision.value, state.updates, jnp.int32),
     )
     insert = jax.vmap(replay.insert, in_axes=(replay.SEEDS, 0), out_axes=replay.SEEDS)
+    # Complete rows, so that the ring stays complete everywhere and no window is ever collected.
+    row = data_axis.whole(row)
     return state._replace(
         agent=_count_observations(state.agent, row.obs),
-        replay=insert(state.replay, row),
+        replay=data_axis.whole(insert(state.replay, row)),
         env=env_state,
         timestep=following,
         plan=decision.plan,
@@ -203,7 +206,7 @@ def update_step(
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(fold_keys(state, UPDATING, state.updates))
     size = config.agent.optimizer.batch_size
     sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(replay.SEEDS, 0))
-    batch = sample(state.replay, keys[:, 0])
+    batch = data_axis.split(sample(state.replay, keys[:, 0]), 2)
     ring = state.replay
     if config.agent.replan.interval:
 
@@ -238,6 +241,7 @@ def update_step(
         )
 
     agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1])
+    agents, ring = data_axis.whole((agents, ring))
     return state._replace(agent=agents, replay=ring, updates=state.updates + 1), metrics
 
 
