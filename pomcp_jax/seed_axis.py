@@ -111,7 +111,7 @@ def unstack(config: C, num_rows: int) -> list[C]:
     return [jax.tree.map(plain, row(config, i)) for i in range(num_rows)]
 
 
-AXIS = "seeds"
+AXIS = data_axis.SEEDS
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
 """Distribution of an argument over devices: by its first axis, or replicated."""
 ROWS, SECOND = PartitionSpec((AXIS, data_axis.AXIS)), PartitionSpec(AXIS, data_axis.AXIS)
@@ -192,10 +192,18 @@ def _by_seeds(specs: Any) -> Any:
 
 
 def _placements(mesh: Mesh, specs: Any) -> Any:
-    has_data = data_axis.AXIS in mesh.axis_names
-    return jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs if has_data else _by_seeds(specs)
-    )
+    if data_axis.AXIS not in mesh.axis_names:
+        specs = _by_seeds(specs)
+    elif mesh.shape[AXIS] == 1:
+        # XLA names no axis of one device in what it returns, and arrays that are placed by other
+        # names, though in the same way, would compile a program again.
+        unnamed = {
+            SPLIT: WHOLE,
+            ROWS: PartitionSpec(data_axis.AXIS),
+            SECOND: PartitionSpec(None, data_axis.AXIS),
+        }
+        specs = jax.tree.map(lambda spec: unnamed.get(spec, spec), specs)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def mesh_size(mesh: Mesh | None) -> int:

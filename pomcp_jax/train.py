@@ -51,6 +51,7 @@ from pomcp_jax.train_state import (
     fold_keys,
     init,
     init_agents,
+    largest_capacity,
     own_seeds,
     replay_bytes,
     rows_per_env,
@@ -82,6 +83,7 @@ __all__ = [
     "fold_keys",
     "init",
     "init_agents",
+    "largest_capacity",
     "ratio",
     "replay_bytes",
     "rows_per_env",
@@ -424,6 +426,11 @@ def check_environment(config: Config, env: Env) -> None:
         raise ConfigError(
             f"train.num_devices = {config.train.num_devices}: the environments of {env.name!r} live"
             " on the host and serve one device; must be 1"
+        )
+    if env.outside is not None and config.train.devices_per_seed > 1:
+        raise ConfigError(
+            f"train.devices_per_seed = {config.train.devices_per_seed}: the environments of"
+            f" {env.name!r} live on the host and serve one device; must be 1"
         )
     if config.env.history != env.history:
         raise ConfigError(

@@ -75,6 +75,12 @@ def replay_bytes(config: Config, env: Env) -> int:
     return rows * replay.row_bytes(env.observation_size, env.action_size)
 
 
+def largest_capacity(config: Config, env: Env, size: float, seeds: int) -> int:
+    """Largest ``train.capacity`` whose replay of ``seeds`` seeds takes at most ``size`` bytes."""
+    row = replay.row_bytes(env.observation_size, env.action_size) * config.env.num_envs
+    return int(size // (row * seeds)) * config.env.num_envs
+
+
 def init(
     config: Config, env: Env, spec: AgentSpec, seeds: Int[Array, " S"] | None = None
 ) -> TrainState:
