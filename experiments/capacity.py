@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     try:
         config = settings.parse(argv).config
-        xla.begin(None)
+        xla.check_environment()
         validation.validate_config(config)
         shown = lines(config, functions.environment(config), process.device_memory())
     except settings.HelpWanted as wanted:
