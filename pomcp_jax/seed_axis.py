@@ -191,19 +191,16 @@ def _by_seeds(specs: Any) -> Any:
     return jax.tree.map(lambda spec: SPLIT if spec in (ROWS, SECOND) else spec, specs)
 
 
-def _placements(mesh: Mesh, specs: Any) -> Any:
+def placement(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+    """Placement of an array of a run, as XLA names it in what it returns."""
     if data_axis.AXIS not in mesh.axis_names:
-        specs = _by_seeds(specs)
+        spec = _by_seeds(spec)
     elif mesh.shape[AXIS] == 1:
-        # XLA names no axis of one device in what it returns, and arrays that are placed by other
-        # names, though in the same way, would compile a program again.
-        unnamed = {
-            SPLIT: WHOLE,
-            ROWS: PartitionSpec(data_axis.AXIS),
-            SECOND: PartitionSpec(None, data_axis.AXIS),
-        }
-        specs = jax.tree.map(lambda spec: unnamed.get(spec, spec), specs)
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+        # XLA names no axis of one device. Arrays placed by other names, though in the same way,
+        # would compile a program again.
+        unnamed = {ROWS: PartitionSpec(data_axis.AXIS), SECOND: PartitionSpec(None, data_axis.AXIS)}
+        spec = unnamed.get(spec, WHOLE)
+    return NamedSharding(mesh, spec)
 
 
 def mesh_size(mesh: Mesh | None) -> int:
@@ -254,10 +251,11 @@ def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: An
             check_vma=False,
         )
         out = shared(*local)
+        if not has_data:
+            return out
         # Placed as ``place`` does, or the next call would be compiled for another placement.
-        return (
-            jax.lax.with_sharding_constraint(out, _placements(mesh, out_specs)) if has_data else out
-        )
+        wanted = jax.tree.map(lambda spec: placement(mesh, spec), out_specs)
+        return jax.lax.with_sharding_constraint(out, wanted)
 
     return whole
 
@@ -266,4 +264,4 @@ def place(tree: PyTree, mesh: Mesh | None, specs: Any) -> PyTree:
     """Move ``tree`` to the devices as :func:`spread` expects; a no-op for a single device."""
     if mesh is None:
         return tree
-    return jax.device_put(tree, _placements(mesh, specs))
+    return jax.device_put(tree, jax.tree.map(lambda spec: placement(mesh, spec), specs))
