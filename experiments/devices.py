@@ -28,14 +28,15 @@ def on_cpu(options: settings.Settings, rows: int, record: str = "run.json") -> i
     cores, config = process.cpu_cores(), options.config
     if config.train.num_devices:  # more than there are is refused once JAX has counted them
         return min(config.train.num_devices, cores)
+    size = config.train.devices_per_seed
     if not options.cores:
         earlier = workdirs.devices(options.workdir, record) if options.resume != "never" else 0
-        if 0 < earlier <= min(rows, cores):
+        if 0 < earlier <= min(rows * size, cores) and earlier % size == 0:
             return earlier
         # Physics on the host have threads or processes of their own.
         if config.env.backend == "host" or _is_outside(config):
             return 1
-    return seed_axis.fewest(rows, cores)
+    return min(size, cores) if size >= cores else size * seed_axis.fewest(rows, cores // size)
 
 
 def _is_outside(config: Config) -> bool:
@@ -64,5 +65,6 @@ def chosen(options: settings.Settings, rows: int) -> Config:
     if not options.cores or _is_outside(config):
         return config
     # As a number, or a run that resumes would keep that of its earlier sitting.
-    number = seed_axis.fewest(rows, jax.device_count())
+    size = config.train.devices_per_seed
+    number = size * seed_axis.fewest(rows, max(1, jax.device_count() // size))
     return config_lib.replace(config, {"train.num_devices": number})

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import (
     actors,
+    data_axis,
     losses,
     maths,
     mppi,
@@ -225,14 +226,19 @@ def _plans(
 
     # The warm start of a new episode would continue the plan of the last one.
     states = jax.tree.map(begun, states)
-    model = model_fns(spec, config)
 
-    def plan(key: Key, root: Array, state: PlanState) -> Any:
-        return planner(params, key, root, state, model=model, config=config.mppi)
+    def plans(shared: tuple[AgentParams, AgentConfig], *rows: Any) -> Any:
+        params, config = shared
+        model = model_fns(spec, config)
+
+        def plan(key: Key, root: Array, state: PlanState) -> Any:
+            return planner(params, key, root, state, model=model, config=config.mppi)
+
+        return jax.vmap(plan)(*rows)
 
     # A key per environment, so that their plans do not share noise.
     keys = jax.random.split(key_plan, obs.shape[0])
-    return jax.vmap(plan)(keys, latent, states)
+    return data_axis.rows(plans, shared=1)((params, config), keys, latent, states)
 
 
 def act_policy(
@@ -299,8 +305,7 @@ def replan(
     params = plan_params(params, key_heads, config)
     latent = world_model.encode(spec.nets, params.model.encoder, obs)
     # BMPC raises the least std of proposals here, compared with acting.
-    limits = (config.replan.proposal_log_std_min, config.replan.proposal_log_std_max)
-    model = model_fns(spec, config, limits)
+    limits = config.replan.proposal_log_std_min, config.replan.proposal_log_std_max
     planner = dataclasses.replace(
         config.mppi,
         num_samples=config.replan.num_samples or config.mppi.num_samples,
@@ -309,10 +314,17 @@ def replan(
     # A warm start from acting would belong to another state, and the action before is not known.
     state = mppi.init(planner, spec.action_size, jnp.float32)._replace(action=None)
 
-    def plan(key: Key, root: Array) -> PlanOutput:
-        return mppi.plan(params, key, root, state, model=model, config=planner, explore=0.0)
+    def plans(shared: tuple, *rows: Array) -> PlanOutput:
+        params, config, planner, state, limits = shared
+        model = model_fns(spec, config, limits)
 
-    out = jax.vmap(plan)(jax.random.split(key_plan, horizon * size), latent)
+        def plan(key: Key, root: Array) -> PlanOutput:
+            return mppi.plan(params, key, root, state, model=model, config=planner, explore=0.0)
+
+        return jax.vmap(plan)(*rows)
+
+    keys = jax.random.split(key_plan, horizon * size)
+    out = data_axis.rows(plans, shared=1)((params, config, planner, state, limits), keys, latent)
     shape = (horizon, size)
     prior = jax.tree.map(lambda x: x.reshape(*shape, -1), out.prior)
     return prior, out.value.reshape(shape)

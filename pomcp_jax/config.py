@@ -470,6 +470,10 @@ class TrainConfig:
     bit."""
     num_devices: HostCountOrZero = 0
     """Devices over which seeds are distributed, at most as many as seeds; 0: as many as help."""
+    devices_per_seed: HostCount = 1
+    """Devices that share one seed's environments and batches, for large models and thousands of
+    environments; must divide ``env.num_envs`` and ``batch_size``. Of ``num_devices``, which is a
+    multiple of it. More than 1 changes rounding, no random numbers."""
     max_seed_resets: HostCount = 3
     """Resets of a seed after which ``reset`` acts as ``leave``."""
 

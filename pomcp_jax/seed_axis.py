@@ -9,7 +9,8 @@ Devices: every array of a run has the axis S first (environments S N, seed-major
 counters. A share is therefore a run of ceil(S / k) seeds by itself, and nothing is communicated. If
 k does not divide S, copies of the last seed fill the last shares (:func:`pad`): compiled functions
 compute them, and everything else has S rows (:func:`cut`). With one device there is no mesh, and
-the compiled program is the plain one.
+the compiled program is the plain one. With several devices for each seed the mesh has a second
+axis, which only :mod:`pomcp_jax.data_axis` names inside of a share.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import fields
+from pomcp_jax import data_axis, fields
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.types import PyTree
 
@@ -112,9 +113,12 @@ def unstack(config: C, num_rows: int) -> list[C]:
     return [jax.tree.map(plain, row(config, i)) for i in range(num_rows)]
 
 
-AXIS = "seeds"
+AXIS = data_axis.SEEDS
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
 """Distribution of an argument over devices: by its first axis, or replicated."""
+ROWS, SECOND = PartitionSpec((AXIS, data_axis.AXIS)), PartitionSpec(AXIS, data_axis.AXIS)
+"""As :data:`SPLIT`; on several devices per seed also by environments, which are on the first axis,
+seed-major, or on the second."""
 
 
 def fewest(num_seeds: int, available: int) -> int:
@@ -156,9 +160,54 @@ def mesh(config: Config) -> Mesh | None:
     Raises:
       ConfigError: as :func:`device_count`.
     """
+    if config.train.devices_per_seed > 1:
+        return _mesh_of_groups(config)
     k = device_count(config)
     # Without a mesh: ``shard_map`` over one device would be another program to compile.
     return None if k == 1 else Mesh(np.array(jax.devices()[:k]), (AXIS,))
+
+
+def _mesh_of_groups(config: Config) -> Mesh:
+    """Mesh of seeds x data: groups of ``train.devices_per_seed`` devices share the seeds."""
+    train, available = config.train, jax.device_count()
+    size = train.devices_per_seed
+    for name in ("devices_per_seed", "num_devices"):
+        if getattr(train, name) > available:
+            raise ConfigError(
+                f"train.{name} = {getattr(train, name)}: must be <= {available}, the devices there"
+                " are"
+            )
+    if train.num_devices % size:
+        raise ConfigError(
+            f"train.num_devices = {train.num_devices}: must be a multiple of"
+            f" train.devices_per_seed = {size}, or 0"
+        )
+    if train.num_devices // size > train.num_seeds:
+        raise ConfigError(
+            f"train.num_devices = {train.num_devices}: are {train.num_devices // size} groups of"
+            f" train.devices_per_seed = {size}; must be at most as many as seeds, {train.num_seeds}"
+        )
+    groups = dataclasses.replace(train, num_devices=train.num_devices // size)
+    k = device_count(dataclasses.replace(config, train=groups), available // size)
+    devices = np.array(jax.devices()[: k * size]).reshape(k, size)
+    return Mesh(devices, (AXIS, data_axis.AXIS))
+
+
+def _by_seeds(specs: Any) -> Any:
+    """``specs`` that name the axis of seeds alone."""
+    return jax.tree.map(lambda spec: SPLIT if spec in (ROWS, SECOND) else spec, specs)
+
+
+def placement(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+    """Placement of an array of a run, as XLA names it in what it returns."""
+    if data_axis.AXIS not in mesh.axis_names:
+        spec = _by_seeds(spec)
+    elif mesh.shape[AXIS] == 1:
+        # XLA names no axis of one device. Arrays placed by other names, though in the same way,
+        # would compile a program again.
+        unnamed = {ROWS: PartitionSpec(data_axis.AXIS), SECOND: PartitionSpec(None, data_axis.AXIS)}
+        spec = unnamed.get(spec, WHOLE)
+    return NamedSharding(mesh, spec)
 
 
 def mesh_size(mesh: Mesh | None) -> int:
@@ -224,7 +273,10 @@ def describe(num_seeds: int, mesh: Mesh | None, what: str = "seeds") -> str:
         return ""
     platform = mesh.devices.flat[0].platform
     extra = padding(num_seeds, shares(mesh))
+    what = what.removesuffix("s") if num_seeds == 1 else what
     share = f"{(num_seeds + extra) // shares(mesh)} each"
+    if mesh.size > shares(mesh):
+        share = f"{(num_seeds + extra) // shares(mesh)} for every {mesh.size // shares(mesh)}"
     share += f", {extra} row{'s' * (extra > 1)} of padding" if extra else ""
     named = PLATFORMS.get(platform, f"{platform} devices")
     return f"{num_seeds} {what} on {mesh.size} {named} ({share})"
@@ -255,9 +307,10 @@ def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: An
     """
     if mesh is None:
         return function
+    has_data = data_axis.AXIS in mesh.axis_names
 
     def whole(*args: Any) -> Any:
-        local, specs = list(args), list(in_specs[: len(args)])
+        local, specs = list(args), list(_by_seeds(in_specs[: len(args)]))
         for i, arg in enumerate(args):
             if isinstance(arg, Config):
                 local[i] = _share(arg, mesh)
@@ -266,9 +319,20 @@ def spread(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: An
         # Counters are equal on all devices because their work is. The check of replication cannot
         # prove that, so it is off.
         shared = jax.shard_map(
-            function, mesh=mesh, in_specs=tuple(specs), out_specs=out_specs, check_vma=False
+            function,
+            mesh=mesh,
+            in_specs=tuple(specs),
+            out_specs=_by_seeds(out_specs),
+            # The partitioner spreads data, from the names that the function gives (data_axis).
+            axis_names={AXIS},
+            check_vma=False,
         )
-        return shared(*local)
+        out = shared(*local)
+        if not has_data:
+            return out
+        # Placed as ``place`` does, or the next call would be compiled for another placement.
+        wanted = jax.tree.map(lambda spec: placement(mesh, spec), out_specs)
+        return jax.lax.with_sharding_constraint(out, wanted)
 
     return whole
 
@@ -277,7 +341,7 @@ def place(tree: PyTree, mesh: Mesh | None, specs: Any) -> PyTree:
     """Move ``tree`` to the devices as :func:`spread` expects; a no-op for a single device."""
     if mesh is None:
         return tree
-    return jax.device_put(tree, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
+    return jax.device_put(tree, jax.tree.map(lambda spec: placement(mesh, spec), specs))
 
 
 def enter(tree: PyTree, num_seeds: int, mesh: Mesh | None, specs: Any) -> PyTree:
@@ -287,7 +351,7 @@ def enter(tree: PyTree, num_seeds: int, mesh: Mesh | None, specs: Any) -> PyTree
 
     def move(spec: PartitionSpec, part: PyTree) -> PyTree:
         # One array at a time: a padded copy of all of replay need not fit beside replay.
-        own = NamedSharding(mesh, spec)
+        own = placement(mesh, spec)
         return jax.tree.map(lambda x: jax.device_put(pad(x, num_seeds, mesh), own), part)
 
     return jax.tree.map(move, specs, tree)
@@ -300,10 +364,12 @@ def shapes(tree: PyTree, num_seeds: int, mesh: Mesh | None, specs: Any) -> PyTre
     extra = padding(num_seeds, shares(mesh))
 
     def move(spec: PartitionSpec, part: PyTree) -> PyTree:
+        own = placement(mesh, spec)
+
         def entered(x: Any) -> jax.ShapeDtypeStruct:
             length = x.shape[0] // num_seeds * (num_seeds + extra) if x.shape else 0
             shape = (length, *x.shape[1:]) if x.shape else ()
-            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=NamedSharding(mesh, spec))
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=own)
 
         return jax.tree.map(entered, part)
 

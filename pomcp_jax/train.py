@@ -24,6 +24,7 @@ from pomcp_jax import (
     acting,
     agent,
     counters,
+    data_axis,
     normalising,
     packing,
     replay,
@@ -51,6 +52,7 @@ from pomcp_jax.train_state import (
     fold_keys,
     init,
     init_agents,
+    largest_capacity,
     own_seeds,
     replay_bytes,
     rows_per_env,
@@ -82,6 +84,7 @@ __all__ = [
     "fold_keys",
     "init",
     "init_agents",
+    "largest_capacity",
     "ratio",
     "replay_bytes",
     "rows_per_env",
@@ -116,8 +119,8 @@ def decide(state: TrainState, config: Config, spec: AgentSpec) -> Decision:
 
     keys = fold_keys(state, ACTING, state.iteration)
     params = state.agent.params
-    obs, is_first = timestep.obs, timestep.is_first
-    out = over_seeds(plan_seed, config.agent, params, keys, obs, state.plan, is_first)
+    now = data_axis.split((timestep.obs, state.plan, timestep.is_first), 1)
+    out = over_seeds(plan_seed, config.agent, params, keys, *now)
     info = out.diagnostics
     metrics = {
         f"{PLAN}{name}": jnp.mean(getattr(info, name).astype(jnp.float32), axis=1)
@@ -159,7 +162,7 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
     num_seeds = config.train.num_seeds
     flat = decision.action.reshape(-1, decision.action.shape[-1])
     # Flat, because an environment knows nothing of seeds: it steps a batch of S N.
-    env_state, following = env.step(state.env, flat)
+    env_state, following = data_axis.rows(env.step)(state.env, flat)
     before = _split_seeds(state.timestep, num_seeds)
     after = _split_seeds(following, num_seeds)
     row = Row(
@@ -174,9 +177,11 @@ def environment_step(state: TrainState, decision: Decision, config: Config, env:
         made=jnp.full_like(decision.value, state.updates, jnp.int32),
     )
     insert = jax.vmap(replay.insert, in_axes=(replay.SEEDS, 0), out_axes=replay.SEEDS)
+    # Complete rows, so that the ring stays complete everywhere and no window is ever collected.
+    row = data_axis.whole(row)
     return state._replace(
         agent=_count_observations(state.agent, row.obs),
-        replay=insert(state.replay, row),
+        replay=data_axis.whole(insert(state.replay, row)),
         env=env_state,
         timestep=following,
         plan=decision.plan,
@@ -204,7 +209,7 @@ def update_step(
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(fold_keys(state, UPDATING, state.updates))
     size = config.agent.optimizer.batch_size
     sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(replay.SEEDS, 0))
-    batch = sample(state.replay, keys[:, 0])
+    batch = data_axis.split(sample(state.replay, keys[:, 0]), 2)
     ring = state.replay
     if config.agent.replan.interval:
 
@@ -239,6 +244,7 @@ def update_step(
         )
 
     agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1])
+    agents, ring = data_axis.whole((agents, ring))
     return state._replace(agent=agents, replay=ring, updates=state.updates + 1), metrics
 
 
@@ -425,6 +431,11 @@ def check_environment(config: Config, env: Env) -> None:
         raise ConfigError(
             f"train.num_devices = {config.train.num_devices}: the environments of {env.name!r} live"
             " on the host and serve one device; must be 0 or 1"
+        )
+    if env.outside is not None and config.train.devices_per_seed > 1:
+        raise ConfigError(
+            f"train.devices_per_seed = {config.train.devices_per_seed}: the environments of"
+            f" {env.name!r} live on the host and serve one device; must be 1"
         )
     if config.env.history != env.history:
         raise ConfigError(

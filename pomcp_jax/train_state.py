@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pomcp_jax import acting, agent, counters, replay, seed_axis
+from pomcp_jax import acting, agent, counters, data_axis, replay, seed_axis
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import Config
@@ -59,8 +59,9 @@ SPECS = jax.tree.map(
     lambda axis: seed_axis.WHOLE if axis is None else seed_axis.SPLIT,
     SEEDS,
     is_leaf=lambda axis: axis is None,
-)
-"""Distribution over devices: by seeds; counters are replicated."""
+)._replace(env=seed_axis.ROWS, timestep=seed_axis.ROWS, plan=seed_axis.SECOND)
+"""Distribution over devices: by seeds, and by environments on several devices per seed; counters
+are replicated."""
 
 
 def rows_per_env(config: Config) -> int:
@@ -73,6 +74,12 @@ def replay_bytes(config: Config, env: Env, parts: int = 1) -> int:
     seeds = config.train.num_seeds + seed_axis.padding(config.train.num_seeds, parts)
     rows = rows_per_env(config) * config.env.num_envs * seeds
     return rows * replay.row_bytes(env.observation_size, env.action_size)
+
+
+def largest_capacity(config: Config, env: Env, size: float, seeds: int) -> int:
+    """Largest ``train.capacity`` whose replay of ``seeds`` seeds takes at most ``size`` bytes."""
+    row = replay.row_bytes(env.observation_size, env.action_size) * config.env.num_envs
+    return int(size // (row * seeds)) * config.env.num_envs
 
 
 def init(
@@ -93,7 +100,7 @@ def init(
         lambda key: jax.random.split(jax.random.fold_in(key, ENVIRONMENT), num_envs)
     )(keys)
     # All environments of all seeds are one flat batch, seed-major.
-    env_state, timestep = env.reset(env_keys.reshape(-1))
+    env_state, timestep = data_axis.rows(env.reset)(env_keys.reshape(-1))
     ring = replay.init(rows_per_env(config), num_envs, env.observation_size, env.action_size)
     # Only rows have the axis of seeds; the count of inserted ones is shared.
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_seeds, *x.shape)), ring.rows)

@@ -523,7 +523,32 @@ def buffer_is_a_file_of_arrays(config: Config) -> str | None:
     return f"train.buffer = {config.train.buffer!r:.200}: must be an .npz file, or empty"
 
 
+def devices_of_a_seed_divide_its_rows(config: Config) -> str | None:
+    """Every device of a seed has as many environments and windows as the others."""
+    agent, devices = config.agent, config.train.devices_per_seed
+    multiple = f"a multiple of train.devices_per_seed = {devices}"
+    if config.env.num_envs % devices:
+        return _wrong(config.env, "env.num_envs", multiple)
+    if agent.optimizer.batch_size % devices:
+        return _wrong(agent.optimizer, "agent.optimizer.batch_size", multiple)
+    # Plans of a batch that cannot be shared would be made by every device, all of them.
+    states = agent.mppi.horizon * agent.replan.batch_size
+    if agent.replan.interval and states % devices:
+        product = f"such that times agent.mppi.horizon = {agent.mppi.horizon} it is {multiple}"
+        return _wrong(agent.replan, "agent.replan.batch_size", product)
+    return None
+
+
+def physics_of_a_seed_is_on_its_devices(config: Config) -> str | None:
+    """The cores of the host are one resource, whatever the number of devices."""
+    if config.train.devices_per_seed == 1 or config.env.backend != "host":
+        return None
+    return _wrong(config.train, "train.devices_per_seed", "1 when env.backend is 'host'")
+
+
 RUN_RULES: tuple[RunRule, ...] = (
+    devices_of_a_seed_divide_its_rows,
+    physics_of_a_seed_is_on_its_devices,
     seeds_are_int32,
     random_phase_fills_a_window,
     run_outlasts_the_random_phase,

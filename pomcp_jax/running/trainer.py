@@ -207,8 +207,9 @@ def _as_before(config: Config, options: Options) -> Config:
     # Another number would round otherwise, and a resumed run is to be the same run.
     if config.train.num_devices or options.resume == "never":
         return config
-    before = workdirs.devices(options.workdir, options.record)
-    if not 1 <= before <= min(config.train.num_seeds, jax.device_count()):
+    before, size = workdirs.devices(options.workdir, options.record), config.train.devices_per_seed
+    most = min(config.train.num_seeds * size, jax.device_count())
+    if not 1 <= before <= most or before % size:
         return config
     return config_lib.replace(config, {"train.num_devices": before})
 

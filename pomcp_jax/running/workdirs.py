@@ -49,6 +49,7 @@ CHANGEABLE = (
     "checkpoint_keep",
     "memory_limit_gb",
     "num_devices",
+    "devices_per_seed",
     "max_bad_updates",
     "on_broken_seed",
     "max_seed_resets",
