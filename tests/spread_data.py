@@ -87,7 +87,7 @@ def check_communication(one, many, devices):
 def main(folder):
     warnings.simplefilter("error")
     assert jax.device_count() == 4
-    one, two, four, pair = spread(1), spread(2), spread(4), spread(2, seeds=2)
+    one, two, four, pair = spread(1), spread(2), spread(4), spread(2, seeds=4)
     sizes = [seed_axis.mesh_size(x.program.mesh) for x in (one, two, four, pair)]
     assert sizes == [1, 2, 4, 4]
     check_communication(one, four, 4)
@@ -103,11 +103,11 @@ def main(folder):
     assert len(state.timestep.obs.sharding.device_set) == 4
     assert state.timestep.obs.addressable_shards[0].data.shape[0] == ENVIRONMENTS // 4
 
-    # Two seeds, two devices each: both as if they were alone.
+    # Four seeds, two on each pair of devices: as if they were alone.
     both, _ = pair.train(pair.program.init(pair.config))
     same(both, alone, seed=0)
-    following = one.program.init(one.config, jnp.asarray([one.config.train.seed + 1], jnp.int32))
-    same(both, one.train(following)[0], seed=1)
+    following = one.program.init(one.config, jnp.asarray([one.config.train.seed + 3], jnp.int32))
+    same(both, one.train(following)[0], seed=3)
 
     # Saved on four devices, continued on two and on one.
     checkpoint.save(folder, 128, state, four.config, four.program.spec)
