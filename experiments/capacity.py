@@ -5,12 +5,12 @@ so that it is the same run on every machine; this command says which number fits
 """
 
 from experiments import early  # isort: skip  # noqa: F401
-from experiments import usage  # isort: skip  # noqa: F401
+from experiments import usage  # isort: skip
 
 import math
 import sys
 
-from experiments import arguments, settings, streams, xla
+from experiments import settings, streams, xla
 from pomcp_jax import seed_axis, train, validation
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
@@ -50,7 +50,7 @@ def _main(argv: list[str]) -> int:
         validation.validate_config(config)
         shown = lines(config, functions.environment(config), process.device_memory())
     except settings.HelpWanted as wanted:
-        print(wanted.answer or arguments.plain(__doc__))
+        print(wanted.answer or usage.short_help(usage.CAPACITY))
         return 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -84,6 +84,16 @@ of the compiled program; run those value by value with experiments.run.
 sections of fields:
 """
 
+CAPACITY = """\
+usage: python -m experiments.capacity --config=FILE[:task,preset,size]
+           [--config.any.field=value ...] [--size=SIZE] [--help[=TOPIC]]
+
+Prints what the replay of a run takes, and the train.capacity for which half of this device's
+memory has room. Arguments are those of experiments.run; nothing is trained or written.
+
+sections of fields:
+"""
+
 
 def sections() -> Iterator[tuple[str, str]]:
     """Dotted name of each group of fields and the first line of its documentation."""
@@ -121,7 +131,11 @@ def answer(program: str) -> int:
     return 0
 
 
-SHORT = {"experiments.run": RUN, "experiments.sweep": SWEEP}
+SHORT = {
+    "experiments.run": RUN,
+    "experiments.sweep": SWEEP,
+    "experiments.capacity": CAPACITY,
+}
 """Programs whose flags are fields of the configuration; the others have a parser."""
 _SPEC = getattr(sys.modules.get("__main__"), "__spec__", None)
 _NAME = "" if _SPEC is None else _SPEC.name

@@ -15,14 +15,16 @@ from pomcp_jax import arrays, checkpoint, compiled, envs, seed_axis, train
 
 ENVIRONMENTS, ROWS = 8, 512
 AGENT = {
-    "mppi__horizon": 2, "mppi__iterations": 1, "mppi__num_samples": 8, "mppi__num_proposals": 2,
+    "mppi__horizon": 1, "mppi__iterations": 1, "mppi__num_samples": 8, "mppi__num_proposals": 2,
     "mppi__num_elites": 2, "replan__interval": 2, "replan__batch_size": 4,
+    # Fewer and larger arrays, which are faster to compile.
+    "world_model__arranged_for": "gpu",
 }  # fmt: skip
 COLLECTIVES = r" = (\S.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\("
 
 
 class Spread(NamedTuple):
-    """A program, its compiled step and the number of operations of that."""
+    """A program with its compiled step, and a run's first chunk of every phase."""
 
     config: Any
     program: Any
@@ -30,14 +32,14 @@ class Spread(NamedTuple):
     works: tuple
 
     def train(self, state, works=None):
-        metrics = []
+        """The state after these chunks, and the last means; the state is donated."""
         for work in self.works if works is None else works:
             state, means = self.step(state, compiled.reduced(self.config, train.CHUNK_READS), work)
-            metrics.append(jax.device_get(means))
-        return state, metrics
+        return state, jax.device_get(means)
 
 
-def spread(devices, seeds=1):
+def spread(devices, seeds=1, begun=None):
+    """A run of so many devices per seed, and its initial state, that of ``begun`` if given."""
     config = tiny.run(
         agent_changes=AGENT, env__num_envs=ENVIRONMENTS, train__num_seeds=seeds,
         train__capacity=ENVIRONMENTS * ROWS, train__devices_per_seed=devices,
@@ -47,9 +49,13 @@ def spread(devices, seeds=1):
     )  # fmt: skip
     program = train.build(config, envs.make(config.env.task, config.env.action_repeat))
     works = program.seeding[0], program.pretraining[0], program.training[0]
+    if begun is None:
+        state = program.init(config)
+    else:
+        state = seed_axis.place(jax.tree.map(jnp.copy, begun), program.mesh, train.SPECS)
     # Compiled by hand, so that the text and the results are of one compilation.
-    step = program.chunk.lower(program.init(config), config, works[0]).compile()
-    return Spread(config, program, step, works)
+    step = program.chunk.lower(state, config, works[0]).compile()
+    return Spread(config, program, step, works), state
 
 
 def same(state, wanted, seed=slice(None)):
@@ -67,7 +73,7 @@ def same(state, wanted, seed=slice(None)):
             np.testing.assert_array_equal(of_seed, theirs[name], err_msg=name)
 
 
-def check_communication(one, many, devices):
+def check_communication(one, many, begun, devices):
     """Gradients and rows of environments travel between devices; replay and plans do not."""
     found = re.findall(COLLECTIVES, many.step.as_text())
     assert found
@@ -75,8 +81,7 @@ def check_communication(one, many, devices):
         int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64))
         for shapes, _ in found for shape in re.findall(r"\[([\d,]*)\]", shapes)
     ]  # fmt: skip
-    params = one.program.init(one.config).agent.params
-    largest = max(x.size for x in jax.tree.leaves(params))
+    largest = max(x.size for x in jax.tree.leaves(begun.agent.params))
     assert largest <= max(sizes) < ENVIRONMENTS * ROWS, (largest, max(sizes))
     # One for each of world model, policy and prior, and a few for means: not one for each array.
     assert sum(kind == "all-reduce" for _, kind in found) <= 12
@@ -87,44 +92,39 @@ def check_communication(one, many, devices):
 def main(folder):
     warnings.simplefilter("error")
     assert jax.device_count() == 4
-    one, two, four, pair = spread(1), spread(2), spread(4), spread(2, seeds=2)
-    sizes = [seed_axis.mesh_size(x.program.mesh) for x in (one, two, four, pair)]
-    assert sizes == [1, 2, 4, 4]
-    check_communication(one, four, 4)
+    one, begun = spread(1)
+    alone, metrics = one.train(jax.tree.map(jnp.copy, begun))
 
-    alone, metrics = one.train(one.program.init(one.config))
-    for many in (two, four):
-        state, theirs = many.train(many.program.init(many.config))
-        same(state, alone)
-        for mine, other in zip(theirs, metrics, strict=True):
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4), mine, other
-            )
-    assert len(state.timestep.obs.sharding.device_set) == 4
+    four, state = spread(4, begun=begun)
+    check_communication(one, four, begun, 4)
+    assert seed_axis.mesh_size(four.program.mesh) == 4
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    state, theirs = four.train(state)
+    same(state, alone)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(theirs[name], value, rtol=2e-3, atol=1e-4, err_msg=name)
     assert state.timestep.obs.addressable_shards[0].data.shape[0] == ENVIRONMENTS // 4
+    # What is placed as the program's own results never compiles it again.
+    assert placed == jax.tree.map(lambda x: x.sharding, state)
 
-    # Two seeds, two devices each: both as if they were alone.
-    both, _ = pair.train(pair.program.init(pair.config))
+    # Four seeds, two on each pair of devices: as if they were alone.
+    pairs, state = spread(2, seeds=4)
+    assert pairs.program.mesh.shape == {"seeds": 2, "data": 2}
+    both, _ = pairs.train(state)
     same(both, alone, seed=0)
-    following = one.program.init(one.config, jnp.asarray([one.config.train.seed + 1], jnp.int32))
-    same(both, one.train(following)[0], seed=1)
+    following = one.program.init(one.config, jnp.asarray([one.config.train.seed + 3], jnp.int32))
+    same(both, one.train(following)[0], seed=3)
 
-    # Saved on four devices, continued on two and on one.
-    checkpoint.save(folder, 128, state, four.config, four.program.spec)
-    wanted, _ = one.train(alone, one.program.training[1:2])
-    for other in (two, one):
-        shapes = jax.eval_shape(lambda: train.init(one.config, one.program.env, one.program.spec))
-        read = checkpoint.restore_run(folder, checkpoint.read(folder, 128), shapes)
-        mesh = other.program.mesh
-        read = seed_axis.place(read, mesh, train.SPECS)
-        placed = jax.tree.map(lambda x: x.sharding, read)
-        after, _ = other.train(read, other.program.training[1:2])
-        same(after, wanted)
-        # Another placement than the program's own would compile it again.
-        if mesh is not None:
-            assert jax.tree.leaves(placed) == jax.tree.leaves(
-                jax.tree.map(lambda x: x.sharding, after)
-            )
+    # Saved on one device, continued on four, and back.
+    shapes = jax.eval_shape(lambda: begun)
+    for number, (saved, by, other) in enumerate([(alone, one, four), (None, four, one)]):
+        saved = resumed if saved is None else saved
+        works = by.program.training[1 + number : 2 + number]
+        checkpoint.save(folder, number, saved, by.config, by.program.spec)
+        wanted, _ = by.train(saved, works)
+        read = checkpoint.restore_run(folder, checkpoint.read(folder, number), shapes)
+        resumed, _ = other.train(seed_axis.place(read, other.program.mesh, train.SPECS), works)
+        same(resumed, wanted)
     print("all is well")
 
 

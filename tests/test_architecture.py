@@ -30,6 +30,7 @@ FORBIDDEN = {
     "config": {"*"},
     "maths": {"*"},
     "packing": {"*"},
+    "data_axis": {"*"},
     "normalising": {"*"},
     "planner_model": {"*"},
     "networks": LEARNING | {"mppi", "losses", "replay", "world_model"},

@@ -78,7 +78,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("name, args", COMMANDS)
 def test_commands_parse(name, args):
-    if name in ("run", "sweep"):
+    if name in ("run", "sweep", "capacity"):
         values = sweep.own_flags() if name == "sweep" else None
         try:
             settings.parse([name, *args], values)

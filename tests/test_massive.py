@@ -23,6 +23,7 @@ TOY = {
     "agent.mppi.num_proposals": 2,
     "agent.mppi.num_elites": 2,
     "agent.optimizer.batch_size": 16,
+    "agent.replan.batch_size": 4,
     "train.seed_decisions": 64,
     "train.pretrain_updates": 2,
     "train.total_decisions": 64 + 8 * 48,
@@ -100,7 +101,7 @@ def test_the_command_prints_what_fits(capsys, monkeypatch):
     assert capacity.main(["capacity", "--config=experiments/configs/nothing.py"]) == 2
     assert "nothing.py" in capsys.readouterr().err
     assert capacity.main(["capacity", "--help"]) == 0
-    assert "experiments.capacity --config=FILE.py" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("usage: python -m experiments.capacity --config=FILE")
 
 
 def test_memory_of_the_device_is_known():

@@ -42,8 +42,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         # ``python -m experiments.capacity`` prints what would fit.
         "train.capacity": 4_096 * ENVIRONMENTS,
         "train.chunk_decisions": 64 * ENVIRONMENTS,
-        # Episodes last 500 steps, whatever the number of environments: an evaluation costs as much
-        # time as half a million decisions.
+        # An episode has 500 steps, whatever the number of environments: half a million decisions of
+        # training have as many.
         "train.eval_decisions": 4_000_000,
         # A checkpoint has all of replay.
         "train.checkpoint_decisions": 0,
