@@ -83,6 +83,14 @@ def seconds(env: Env, batch: int, repeats: int = 60) -> tuple[float, float]:
     return min(cpu), min(wall)
 
 
+def _mean(returns: list[float]) -> str:
+    """Mean and half of its 95 % interval, from the standard error."""
+    if len(returns) < 2:
+        return "unknown"
+    half = 1.96 * statistics.stdev(returns) / len(returns) ** 0.5
+    return f"{statistics.fmean(returns):.2f} +- {half:.2f}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -102,10 +110,9 @@ def main() -> int:
             print(f"{name} B={batch}: {cpu:.2f} ms of CPU, {wall:.2f} ms", flush=True)
         if args.steps:
             done = soak(env, args.steps, args.batch)
-            average = statistics.fmean(done.returns) if done.returns else float("nan")
             print(
                 f"{name} {done.steps:,} random steps: {done.nonfinite} non-finite,"
-                f" {done.episodes} episodes, {done.terminated} terminated, return {average:.2f}",
+                f" {done.episodes} episodes, {done.terminated} terminated, return {_mean(done.returns)}",
                 flush=True,
             )
     return 0
