@@ -72,8 +72,8 @@ def build(config: Config, env: Env | None = None) -> Functions:
 
     # NaNs leave the program as masks: under jax_debug_nans a NaN that means "no value" would
     # raise. They are put back on the host.
-    def with_nans(out: tuple[Episodes, Any], *args: Any) -> tuple[Episodes, Results]:
-        return own((out[0], compiled.show_nans(*out[1])), *args)
+    with_nans = functools.partial(_with_nans, program)
+    own = functools.partial(_without_padding, program)
 
     def policy(state: TrainState, config: Config) -> Episodes:
         return evaluate.rollout(
@@ -85,9 +85,6 @@ def build(config: Config, env: Env | None = None) -> Functions:
             episodes=config.train.eval_episodes,
             planner=False,
         )
-
-    def own(out: Any, _: TrainState, config: Config) -> Any:
-        return seed_axis.without_padding(out, config.train.num_seeds, program.mesh)
 
     def renew(state: TrainState, config: Config, which: jax.Array) -> TrainState:
         return state_edits.reset_agents(state, config, program.spec, which)
@@ -109,6 +106,16 @@ def build(config: Config, env: Env | None = None) -> Functions:
     )
     learned = trained.learned(config, program.spec)
     return _for_all_rows(functions if learned is None else _started(functions, learned))
+
+
+def _without_padding(program: Program, out: Any, _: TrainState, config: Config) -> Any:
+    return seed_axis.without_padding(out, config.train.num_seeds, program.mesh)
+
+
+def _with_nans(
+    program: Program, out: tuple[Episodes, Any], state: TrainState, config: Config
+) -> tuple[Episodes, Results]:
+    return _without_padding(program, (out[0], compiled.show_nans(*out[1])), state, config)
 
 
 def _for_all_rows(functions: Functions) -> Functions:

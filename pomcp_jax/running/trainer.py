@@ -143,9 +143,7 @@ class Trainer:
         workdirs.check_workdir(self.options.workdir, config, resume, self.options.grid)
         on_checked(self)
         self.functions: Functions = build(_as_before(self.config, self.options), env)
-        program = self.functions.program
-        parts = seed_axis.shares(program.mesh)
-        self.replay_bytes = train.replay_bytes(self.config, program.env, parts)
+        self.replay_bytes = _replay_bytes(self.config, self.functions)
         try:
             validation.validate_memory(self.config, self.replay_bytes)
         except ConfigError as error:
@@ -212,6 +210,12 @@ def _as_before(config: Config, options: Options) -> Config:
     if not 1 <= before <= most or before % size:
         return config
     return config_lib.replace(config, {"train.num_devices": before})
+
+
+def _replay_bytes(config: Config, functions: Functions) -> int:
+    """Bytes of replay of all rows on the devices."""
+    program = functions.program
+    return train.replay_bytes(config, program.env, seed_axis.shares(program.mesh))
 
 
 def _check_buffer(options: Options, functions: Functions) -> None:
