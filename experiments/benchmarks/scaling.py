@@ -242,9 +242,9 @@ def report(table: Sequence[Row], base: Point, axes: Sequence[str]) -> str:
 
 LINES = {
     "step, ms": (0, "-", "step of all environments"),
-    "step, GFLOP": (0, ":", "its arithmetic"),
+    "step, GFLOP": (0, ":", "arithmetic of a step"),
     "update, ms": (1, "-", "update of all seeds"),
-    "updates, GFLOP": (1, ":", "its arithmetic"),
+    "updates, GFLOP": (1, ":", "arithmetic of an update"),
     "state, MB": (2, ":", "training state"),
     "peak, GB": (2, "-", "peak memory"),
     "compile, s": (3, "-", "compiling"),
