@@ -4,7 +4,9 @@
 
 A process saves checkpoints of a tiny agent under strace; system calls that name the folder are
 counted, per checkpoint, the removal of the oldest one included. On a network file system each of
-them is a request to the metadata server. The number does not depend on the size of the arrays.
+them is a request to the metadata server. How many files orbax writes depends on how fast it
+writes, and strace slows it down: files are counted without strace as well, and what counts is the
+number of operations for each file.
 """
 
 import argparse
@@ -12,17 +14,18 @@ import collections
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from experiments import arguments
 from experiments.benchmarks import rows
 from experiments.benchmarks.rows import Row
 from pomcp_jax.running import process
 
-KEPT = 1
 SAVE = """
 import pathlib, sys
 from experiments.benchmarks import footprint, scaling_point
@@ -58,39 +61,53 @@ def calls(log: Iterable[str], folder: str) -> collections.Counter[str]:
     return found
 
 
-def traced(saves: int) -> tuple[collections.Counter[str], int]:
-    """Operations of a process that saves so often, and the files of its last checkpoint.
+class Saved(NamedTuple):
+    """What a process did that saved checkpoints."""
+
+    calls: collections.Counter[str]
+    """Operations by kind; empty without strace."""
+    files: float
+    """Mean number of files of its checkpoints that are left."""
+
+
+def saved(saves: int, keep: int, is_traced: bool) -> Saved:
+    """Save so many checkpoints in a process, with or without strace.
 
     Raises:
-      ValueError: there is no strace, or it may not trace.
+      ValueError: there is no strace, or it may not trace, or saving failed.
     """
-    if shutil.which("strace") is None:
+    if is_traced and shutil.which("strace") is None:
         raise ValueError("strace: is not installed")
     with tempfile.TemporaryDirectory(prefix="metadata-") as place:
         folder, log = pathlib.Path(place) / "checkpoints", pathlib.Path(place) / "log"
+        log.touch()
         watched = "trace=%file,fsync,fdatasync"
-        command = ["strace", "-f", "-y", "-qq", "-s", "512", "-e", watched, "-o", str(log)]
-        command += [sys.executable, "-c", SAVE, str(folder), str(saves), str(KEPT)]
+        strace = ["strace", "-f", "-y", "-qq", "-s", "512", "-e", watched, "-o", str(log)]
+        command = [sys.executable, "-c", SAVE, str(folder), str(saves), str(keep)]
+        command = [*strace, *command] if is_traced else command
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [""])[-1]
-            raise ValueError(f"strace: exit code {done.returncode}: {last}")
-        files = sum(path.is_file() for path in (folder / str(saves)).rglob("*"))
+            raise ValueError(f"{command[0]}: exit code {done.returncode}: {last}")
+        left = [sum(path.is_file() for path in kept.rglob("*")) for kept in folder.iterdir()]
         with log.open(errors="replace") as lines:
-            return calls(lines, str(folder)), files
+            return Saved(calls(lines, str(folder)), statistics.mean(left))
 
 
 def measured(saves: int) -> Iterator[Row]:
     """A row for each kind of operation, and one for files; per checkpoint.
 
     Raises:
-      ValueError: as :func:`traced`.
+      ValueError: as :func:`saved`.
     """
+    plain = saved(saves, saves, is_traced=False)
     # The difference between two processes: what the first checkpoint costs once cancels out.
-    (few, _), (many, files) = traced(2), traced(2 + saves)
+    few, many = (saved(count, 1, is_traced=True) for count in (2, 2 + saves))
+    share = plain.files / many.files
     for kind in (*KINDS, "other"):
-        yield {"what": kind, "per checkpoint": (many[kind] - few[kind]) / saves}
-    yield {"what": "files", "per checkpoint": float(files)}
+        traced = (many.calls[kind] - few.calls[kind]) / saves
+        yield {"what": kind, "under strace": traced, "per checkpoint": traced * share}
+    yield {"what": "files", "under strace": many.files, "per checkpoint": plain.files}
 
 
 def parser() -> argparse.ArgumentParser:
