@@ -225,7 +225,7 @@ def commands(text):
     # One line each: continued lines are joined, marks of comments and of lists are dropped.
     plain = re.sub(r"^\s*(?:# ?|- )\s*", "", text, flags=re.M)
     for line in re.sub(r"\\\n\s*", " ", plain).splitlines():
-        match = re.search(r"(?:python -m|pomcp_jax\S*) (experiments\.\w+)(.*)", line)
+        match = re.search(r"(?:python -m|pomcp_jax\S*) +(experiments\.\w+)(.*)", line)
         if match:
             words = shlex.split(match.group(2), comments=True)
             known = {"$SLURM_ARRAY_TASK_ID": "0", "$suite": "gpu", "$workdir": "runs/x"}

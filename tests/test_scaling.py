@@ -220,7 +220,7 @@ def test_the_note_says_what_times_are_worth():
 PACE = layout.Pace(5, 0.01, 100.0, 50.0, 2.0, "5M", "gpu", "x")
 STUDY = layout.Study(
     tasks=10, methods=2, seeds=10, decisions=100_000, evaluations=4, episodes=10, checkpoints=5,
-    kept=2, seed_bytes=100_000_000,
+    kept=2, seed_bytes=100_000_000, replay_bytes=40_000_000, filled=0.5,
 )  # fmt: skip
 FILES = layout.Files(files=20, operations=300.0)
 
@@ -242,6 +242,7 @@ def test_a_layout_by_hand():
     assert row["hours"] == pytest.approx(3 * 2310.0 / 3600)
     assert row["GPUs in use"] == pytest.approx(20 / 24)
     assert row["checkpoints at the end, TB"] == pytest.approx(20 * 2 * 1e9 / 1e12)
+    assert row["written, GB/s"] == pytest.approx(20 * 5 * 10 * 0.08 / (3600 * row["hours"]))
     assert row["files at the end"] == 20 * (8 + 2 * 20 + 4)
     assert row["seconds to save, all at once"] == pytest.approx(8 * 1.0 / 2.0)
     assert row["seconds of names, all at once"] == pytest.approx(8 * 300 / 2000)
@@ -253,8 +254,8 @@ def test_a_layout_by_hand():
     [
         ({}, {"gpus": 20}, "training; next: starting and compiling (6.5 %)"),
         ({"decisions": 1_000}, {"gpus": 20}, "starting and compiling"),
-        ({}, {"gpus": 20, "disk_gb_s": 0.1}, "writing checkpoints"),
-        ({}, {"gpus": 20, "operations_s": 10.0}, "names of files"),
+        ({}, {"gpus": 20, "disk_gb_s": 0.1}, "disk, writing checkpoints"),
+        ({}, {"gpus": 20, "operations_s": 10.0}, "disk, names of files"),
         ({}, {"gpus": 64}, "idle GPUs in the last round (69 %)"),
     ],
 )

@@ -81,6 +81,10 @@ class Study(NamedTuple):
     """That a run keeps at its end."""
     seed_bytes: int
     """Training state of a seed: in memory, and in a checkpoint once its replay is full."""
+    replay_bytes: int
+    """Those of its replay."""
+    filled: float
+    """Mean share of replay that is in use when a checkpoint is written."""
 
 
 class Cluster(NamedTuple):
@@ -243,7 +247,8 @@ def lay_out(
     hours = rounds * each / 3600
     used = programs * each / (3600 * hours * cluster.gpus)
     saved = seeds * study.seed_bytes
-    written = programs * study.checkpoints * saved
+    empty = (1.0 - study.filled) * study.replay_bytes
+    written = programs * study.checkpoints * seeds * (study.seed_bytes - empty)
     named = programs * study.checkpoints * files.operations
     compiling = (pace.start + pace.first_evaluation) / each
     row = {
@@ -271,13 +276,17 @@ def _files(study: Study, files: Files) -> int:
 
 
 def bottleneck(row: Row, study: Study, each: float) -> str:
-    """What costs most besides training itself, or that it is training."""
+    """What costs most besides training itself, or that it is training.
+
+    Saving happens beside training: the disk's share is that of the time between two checkpoints,
+    and training waits only from 100 % on.
+    """
     between = each / max(1, study.checkpoints)
     shares = {
         "idle GPUs in the last round": 1.0 - row["GPUs in use"],
         "starting and compiling": row["starting and compiling"],
-        "writing checkpoints": row["seconds to save, all at once"] / between,
-        "names of files": row["seconds of names, all at once"] / between,
+        "disk, writing checkpoints": row["seconds to save, all at once"] / between,
+        "disk, names of files": row["seconds of names, all at once"] / between,
     }
     worst = max(shares, key=lambda name: shares[name])
     if shares[worst] < BOTTLENECK:
@@ -289,10 +298,12 @@ def study_of(args: argparse.Namespace, config: Config) -> Study:
     """The study of a command line; schedule and sizes are the configuration's."""
     from experiments.benchmarks import footprint  # loads JAX
 
-    train = config.train
+    train, sizes = config.train, footprint.of(config, footprint.environment(config))
     total = args.decisions or train.total_decisions
     evaluations = total // train.eval_decisions if train.eval_decisions else 1
     regular = total // train.checkpoint_decisions if train.checkpoint_decisions else 0
+    checkpoints = max(1, regular)
+    used = (min(1.0, k * total / checkpoints / train.capacity) for k in range(1, checkpoints + 1))
     return Study(
         tasks=args.tasks,
         methods=args.methods,
@@ -300,10 +311,12 @@ def study_of(args: argparse.Namespace, config: Config) -> Study:
         decisions=total,
         evaluations=max(1, evaluations),
         episodes=train.eval_episodes,
-        checkpoints=max(1, regular),
+        checkpoints=checkpoints,
         # The newest ones, and the best one by evaluation.
-        kept=min(max(1, regular), train.checkpoint_keep + 1),
-        seed_bytes=footprint.of(config, footprint.environment(config)).total,
+        kept=min(checkpoints, train.checkpoint_keep + 1),
+        seed_bytes=sizes.total,
+        replay_bytes=sizes.replay,
+        filled=statistics.mean(used),
     )
 
 
