@@ -110,14 +110,16 @@ def given(words):
 # ------------------------------------------------------------------------------------ scripts
 
 
-def test_a_task_of_the_array_trains_its_cell(cluster):
+def test_a_task_of_the_array_trains_its_cell(cluster, tmp_path, monkeypatch, capsys):
     out, code = cluster.run("slurm_array.sbatch", "debug", "--minutes=60", CODE=0)
     assert code == 0 and cluster.called("scontrol") is None, out
     name, args = given(cluster.called("python"))
     assert (name, args) == ("reproduce", ["--suite=debug", "--cell=3", "--minutes=60"])
-    cell = parse(name, args)
-    plans = reproduce.make_plans("debug", suites.get(cell.suite), Path("r"), Path("w"))
-    assert len(reproduce.chosen(plans, cell.cell)) == 1
+    parse(name, args)
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.main([*args, "--dry_run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and "probe/match" in said[0] and "po_mpc" in said[0]
     assert any(
         line.startswith("JAX_COMPILATION_CACHE_DIR=") for line in cluster.called("environment")
     )

@@ -70,7 +70,13 @@ VALUES: dict[str, dict[str, tuple]] = {
 BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cpu": (
         "experiments/configs/small.py:cartpole-swingup",
-        {"train.num_seeds": 1, "train.capacity": 100_000, "train.total_decisions": 100_000},
+        # Physics in C: MJX takes longer to compile than the agent.
+        {
+            "env.backend": "host",
+            "train.num_seeds": 1,
+            "train.capacity": 100_000,
+            "train.total_decisions": 100_000,
+        },
     ),
     "gpu": (
         "experiments/configs/dm_control.py:walker-walk",
