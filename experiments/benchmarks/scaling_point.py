@@ -60,7 +60,9 @@ def filled(program: Program, config: Config) -> TrainState:
     agents = shapes.agent
     return full(shapes._replace(env=(), timestep=(), keys=()), 0.0)._replace(
         agent=full(agents, 0.0)._replace(
-            params=jax.tree.map(random, agents.params),
+            params=jax.tree.map(random, agents.params)._replace(
+                moments=full(agents.params.moments, 1.0)
+            ),
             target_value=jax.tree.map(random, agents.target_value),
             scales=full(agents.scales, 1.0),
         ),
