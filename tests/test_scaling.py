@@ -139,6 +139,8 @@ def command(tmp_path, monkeypatch):
         return {"step, ms": 1.0 + len(measured), "update, ms": 2.0, "peak, GB": 0.5}, ""
 
     monkeypatch.setattr(scaling, "run", run)
+    shapes = footprint.Footprint(100, 30, 10, 60, 1)
+    monkeypatch.setattr(footprint, "of", lambda config, env: shapes)
     monkeypatch.setattr(scaling, "too_slow", lambda config, seconds: "1M" in repr(config.agent))
 
     def call(*words):
@@ -296,24 +298,24 @@ def test_the_pace_of_a_measurement_of_ones_own(tmp_path):
 
 
 def test_the_command_answers_from_stored_numbers(capsys, tmp_path, monkeypatch):
-    files = {"rows": [{"what": "open", "per checkpoint": 300.0},
-                      {"what": "files", "per checkpoint": 20.0}]}  # fmt: skip
-    (tmp_path / "metadata.json").write_text(json.dumps(files))
     monkeypatch.setattr(layout, "files_of", lambda: layout.Files(20, 300.0))
-    assert layout.main(["--gpus=8,512", f"--json={tmp_path / 'layout.json'}"]) == 0
+    words = ["--config=experiments/configs/dm_control.py:cartpole-swingup"]
+    assert layout.main([*words, "--gpus=8,512", f"--json={tmp_path / 'layout.json'}"]) == 0
     out = capsys.readouterr().out
     assert "| GPUs | 8 | 512 |" in out and "| programs | 1,000 | 1,000 |" in out
     stored = json.loads((tmp_path / "layout.json").read_text())
     hours = [row["hours"] for row in stored["rows"]]
     assert 250 < hours[0] < 400 and hours[0] > 50 * hours[1]
     assert str(tmp_path) not in (tmp_path / "layout.json").read_text()
-    assert layout.Files(20, 300.0) == layout_files(tmp_path / "metadata.json")
 
 
-def layout_files(path):
-    """``files_of`` itself, whatever a test has put in its place."""
-    table = {row["what"]: row["per checkpoint"] for row in json.loads(path.read_text())["rows"]}
-    return layout.Files(int(table.pop("files")), sum(table.values()))
+def test_files_of_a_checkpoint_are_the_counted_ones(tmp_path):
+    counted = {"open": 200.0, "rename": 100.0, "files": 19.6}
+    table = [{"what": what, "per checkpoint": number} for what, number in counted.items()]
+    (tmp_path / "metadata.json").write_text(json.dumps({"rows": table}))
+    assert layout.files_of(tmp_path / "metadata.json") == layout.Files(20, 300.0)
+    stored = layout.files_of()
+    assert 15 < stored.files < 40 and 10 < stored.operations / stored.files < 30
 
 
 @pytest.mark.parametrize(

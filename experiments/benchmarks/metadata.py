@@ -74,10 +74,8 @@ def saved(saves: int, keep: int, is_traced: bool) -> Saved:
     """Save so many checkpoints in a process, with or without strace.
 
     Raises:
-      ValueError: there is no strace, or it may not trace, or saving failed.
+      ValueError: strace may not trace, or saving failed.
     """
-    if is_traced and shutil.which("strace") is None:
-        raise ValueError("strace: is not installed")
     with tempfile.TemporaryDirectory(prefix="metadata-") as place:
         folder, log = pathlib.Path(place) / "checkpoints", pathlib.Path(place) / "log"
         log.touch()
@@ -98,8 +96,10 @@ def measured(saves: int) -> Iterator[Row]:
     """A row for each kind of operation, and one for files; per checkpoint.
 
     Raises:
-      ValueError: as :func:`saved`.
+      ValueError: there is no strace; or as :func:`saved`.
     """
+    if shutil.which("strace") is None:
+        raise ValueError("strace: is not installed")
     plain = saved(saves, saves, is_traced=False)
     # The difference between two processes: what the first checkpoint costs once cancels out.
     few, many = (saved(count, 1, is_traced=True) for count in (2, 2 + saves))
