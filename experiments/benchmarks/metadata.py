@@ -103,11 +103,12 @@ def measured(saves: int) -> Iterator[Row]:
     plain = saved(saves, saves, is_traced=False)
     # The difference between two processes: what the first checkpoint costs once cancels out.
     few, many = (saved(count, 1, is_traced=True) for count in (2, 2 + saves))
-    share = plain.files / many.files
-    for kind in (*KINDS, "other"):
-        traced = (many.calls[kind] - few.calls[kind]) / saves
-        yield {"what": kind, "under strace": traced, "per checkpoint": traced * share}
-    yield {"what": "files", "under strace": many.files, "per checkpoint": plain.files}
+    traced = {kind: (many.calls[kind] - few.calls[kind]) / saves for kind in (*KINDS, "other")}
+    # As many checkpoints are removed as are made, and what is removed are files and folders.
+    files = traced["remove"] - traced["create folder"]
+    for kind, number in traced.items():
+        yield {"what": kind, "under strace": number, "per checkpoint": number * plain.files / files}
+    yield {"what": "files", "under strace": files, "per checkpoint": plain.files}
 
 
 def parser() -> argparse.ArgumentParser:
