@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import test_docs
 import yaml
 
 from experiments import arguments, parsers, reproduce, settings, suites
@@ -93,7 +94,7 @@ def cluster(tmp_path):
 def parse(name, args):
     """Let the parser of ``experiments.NAME`` read arguments; it exits if one is wrong."""
     if name in ("run", "sweep"):
-        settings.parse([name, *args])
+        settings.parse([name, *args], test_docs.own_flags(name))
         return None
     module = getattr(parsers, name, None) or importlib.import_module(f"experiments.{name}").parser
     parsed, others = arguments.parse(module(), args, others=True)
