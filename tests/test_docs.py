@@ -1,6 +1,7 @@
 """The documentation: links lead somewhere, commands parse, code and notebooks run."""
 
 import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -68,6 +69,15 @@ def commands(text):
             yield line[2].removeprefix("experiments."), line[3:]
 
 
+def own_flags(name):
+    """Flags that ``experiments.run`` and ``sweep`` have of their own."""
+    if name == "sweep":
+        return sweep.own_flags()
+    if importlib.util.find_spec("experiments.processes") is None:
+        return None
+    return importlib.import_module("experiments.processes").own_flags()
+
+
 COMMANDS = [
     pytest.param(name, args, id=f"{page.stem}: {name} {' '.join(args)[:60]}")
     for page in [ROOT / "README.md", *HOW_TO]
@@ -79,12 +89,12 @@ COMMANDS = [
 @pytest.mark.parametrize("name, args", COMMANDS)
 def test_commands_parse(name, args):
     if name in ("run", "sweep", "capacity"):
-        values = sweep.own_flags() if name == "sweep" else None
+        values = own_flags(name)
         try:
             settings.parse([name, *args], values)
         except settings.HelpWanted as wanted:
             assert "--help" in args or wanted.answer
-        if values:
+        if name == "sweep":
             assert sweep.parse_grid(values.grid)
         return
     parser = getattr(parsers, name, None)
