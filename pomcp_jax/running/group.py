@@ -11,6 +11,7 @@ if a process joins late (docs/decisions.md).
 import contextlib
 import errno
 import json
+import os
 import select
 import socket
 import threading
@@ -279,8 +280,8 @@ def _listen(place: Place) -> socket.socket:
             return socket.create_server(at)
     except OSError as error:
         raise ConfigError(
-            f"--coordinator = {place.address}: cannot listen ({error.strerror or error}); must be a"
-            " free port of process 0's machine"
+            f"--coordinator = {place.address}: cannot listen ({_text(error)}); must be a free port"
+            " of process 0's machine"
         ) from None
 
 
@@ -288,6 +289,13 @@ def _link(connection: socket.socket) -> Link:
     # Messages are small and must not wait for each other.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return Link(connection, _messages(connection))
+
+
+def _text(error: OSError) -> str:
+    # Python adds addresses to the system's text; errors of names have numbers of their own.
+    known = error.errno if error.errno and error.errno > 0 else 0
+    named = isinstance(error, socket.gaierror)
+    return os.strerror(known) if known and not named else error.strerror or str(error)
 
 
 def _greet(listener: socket.socket) -> tuple[Link, dict[str, Any] | None]:
@@ -313,7 +321,7 @@ def _enter(place: Place, facts: Mapping[str, str]) -> Link:
             seconds = min(left, GREETING)
             link = _link(socket.create_connection((place.host, place.port), seconds))
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = _text(error)
             time.sleep(min(0.2, left))
             continue
         try:
