@@ -16,8 +16,8 @@ from pomcp_jax import checkpoint, parts
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import arranging, group, process, workdirs
-from pomcp_jax.running.background import Control
-from pomcp_jax.running.group import ENDED, Group, Place
+from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running.group import ENDED, GREETING, Group, Place
 from pomcp_jax.running.options import Together
 
 AUTO = "auto"
@@ -144,6 +144,7 @@ def assigned(
 
     Raises:
       ConfigError: one line.
+      Stop: another process has refused, or is gone.
     """
     workdir, config = options.workdir, options.config
     if joined is None or joined.count == 1:
@@ -206,15 +207,10 @@ def _await(joined: Group, ready: Callable[[], bool]) -> None:
     """Wait for all others before training.
 
     Raises:
-      ConfigError: another process has ended or is gone.
+      Stop: another process has refused, or is gone.
     """
-
-    def ended() -> bool:
-        return bool(joined.read(ENDED))
-
-    if not joined.wait(ready, ended):
-        code, text = reason(joined) or (2, "another process has ended")
-        raise ConfigError(text)
+    if not joined.wait(ready, lambda: bool(joined.read(ENDED))):
+        raise Stop(*(reason(joined) or (2, "another process has ended")))
 
 
 def reason(joined: Group) -> tuple[int, str] | None:
@@ -236,7 +232,7 @@ def checked(joined: Group | None) -> None:
     """Wait until every process has made all its checks, so that none compiles in vain.
 
     Raises:
-      ConfigError: another process refused, or is gone.
+      Stop: another process has refused, or is gone.
     """
     if joined is not None:
         joined.post("checked", True)
@@ -301,10 +297,8 @@ def leave(joined: Group | None, options: Settings, code: int, text: str) -> int:
     if joined is None:
         return code
     joined.post(ENDED, [code, text])
-    deadline = time.monotonic() + joined.heartbeat + LAST if code else float("inf")
-    joined.wait(
-        lambda: len(joined.read(ENDED)) == joined.count, lambda: time.monotonic() > deadline
-    )
+    limit = joined.heartbeat + LAST if code else float("inf")
+    joined.wait(lambda: len(joined.read(ENDED)) == joined.count, _after(limit))
     why = reason(joined)
     if why and (joined.gone or not code):
         code, text = code or why[0], why[1]
@@ -313,6 +307,11 @@ def leave(joined: Group | None, options: Settings, code: int, text: str) -> int:
         _note_end(options.workdir, code, text)
     joined.close()
     return code
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    deadline = time.monotonic() + seconds
+    return lambda: time.monotonic() > deadline
 
 
 def _note_end(workdir: Path, code: int, text: str) -> None:
@@ -326,6 +325,13 @@ def _note_end(workdir: Path, code: int, text: str) -> None:
         pass
 
 
-def fails(joined: Group | None, options: Settings, error: ConfigError) -> None:
-    """Tell the others that this process refuses."""
-    leave(joined, options, 2, str(error))
+def fails(joined: Group | None, options: Settings, error: ConfigError | Stop) -> None:
+    """Tell the others that this process does not train."""
+    if joined is None:
+        return
+    code = error.code if isinstance(error, Stop) else 2
+    joined.post(ENDED, [code, str(error)])
+    joined.wait(lambda: len(joined.read(ENDED)) == joined.count, _after(GREETING))
+    if joined.index == 0 and isinstance(error, Stop):
+        _note_end(options.workdir, code, str(error))
+    joined.close()

@@ -24,7 +24,7 @@ from pomcp_jax import config as config_lib
 from pomcp_jax import effects
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import cost, metrics, process, workdirs
-from pomcp_jax.running.background import Control
+from pomcp_jax.running.background import Control, Stop
 from pomcp_jax.running.group import Group
 from pomcp_jax.running.progress import Progress, duration, number
 from pomcp_jax.running.trainer import Outcome, Trainer
@@ -80,6 +80,7 @@ def prepare(argv: list[str]) -> Prepared:
 
     Raises:
       ConfigError: one line for the user.
+      Stop: another process of the run refused, or is gone.
     """
     values = processes.own_flags()
     options = settings.parse(argv, values)
@@ -88,7 +89,7 @@ def prepare(argv: list[str]) -> Prepared:
     joined = processes.enter(values, options)
     try:
         return _prepare(argv, options, joined)
-    except ConfigError as error:
+    except (ConfigError, Stop) as error:
         processes.fails(joined, options, error)
         raise
 
@@ -131,6 +132,9 @@ def _main(argv: list[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stop as stop:  # another process refused, or is gone
+        print(f"error: {stop}", file=sys.stderr)
+        return stop.code
     if options.print_only:  # after `prepare`: what is printed has passed all checks
         for name, value in config_lib.flatten(options.config).items():
             print(f"{name} = {value}")

@@ -48,8 +48,12 @@ def _await(when: str, folders: list[Path], running: list[subprocess.Popen], draw
         return any(process.poll() is not None for process in running)
 
     before = [checkpoint.steps(folder) for folder in folders]
-    if when == "start":
-        until = time.monotonic() + draw.uniform(0.0, 40.0)
+    record = folders[0].parents[1] / parts.RECORD
+    old = record.stat().st_mtime_ns if record.exists() else None
+    if when == "start":  # a process that is killed before it joins is missing, which is another end
+        while not ended() and old == (record.stat().st_mtime_ns if record.exists() else None):
+            time.sleep(0.002)
+        until = time.monotonic() + draw.uniform(0.0, 5.0)
     else:
         while not ended() and [checkpoint.steps(folder) for folder in folders] == before:
             time.sleep(0.002)
