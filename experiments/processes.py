@@ -23,7 +23,9 @@ from pomcp_jax.running.options import Together
 AUTO = "auto"
 VISIBLE = 30.0
 """Seconds until a file of process 0 must be seen by the others: network file systems cache."""
-LAST = 8.0
+PATIENCE = 30.0
+"""Seconds of waiting for a slower process after which a line says so."""
+LAST = 6.0
 """Seconds beyond the heartbeat's limit after which a process ends at once if another is gone."""
 
 
@@ -258,11 +260,16 @@ def together(joined: Group | None, workdir: Path, control: Control) -> Together 
         joined.post("steps", list(own))
         # One interval ahead is enough to never wait on equal machines. Further ahead nothing is
         # gained, as the run ends with its slowest process, and checkpoints pile up.
-        if len(own) > 1:
-            joined.wait(
-                lambda: all(steps and steps[-1] >= own[-2] for steps in others()),
-                lambda: control.requested or bool(joined.read(ENDED)),
-            )
+        if len(own) < 2:
+            return
+        late, notes = _after(PATIENCE), [f"waiting for processes that are before {own[-2]:,}"]
+
+        def over() -> bool:
+            if notes and late():
+                control.progress.say(notes.pop())
+            return control.requested or bool(joined.read(ENDED))
+
+        joined.wait(lambda: all(steps and steps[-1] >= own[-2] for steps in others()), over)
 
     return Together(common, saved)
 
@@ -298,6 +305,9 @@ def leave(joined: Group | None, options: Settings, code: int, text: str) -> int:
         return code
     joined.post(ENDED, [code, text])
     limit = joined.heartbeat + LAST if code else float("inf")
+    behind = [i for i in range(joined.count) if i not in joined.read(ENDED)]
+    if behind and not code:
+        print(f"waiting for process {', '.join(map(str, behind))}", flush=True)
     joined.wait(lambda: len(joined.read(ENDED)) == joined.count, _after(limit))
     why = reason(joined)
     if why and (joined.gone or not code):

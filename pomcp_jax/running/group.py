@@ -27,6 +27,8 @@ MOST_BYTES = 1 << 20
 """Longest line; a greeting with a whole configuration has some ten thousand bytes."""
 GREETING = 5.0
 """Seconds in which a new connection must introduce itself."""
+BROKEN = (OSError, ValueError, TypeError, KeyError, RecursionError)
+"""What a connection that fails, or another program's messages, lead to."""
 ENDED = "ended"
 """Name of the board's entry with which a process announces its end."""
 
@@ -136,7 +138,7 @@ class Group:
                 self._take(index, message)
         except TimeoutError:
             why, heard = f"silent for {self.heartbeat:g} s", self.heartbeat
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except BROKEN as error:
             why = f"its connection failed: {error}"
         self._lose(index, Gone(why, time.monotonic() - heard))
         _close(link)
@@ -308,7 +310,7 @@ def _greet(listener: socket.socket) -> tuple[Link, dict[str, Any] | None]:
         fits = fits and type(hello["process"]) is int and type(hello["of"]) is int
         fits = fits and 0 <= hello["process"] < hello["of"]
         return link, hello if fits else None
-    except (OSError, ValueError, TypeError, KeyError, StopIteration):
+    except (*BROKEN, StopIteration):
         return link, None
 
 
