@@ -149,8 +149,7 @@ class Trainer:
             validation.validate_memory(self.config, self.replay_bytes)
         except ConfigError as error:
             rows = f" ({len(self.cells)} cells x {config.train.num_seeds} seeds)"
-            rows = rows if self.options.grid else ""
-            raise ConfigError(f"{error}{rows}") from None
+            raise ConfigError(f"{error}{rows * bool(self.options.grid)}") from None
         _check_buffer(self.options, self.functions)
         self.control = Control(Progress()) if control is None else control
         self.on_row, self.command, self._began = tuple(on_row), command, began
