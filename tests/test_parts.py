@@ -197,27 +197,28 @@ def test_a_kill_between_the_moves_is_completed(config, whole, tmp_path, monkeypa
         monkeypatch.setattr(Path, "rename", move)
 
     limited(None)
-    done = copied(whole, tmp_path)
-    arranging.arrange(done, config, 2)
+    arranging.arrange(copied(whole, tmp_path / "first"), config, 2)
     # Renames of new checkpoints and files come first; from here on old files leave their places.
     begin = moves.index(f"{arranging.STAGED}.partial") + 1
-    names = {p.relative_to(done) for p in done.rglob("*")}
     limited(begin)
     staged = copied(whole, tmp_path / "staged")
     with pytest.raises(KeyboardInterrupt):
         arranging.arrange(staged, config, 2)
-    for limit in range(len(moves) + len(names)):
-        workdir = copied(staged, tmp_path / str(limit))
+    limited(None)
+    done = copied(staged, tmp_path / "done")
+    arranging._finish_moves(done)
+    names = {p.relative_to(done) for p in done.rglob("*")}
+    total = len(moves)
+    for limit in range(total):
         limited(limit)
-        try:
+        workdir = copied(staged, tmp_path / str(limit))
+        with pytest.raises(KeyboardInterrupt):
             arranging._finish_moves(workdir)
-            break
-        except KeyboardInterrupt:
-            limited(None)
-            arranging._finish_moves(workdir)
+        limited(None)
+        arranging._finish_moves(workdir)
         assert {p.relative_to(workdir) for p in workdir.rglob("*")} == names, limit
         assert parts.read(workdir).parts == [Part(3, 3), Part(6, 2)]
-    assert limit >= 8  # one kill before each move of a file or a folder
+    assert total >= 8  # one kill before each move of a file or a folder
 
 
 def test_damage_falls_back_to_an_older_common_checkpoint(config, whole, tmp_path):
