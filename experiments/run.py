@@ -5,23 +5,27 @@
 The same command line resumes a stopped run; see docs/reliability.md.
 
 Exit codes: 0 done, 1 an unexpected exception, 2 bad input, 3 training diverged, 4 the disk is full
-or cannot be written or read, 75 stopped by --minutes, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
+or cannot be written or read, 75 stopped by --minutes, or another process of the run is gone,
+129/130/143 stopped by SIGHUP/SIGINT/SIGTERM.
 """
 
 from experiments import early  # isort: skip  # noqa: F401
 from experiments import usage  # isort: skip
 from experiments import clock  # isort: skip
 
+import functools
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments import config_files, devices, settings, start, streams, xla
+from experiments import config_files, devices, processes, settings, start, streams, xla
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects, seed_axis
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import cost, metrics, process, workdirs
-from pomcp_jax.running.background import Control
+from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running.group import Group
 from pomcp_jax.running.progress import Progress, duration, number
 from pomcp_jax.running.trainer import Outcome, Trainer
 
@@ -60,32 +64,61 @@ def announce(config: Config) -> None:
     print("\n".join(settings.shown(config)), flush=True)
 
 
-def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
-    """Parsed arguments and a trainer; every check runs before anything is compiled or written.
+class Prepared(NamedTuple):
+    """What a command line asks for."""
+
+    options: settings.Settings
+    """Of this process."""
+    trainer: Trainer
+    ending: start.Ending
+    lock: int | None
+    """Descriptor of the lock of a workdir that several processes share."""
+
+
+def prepare(argv: list[str]) -> Prepared:
+    """Parsed arguments and a trainer; every check runs before anything is compiled.
 
     Raises:
       ConfigError: one line for the user.
+      Stop: another process of the run refused, or is gone.
     """
-    options = settings.parse(argv)
+    values = processes.own_flags()
+    options = settings.parse(argv, values)
     # Before the trainer: JAX settles on devices and cache when it computes for the first time.
-    seeds = options.config.train.num_seeds
-    devices.use(devices.on_cpu(options, seeds))
+    devices.use(devices.on_cpu(options, processes.most_seeds(values, options)))
     xla.begin(options.cache_dir)
-    options = options._replace(config=devices.chosen(options, seeds))
+    joined = processes.enter(values, options)
+    try:
+        return _prepare(argv, options, joined)
+    except (ConfigError, Stop) as error:
+        processes.fails(joined, options, error)
+        raise
+
+
+def _prepare(argv: list[str], whole: settings.Settings, joined: Group | None) -> Prepared:
+    control, command = Control(Progress()), process.command("experiments.run", argv)
+    options, lock = processes.assigned(joined, whole, control.progress.say, command)
+    # Of this process: the others may have another number of devices.
+    config = devices.chosen(options, options.config.train.num_seeds)
+    options = options._replace(config=config)
     trainer = Trainer(
         options.config,
         options.workdir,
         resume=options.resume,
         tensorboard=options.tensorboard,
         wandb=options.wandb,
-        control=Control(Progress()),
+        control=control,
         on_checked=lambda trainer: None if options.print_only else announce(options.config),
-        command=process.command("experiments.run", argv),
+        command=command,
         began=clock.STARTED,
+        together=processes.together(joined, options.workdir, control),
     )
     for line in effects.without_effect(options.config):
         print(f"warning: {line}", file=sys.stderr)
-    return options, trainer
+    processes.checked(joined)
+    processes.watch(joined, control)
+    ending = functools.partial(processes.leave, joined, whole)
+    return Prepared(options, trainer, ending, lock)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,13 +129,16 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     xla.save_memory()
     try:
-        options, trainer = prepare(argv)
+        options, trainer, ending, _lock = prepare(argv)
     except settings.HelpWanted as wanted:
         print(wanted.answer or usage.short_help())
         return 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stop as stop:  # another process refused, or is gone
+        print(f"error: {stop}", file=sys.stderr)
+        return stop.code
     if options.print_only:  # after `prepare`: what is printed has passed all checks
         for name, value in config_lib.flatten(options.config).items():
             print(f"{name} = {value}")
@@ -111,7 +147,10 @@ def _main(argv: list[str]) -> int:
     if hint:
         print(hint)
     return start.train(
-        trainer, lambda outcome: report(outcome, options.config), minutes=options.minutes
+        trainer,
+        lambda outcome: report(outcome, options.config),
+        minutes=options.minutes,
+        ending=ending,
     )
 
 

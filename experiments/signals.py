@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 from experiments.early import SIGNALS
@@ -18,10 +19,15 @@ def install(control: Control) -> None:
     SIGHUP, which a closing terminal sends several times, never exits at once, and stays ignored
     if it was ignored before (nohup).
     """
+    first: list[float] = []
 
     def handle(number: int, _frame: Any) -> None:
+        # Of the first signal, not of the request: another process of the run may have passed on
+        # the stop whose signal arrives here only now.
+        age = time.monotonic() - first[0] if first else 0.0
+        first[:] = first or [time.monotonic()]
         if control.requested:
-            if number != signal.SIGHUP and control.age() > ECHO:
+            if number != signal.SIGHUP and age > ECHO:
                 # Not sys.exit: it would wait for the chunk and for threads that are saving.
                 os._exit(128 + number)
             return

@@ -12,12 +12,16 @@ from pomcp_jax.running import crash, process
 from pomcp_jax.running.background import Control, Stop
 from pomcp_jax.running.trainer import CRASHED, Outcome, Trainer
 
+Ending = Callable[[int, str], int]
+"""Exit code of a process, from the code of its outcome and the reason."""
+
 
 def train(
     trainer: Trainer,
     report: Callable[[Outcome], None],
     about: str = "",
     minutes: float | None = None,
+    ending: Ending = lambda code, text: code,
 ) -> int:
     """Run ``trainer`` and print its outcome; returns the exit code.
 
@@ -26,6 +30,7 @@ def train(
       report: prints an outcome for the user.
       about: text for the first line, in addition to device and memory.
       minutes: from the start of the process to a clean stop; None for no limit.
+      ending: what a run over several processes does with the exit code and its reason.
     """
     signals.install(trainer.control)
     if minutes is not None:
@@ -37,14 +42,15 @@ def train(
         outcome = trainer.attempt()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return ending(2, str(error))
     except Stop as stop:  # requested before training began
         print(f"error: {stop}", file=sys.stderr)
-        return stop.code
+        return ending(stop.code, str(stop))
     except Exception as error:
-        print(f"error: {crash.report(error, workdir)}", file=sys.stderr)
-        return CRASHED
-    return end(outcome, report)
+        text = crash.report(error, workdir)
+        print(f"error: {text}", file=sys.stderr)
+        return ending(CRASHED, text)
+    return end(outcome, report, ending)
 
 
 def limit(control: Control, minutes: float) -> None:
@@ -60,13 +66,14 @@ def limit(control: Control, minutes: float) -> None:
     timer.start()
 
 
-def end(outcome: Outcome, report: Callable[[Outcome], None]) -> int:
+def end(outcome: Outcome, report: Callable[[Outcome], None], ending: Ending) -> int:
     """Print the outcome of a run; returns the exit code."""
     if outcome.errors:
         print(f"error: {outcome.errors}", file=sys.stderr)
     report(outcome)
+    code = ending(outcome.code, outcome.text)
     sys.stdout.flush()  # os._exit does not
     sys.stderr.flush()
     if outcome.abandoned:  # a chunk or a compiler is in a thread that cannot be stopped
-        os._exit(outcome.code)
-    return outcome.code
+        os._exit(code)
+    return code

@@ -19,6 +19,7 @@ usage: python -m experiments.run --config=FILE[:task,preset,size] [--config.any.
            [--size=SIZE] [--workdir=DIR] [--resume=MODE] [--tensorboard] [--wandb=PROJECT]
            [--minutes=M] [--num_devices=N] [--cache_dir=DIR|none] [--print_config]
            [--help[=TOPIC]]
+           [--coordinator=HOST:PORT --num_processes=P --process_id=0|1|... | --coordinator=auto]
 
 recipes, each behind `python -m experiments.run`; C is experiments/configs:
   --config=C/quickstart.py                                 swing a pole up, in minutes
@@ -45,6 +46,10 @@ recipes, each behind `python -m experiments.run`; C is experiments/configs:
                  cores of a CPU or of all GPUs; a run that resumes keeps its number
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
   --print_config print the resolved configuration and stop
+  --coordinator  one run over several processes, each with a share of the seeds and the same command
+                 apart from --process_id: HOST of process 0 and a free PORT there; auto: from SLURM
+                 or another cluster. Stops at once if a process is gone (code 75); the same commands
+                 resume. --join_timeout (60) and --heartbeat_timeout (30) are in seconds
   --help=TOPIC   a section of fields, or a field: type, range or choices, default, the value in
                  --config if that is given, meaning. Also: configs, tasks, presets, sizes, all
 

@@ -143,6 +143,7 @@ def save(
     spec: AgentSpec,
     *,
     keep: int = 3,
+    since: int | None = None,
     score: float | None = None,
     host: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -155,6 +156,7 @@ def save(
       config: of the run.
       spec: sizes of the environment.
       keep: checkpoints to keep, this one included; at least 1.
+      since: checkpoints from these decisions on are kept as well, if it is not None.
       score: mean evaluation return of this state, if it was evaluated.
       host: plain JSON that belongs to the state; comes back in the manifest.
 
@@ -185,7 +187,7 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"{final}: not saved ({_reason(error)})") from None
     try:
-        _prune(folder, max(keep, 1))
+        _prune(folder, max(keep, 1), since)
     except OSError as error:  # costs space only, and the next save tries again
         text = f"{folder}: older checkpoints were not deleted ({_reason(error)})"
         warnings.warn(text, stacklevel=2)
@@ -252,11 +254,16 @@ def undo_replacement(folder: Path | str) -> None:
             path.rename(final)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest and the best; unreadable checkpoints do not count."""
+def _prune(folder: Path, keep: int, since: int | None) -> None:
+    """Delete all but the ``keep`` newest, those from ``since`` on, and the best.
+
+    Unreadable checkpoints do not count.
+    """
     known = scores(folder)
     best = max(known, key=lambda step: (known[step], step), default=None)
     for old in sorted(known)[:-keep]:
+        if since is not None and old >= since:
+            break
         if old != best or known[old] == -math.inf:
             doomed = folder / f".{old}.deleted"
             # Renamed first: a kill half-way must not leave a partial checkpoint under this name.

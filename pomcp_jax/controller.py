@@ -11,7 +11,7 @@ import dataclasses
 import math
 import numbers
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax import acting, checkpoint, envs
+from pomcp_jax import acting, checkpoint, envs, parts
 from pomcp_jax import cells as cells_lib
+from pomcp_jax import config as config_lib
 from pomcp_jax.acting import AgentParams, AgentSpec
 from pomcp_jax.checkpoint import CheckpointError, Restored
 from pomcp_jax.config import AgentConfig, Config, ConfigError
@@ -320,15 +321,51 @@ def load(run: Path | str, which: str | int = "best") -> Restored:
     """Agents of a run, from ``RUN/checkpoints`` or from a folder of checkpoints itself.
 
     For a sweep, ``run`` is the folder of one of its cells; the best checkpoint is the one with the
-    best mean over all cells.
+    best mean over all cells. Of a run over several processes the seeds of all parts are returned,
+    from a checkpoint that all have.
 
     Raises:
       CheckpointError: one line that names what is missing or damaged.
     """
+    place = Path(run).expanduser()
+    try:
+        record = parts.read(place)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    if record is not None:
+        return _of_parts([place / part.folder / "checkpoints" for part in record.parts], which)
     folder, cell = find(run)
     restored = checkpoint.restore(folder, choose_checkpoint(folder, which))
     grid = checkpoint.read(folder, restored.decisions).host.get("grid")
     return _of_cell(restored, grid, cell, folder) if grid else restored
+
+
+def _of_parts(folders: Sequence[Path], which: str | int) -> Restored:
+    """Agents of all parts of a run, at a checkpoint that all have.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
+    known = [checkpoint.scores(folder) for folder in folders]
+    common = sorted(set(known[0]).intersection(*known[1:]))
+    workdir = folders[0].parents[1]
+    if isinstance(which, int) and which in common:
+        common = [which]
+    elif not common or which not in ("best", "newest"):
+        raise CheckpointError(
+            f"{workdir}: checkpoint = {which!r}: must be 'best', 'newest', or one that all parts"
+            f" have: {common}"
+        )
+    # As for one process: the mean over all seeds, and only where all were evaluated.
+    sizes = [checkpoint.read(folder, common[-1]).sizes[2] for folder in folders]
+    means = {step: float(np.average([s[step] for s in known], weights=sizes)) for step in common}
+    best = max(common, key=lambda step: (means[step], step))
+    newest = which != "best" or not math.isfinite(means[best])
+    step = common[-1] if newest else best
+    restored = [checkpoint.restore(folder, step) for folder in folders]
+    state = jax.tree.map(lambda *x: jnp.concatenate(x), *(part.state for part in restored))
+    whole = {"train.num_seeds": sum(sizes)}
+    return restored[0]._replace(state=state, config=config_lib.replace(restored[0].config, whole))
 
 
 def _of_cell(restored: Restored, grid: Any, name: str, folder: Path) -> Restored:

@@ -1,7 +1,6 @@
 """The documentation: links lead somewhere, commands parse, code and notebooks run."""
 
 import importlib
-import importlib.util
 import json
 import re
 import shlex
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import arguments, export, parsers, settings, sweep
+from experiments import arguments, export, parsers, processes, settings, sweep
 from experiments.configs import quickstart
 from pomcp_jax import acting, agent, checkpoint, datasets
 from pomcp_jax import config as config_lib
@@ -73,9 +72,7 @@ def own_flags(name):
     """Flags that ``experiments.run`` and ``sweep`` have of their own."""
     if name == "sweep":
         return sweep.own_flags()
-    if importlib.util.find_spec("experiments.processes") is None:
-        return None
-    return importlib.import_module("experiments.processes").own_flags()
+    return processes.own_flags()
 
 
 COMMANDS = [

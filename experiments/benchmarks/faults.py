@@ -1,7 +1,8 @@
 """Fault injection: killed processes, full disks and damaged files.
 
-    python -m experiments.benchmarks.faults [--kills=200] [--flips=1000] [--mutations=10000]
-        [--saves=20] [--task=probe/lqr] [--seed=0] [--out=experiments/results/faults.json]
+    python -m experiments.benchmarks.faults [--kills=200] [--processes=20] [--flips=1000]
+        [--mutations=10000] [--saves=20] [--task=probe/lqr] [--seed=0]
+        [--out=experiments/results/faults.json]
 
 Uses real processes with the debug configuration and two seeds. Prints one line per measurement;
 docs/reliability.md has the table. ``0`` skips a part. Parts:
@@ -11,6 +12,8 @@ kills      A run is killed by SIGKILL repeatedly (of four kills two during a sav
            complete; further runs follow until the number of kills is reached. Each completed run
            is compared with an undisturbed one: all arrays, and all rows of the tables without
            wall-clock columns.
+processes  One process of a run over two is killed repeatedly; the other must end with code 75, the
+           same commands resume, and completed runs are compared as above.
 signals    SIGTERM, SIGINT, SIGHUP: seconds until the process ends, and whether its last chunk is
            saved.
 flips      Random single bits of a whole checkpoint; each file truncated, emptied, deleted.
@@ -244,6 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--task", default="", help="of the runs that are killed")
+    parser.add_argument("--processes", type=int, default=20)
     parser.add_argument("--flips", type=int, default=1_000)
     parser.add_argument("--mutations", type=int, default=10_000)
     parser.add_argument("--disk", type=int, default=1)
@@ -252,6 +256,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
+    # Not at the top: that module uses this one.
+    from experiments.benchmarks import faults_processes
+
     xla.save_memory()
     xla.use_cache(str(Path.home() / ".cache/pomcp_jax/xla"))
     draw, results = random.Random(args.seed), {"seed": args.seed}
@@ -260,6 +267,10 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(name)
         parts: dict[str, tuple[int, Callable[[], Any]]] = {
             "kills": (args.kills, lambda: kills(args.kills, draw, folder, args.task)),
+            "processes": (
+                args.processes,
+                lambda: faults_processes.kills(args.processes, draw, folder),
+            ),
             "signals": (args.signals, lambda: stopped(folder, draw)),
             "disk": (args.disk, lambda: disk(folder)),
             "flips": (args.flips, lambda: damage.flips(args.flips, draw, folder)),

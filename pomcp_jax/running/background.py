@@ -34,6 +34,11 @@ class Control:
         """Whether a stop was requested."""
         return self._stop is not None
 
+    @property
+    def reason(self) -> Stop | None:
+        """The stop that was requested."""
+        return self._stop
+
     def request(self, code: int, text: str) -> None:
         """Request a clean stop after the current chunk.
 

@@ -64,18 +64,23 @@ def fresh(num_rows: int, commit: str | None, grid: Mapping[str, Sequence[float]]
 
 def keep_seeds(books: Books, num_seeds: int) -> Books:
     """Books of the first ``num_seeds`` seeds of a run."""
+    return take_seeds(books, slice(0, num_seeds))
 
-    def first(values: Results) -> Results:
-        return {name: value[:num_seeds] for name, value in values.items()}
 
-    pending = books.pending
+def take_seeds(books: Books, which: slice) -> Books:
+    """Books of some seeds of a run, given by their indices."""
+
+    def some(values: Results) -> Results:
+        return {name: value[which] for name, value in values.items()}
+
+    pending, first = books.pending, which.start
     return books._replace(
-        evaluated=first(books.evaluated),
-        returns=books.returns[:num_seeds],
-        invalid=books.invalid[:num_seeds],
-        pending=None if pending is None else pending._replace(values=first(pending.values)),
-        left={i: what for i, what in books.left.items() if i < num_seeds},
-        resets=books.resets[:num_seeds],
+        evaluated=some(books.evaluated),
+        returns=books.returns[which],
+        invalid=books.invalid[which],
+        pending=None if pending is None else pending._replace(values=some(pending.values)),
+        left={i - first: what for i, what in books.left.items() if first <= i < which.stop},
+        resets=books.resets[which],
     )
 
 

@@ -81,6 +81,7 @@ class Run:
             self.progress.say,
             start.decisions if start.books is not None else None,
             options.record,
+            options.together,
         )
         self.start = start
         self.ended = False
@@ -141,6 +142,7 @@ class Run:
             written.
         """
         program, train_config = self.functions.program, self.config.train
+        options = self.options
         for text in train.doubts(self.config, program.env):
             self.progress.say(f"warning: {text}")
         what = "rows" if self.options.grid else "seeds"
@@ -170,8 +172,9 @@ class Run:
             interval = train_config.checkpoint_decisions
             due = interval and self.done - self.books.last_checkpoint >= interval
             # While a save is in progress the next one is left to a later chunk, so that a slow disk
-            # never blocks training.
-            if due and not self.checkpoints.busy:
+            # never blocks training. Several processes save at the same decisions instead, so that
+            # they have checkpoints in common.
+            if due and (options.together or not self.checkpoints.busy):
                 self.note(last_checkpoint=self.done)
                 self.save()
         self.control.check()

@@ -12,6 +12,7 @@ from pomcp_jax.config import Config
 from pomcp_jax.running import bookkeeping, crash, process
 from pomcp_jax.running.background import Saver
 from pomcp_jax.running.bookkeeping import Books
+from pomcp_jax.running.options import Together
 from pomcp_jax.train import TrainState
 
 
@@ -26,6 +27,7 @@ class Checkpoints:
         say: Callable[[str], None],
         committed: int | None,
         record: str = "run.json",
+        together: Together | None = None,
     ):
         """Prepare to save.
 
@@ -36,9 +38,10 @@ class Checkpoints:
           say: prints a line for the user.
           committed: decisions of the newest existing checkpoint.
           record: name of the JSON file with the run's status.
+          together: of a run over several processes.
         """
         self._workdir, self._config, self._spec, self._say = workdir, config, spec, say
-        self._saver = Saver()
+        self._saver, self._together = Saver(), together
         self._saved: tuple[int, int, bool] | None = None
         self.committed, self._record = committed, record
         self.seconds: list[float] = []
@@ -90,17 +93,19 @@ class Checkpoints:
         score: float | None,
         sync: Callable[[], None],
     ) -> None:
+        folder, together = self._workdir / "checkpoints", self._together
         try:
             # Rows before the checkpoint: after a power cut a checkpoint must never refer to bytes
             # of tables that did not reach the disk.
             sync()
             checkpoint.save(
-                self._workdir / "checkpoints",
+                folder,
                 decisions,
                 shot,
                 self._config,
                 self._spec,
                 keep=self._config.train.checkpoint_keep,
+                since=together and together.common(checkpoint.steps(folder)),
                 score=score,
                 host=bookkeeping.to_json(books),
             )
@@ -112,6 +117,8 @@ class Checkpoints:
         self.committed = decisions
         self._note(decisions)
         process.return_memory()
+        if together is not None:
+            together.saved(checkpoint.steps(folder))
 
     def _note(self, decisions: int) -> None:
         if not self.about:

@@ -227,6 +227,14 @@ def _copy_of(path: Path) -> Path:
     return copy
 
 
+def kept(path: Path, written: Written) -> bytes:
+    """A table without rows after those of ``written``; reads only."""
+    if not path.exists():
+        return b""
+    data = path.read_bytes()
+    return data[: written.sizes[path.name]] if _intact(path, written) else _earlier(path, written)
+
+
 def _cut_to(path: Path, written: Written) -> None:
     """Remove rows after those of ``written``; of an edited table a copy is kept."""
     # An intact table is cut by its size, exactly. An edited one has lost its offsets: its rows are
@@ -238,14 +246,19 @@ def _cut_to(path: Path, written: Written) -> None:
     if not path.exists():
         return
     shutil.copyfile(path, _copy_of(path))
+    files.write_bytes(path, _earlier(path, written))
+
+
+def _earlier(path: Path, written: Written) -> bytes:
+    """An edited table without the lines that have more decisions than ``written``."""
     lines = path.read_bytes().splitlines(keepends=True)
     header = written.header(path.name)
     if header and (not lines or lines[0].strip() != header.strip()):
         lines = []  # new rows under another header could not be read
-    kept = [line for line in lines if not _is_later(line, path.name, written)]
-    if kept and not kept[-1].endswith(b"\n"):
-        kept[-1] += b"\n"
-    files.write_bytes(path, b"".join(kept))
+    earlier = [line for line in lines if not _is_later(line, path.name, written)]
+    if earlier and not earlier[-1].endswith(b"\n"):
+        earlier[-1] += b"\n"
+    return b"".join(earlier)
 
 
 def _is_later(line: bytes, name: str, written: Written) -> bool:

@@ -33,7 +33,7 @@ from pomcp_jax.running import (
 )
 from pomcp_jax.running.background import Control, Stop
 from pomcp_jax.running.functions import Functions, build
-from pomcp_jax.running.options import RESUME, Options
+from pomcp_jax.running.options import RESUME, Options, Together
 from pomcp_jax.running.progress import Progress, duration, number
 from pomcp_jax.running.run import Run
 from pomcp_jax.running.sweeps import CellResult
@@ -109,6 +109,7 @@ class Trainer:
         on_checked: Callable[["Trainer"], None] = lambda trainer: None,
         command: str = "pomcp_jax.Trainer",
         began: float | None = None,
+        together: Together | None = None,
     ):
         """Check the arguments and prepare a run; compiles and writes nothing.
 
@@ -127,11 +128,12 @@ class Trainer:
           on_checked: called before the environments are built, which may take seconds.
           command: how the run was started, for run.json.
           began: start of this sitting by ``time.monotonic``; the call of :meth:`run` by default.
+          together: of a run over several processes, each with a Trainer of its own seeds.
 
         Raises:
           ConfigError: one line that names what is invalid.
         """
-        options = Options(config, Path(workdir), tensorboard, wandb, resume, grid or {})
+        options = Options(config, Path(workdir), tensorboard, wandb, resume, grid or {}, together)
         self.options = _checked(options)
         config = self.options.config
         self.cells = cells_lib.cells(config, self.options.grid)
@@ -148,8 +150,7 @@ class Trainer:
             validation.validate_memory(self.config, self.replay_bytes)
         except ConfigError as error:
             rows = f" ({len(self.cells)} cells x {config.train.num_seeds} seeds)"
-            rows = rows if self.options.grid else ""
-            raise ConfigError(f"{error}{rows}") from None
+            raise ConfigError(f"{error}{rows * bool(self.options.grid)}") from None
         _check_buffer(self.options, self.functions)
         self.control = Control(Progress()) if control is None else control
         self.on_row, self.command, self._began = tuple(on_row), command, began

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pomcp_jax import config as config_lib
+from pomcp_jax import parts
 from pomcp_jax.cells import Grid, cells
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import crash
@@ -135,6 +136,10 @@ def check_workdir(
         _check_place(workdir, name)
         if resume == "never":
             return
+        if (workdir / parts.RECORD).exists():
+            raise ConfigError(
+                f"{name}: holds a run over several processes; experiments.run resumes it"
+            )
         _check_kinds(workdir, name, [cell.name for cell in cells(config, grid)] if grid else [])
         path = workdir / "config.json"
         values = read_json(path) if path.exists() else None
@@ -224,7 +229,14 @@ def contents(workdir: Path) -> list[str]:
         before = swept(workdir, str(workdir))
     except ConfigError:
         before = None
-    return [*FILES, *SWEEP_FILES, *(before.folders if before else ())]
+    try:
+        record = parts.read(workdir)
+    except ConfigError:
+        record = None
+    folders = [part.folder for part in record.parts] if record else []
+    return [
+        *FILES, *SWEEP_FILES, *(before.folders if before else ()), parts.RECORD, *folders
+    ]  # fmt: skip
 
 
 def _check_place(workdir: Path, name: str) -> None:
@@ -344,12 +356,17 @@ def set_aside(workdir: Path, names: Iterable[str]) -> Path | None:
     old = [workdir / name for name in names if os.path.lexists(workdir / name)]
     if not old:
         return None
-    # A new number each time: nothing that was moved aside is ever overwritten.
-    number = 1
-    while (workdir / f"previous-{number}").exists():
-        number += 1
-    moved = workdir / f"previous-{number}"
+    moved = free_previous(workdir)
     moved.mkdir()
     for path in old:
         path.rename(moved / path.name)
     return moved
+
+
+def free_previous(workdir: Path) -> Path:
+    """The first of ``previous-1``, ``previous-2`` ... that does not exist."""
+    # A new number each time: nothing that was moved aside is ever overwritten.
+    number = 1
+    while (workdir / f"previous-{number}").exists():
+        number += 1
+    return workdir / f"previous-{number}"
