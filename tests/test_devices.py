@@ -114,7 +114,7 @@ import sys
 from experiments import run, sweep
 from pomcp_jax import seed_axis
 module = {"run": run, "sweep": sweep}[sys.argv[1]]
-_, trainer = module.prepare(["run", *sys.argv[2:]])
+trainer = module.prepare(["run", *sys.argv[2:]])[1]
 print(seed_axis.describe(trainer.config.train.num_seeds, trainer.functions.program.mesh, "rows"))
 """
 

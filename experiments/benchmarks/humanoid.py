@@ -112,7 +112,8 @@ def main() -> int:
             done = soak(env, args.steps, args.batch)
             print(
                 f"{name} {done.steps:,} random steps: {done.nonfinite} non-finite,"
-                f" {done.episodes} episodes, {done.terminated} terminated, return {_mean(done.returns)}",
+                f" {done.episodes} episodes, {done.terminated} terminated,"
+                f" return {_mean(done.returns)}",
                 flush=True,
             )
     return 0
