@@ -158,7 +158,7 @@ def test_cells_that_always_lose_their_worker_end(cluster, tmp_path):
         (["--gpus_per_cell=1"], "--gpus_per_cell = 1: no node of the Ray cluster has more than 0"),
         (["--cpus_per_cell=99"], "--cpus_per_cell = 99: no node of the Ray cluster has more"),
         (["--memory_per_cell=9000"], "--memory_per_cell = 9000: no node of the Ray cluster has"),
-        (["--memory_per_cell=0.0001"], "its replay needs 0.000"),
+        (["--memory_per_cell=0.000001"], "its replay needs"),
         (["--gpus_per_cell=1.5"], "--gpus_per_cell = 1.5: must be a whole number, or a part of"),
         (["--detach"], "--detach = True: has no effect here; is a flag of --launcher=slurm"),
     ],

@@ -15,6 +15,8 @@ from experiments.launchers import cell, slurm, study
 from pomcp_jax.config import ConfigError
 
 pytest.importorskip("submitit")
+# Processes of submitit's engine for one machine are left alone on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 SCRIPT = Path(__file__).with_name("fake_slurm.py").read_text()
 
 
@@ -145,7 +147,7 @@ def test_times_of_slurm(text, minutes):
         (["--sbatch", "qos"], "--sbatch = 'qos': must be KEY=VALUE"),
         (["--sbatch", "array=0-9"], "--sbatch = 'array=0-9': array is set by the launcher"),
         (["--gpus_per_cell=0.5"], "--gpus_per_cell = 0.5: must be a whole number on SLURM"),
-        (["--memory_per_cell=0.0001"], "replay needs"),
+        (["--memory_per_cell=0.000001"], "replay needs"),
         (["--minutes=5"], "--minutes = 5.0: has no effect here; is a flag of --launcher=local"),
         (["--fetch=all"], "--fetch = 'all': has no effect here; is a flag of --launcher=ray"),
     ],

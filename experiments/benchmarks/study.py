@@ -2,11 +2,11 @@
 
     python -m experiments.benchmarks.study [--cells=10000] [--out=FILE]
 
-Nothing trains. The study has 10 methods and 10 cells of each with a seed each on 100 tasks. Folders are made as cells leave them (a tenth of them stopped in the middle), then
-the commands are timed as processes of their own: ``reproduce --status``, ``aggregate`` with and
-without writing its files. ``launch`` is --launcher=slurm with jobs that end at once: preparing
-folders, launch.json, records, the table. Prints seconds of wall-clock and of CPU, and the peak
-memory of each.
+Nothing trains. The study has 100 tasks, 10 methods and 10 cells of each, with one seed. Folders are
+made as cells leave them (a tenth of them stopped in the middle), then the commands are timed as
+processes of their own: ``reproduce --status``, ``aggregate`` with and without writing its files.
+``launch`` is --launcher=slurm with jobs that end at once: preparing folders, launch.json, records,
+the table. Prints seconds of wall-clock and of CPU, and the peak memory of each.
 """
 
 import argparse
@@ -41,7 +41,8 @@ import json, os, resource, subprocess, sys, time
 begin = time.monotonic()
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([code, time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+seconds, used = time.monotonic() - begin, usage.ru_utime + usage.ru_stime
+print(json.dumps([code, seconds, used, usage.ru_maxrss]))
 """
 """Starts a command from a small process: a child's peak memory begins with that of its parent."""
 
