@@ -22,6 +22,8 @@ SMALL = {"num_cpus": 2, "object_store_memory": 80_000_000}
 @pytest.fixture(scope="module")
 def cluster():
     """A head with two cores; tests add other nodes."""
+    # Ray lowers the priority of workers, which on a busy machine would wait for everything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray_cluster._imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,7 @@ def connect(address: str | None) -> ModuleType:
     ray = _imported()
     if ray.is_initialized():
         return ray
+    _check_reachable(address or "")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -115,6 +117,21 @@ def connect(address: str | None) -> ModuleType:
             f"--address = {address or 'auto'!r}: no Ray cluster ({text:.200})"
         ) from None
     return ray
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse a ``HOST:PORT`` that nothing listens at: Ray itself tries for minutes.
+
+    Raises:
+      ConfigError: one line.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()) or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=20.0).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--address = {address!r}: no Ray cluster ({error})") from None
 
 
 def _order(args: argparse.Namespace, study: Study) -> Order:

@@ -140,8 +140,7 @@ def draw(
     are interquartile means with 95 % stratified-bootstrap intervals, for methods with runs of all
     tasks. Published curves are thin.
 
-    More than :data:`MOST` tasks would be an unreadable picture that takes minutes: theirs shows
-    aggregates only, and its title says so.
+    More than :data:`MOST` tasks get no panel each, only those of all together.
 
     Args:
       results: folder written by :mod:`experiments.reproduce`.
@@ -158,11 +157,8 @@ def draw(
     all_runs, _ = result_sets.load(results, returns)
     canvas.check_format(out)
     beside = list(beside)
-    by_task: dict[str, list[Runs]] = {}
-    for runs in all_runs:
-        by_task.setdefault(runs.task, []).append(runs)
-    tasks = list(by_task) if len(by_task) <= MOST else []
-    many = result_sets.methods(all_runs)
+    by_task = _by_task(all_runs)
+    tasks, many = list(by_task) if len(by_task) <= MOST else [], result_sets.methods(all_runs)
     drawn = [curve for task in tasks for curve in published.of_task(beside, task)]
     color = colors(list(many), drawn, known)
     panels = len(tasks) + 2
@@ -186,11 +182,18 @@ def draw(
         ax.tick_params(labelsize=FONT)
     for ax in axes[panels:]:
         ax.set_axis_off()
-    title = _title(all_runs, returns, bands, bool(drawn))
-    title += f"; no panels for {len(by_task)} tasks" if not tasks else ""
+    title = _title(all_runs, returns, bands, bool(drawn)) + "; no panels of tasks" * (not tasks)
     figure.suptitle(title, fontsize=FONT + 1)
     _legend(figure, axes)
     canvas.save(figure, out)
+
+
+def _by_task(all_runs: Sequence[Runs]) -> dict[str, list[Runs]]:
+    """Runs by task, in their order."""
+    found: dict[str, list[Runs]] = {}
+    for runs in all_runs:
+        found.setdefault(runs.task, []).append(runs)
+    return found
 
 
 def _title(runs: Sequence[Runs], returns: str, bands: Sequence[str], published: bool) -> str:
