@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pomcp_jax.errors import ConfigError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+"""Variable with the part of a GPU's memory that JAX reserves."""
 SHARE = 0.9
 """Part of a GPU's memory that its workers may reserve, all together."""
 
@@ -63,6 +65,6 @@ def environments(jobs: int, gpus: Sequence[str], base: Mapping[str, str]) -> lis
             together = len(range(i % len(gpus), jobs, len(gpus)))
         if together > 1:
             # JAX reserves three quarters of a GPU by default: a second process would fail.
-            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{SHARE / together:.2f}")
+            environment.setdefault(FRACTION, f"{SHARE / together:.2f}")
         made.append(environment)
     return made

@@ -16,6 +16,9 @@ AXES = ("frames", "decisions", "hours")
 DEVICES = ("cpu", "gpu")
 BANDS = ("ci95", "std", "range", "none")
 SELECTIONS = ("sample", "argmax")
+LAUNCHERS = ("local", "slurm", "ray")
+CLUSTERS = ("slurm", "local")
+FETCHED = ("results", "all")
 EPISODE_SEED = 1000
 """Default seed of episodes and plans; far from the seeds of training."""
 PICTURE = {"metric": None, "x": "decisions", "band": "ci95", "size": None, "published": False}
@@ -197,12 +200,38 @@ def reproduce(doc: str | None = None) -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--methods", nargs="+", default=[], help="a selection of the suite's methods")
     add("--tasks", nargs="+", default=[], help="a selection of the suite's tasks")
+    add("--status", action="store_true", help="print the state of the cells, from their folders")
     add("--jobs", type=int, help="cells in parallel, on separate cores (default 1, or one per GPU)")
     add("--gpus", help="GPUs that cells take in turn, for example 0,1,3 (default: all)")
     add("--minutes", type=float, help="wall-clock time after which all cells stop and are kept")
     add("--wandb", help="log to this project of Weights & Biases too")
     add("--dry_run", action="store_true", help="print the commands and stop")
+    _clusters(made)
     return made
+
+
+def _clusters(parser: argparse.ArgumentParser) -> None:
+    """Add what cells need on a cluster, and where it is."""
+    add = parser.add_argument_group("clusters").add_argument
+    add("--launcher", choices=LAUNCHERS, default="local", help="who runs cells (default local)")
+    add("--cpus_per_cell", type=int, help="cores of a cell (default 1)")
+    add("--gpus_per_cell", type=float, help="GPUs of a cell; with ray also a part (default 0)")
+    add("--memory_per_cell", type=float, help="memory of a cell in GB")
+    add("--retries", type=int, help="how often a cell is repeated whose worker was lost (10)")
+    add = parser.add_argument_group("slurm, by submitit").add_argument
+    add("--time", help="limit of a job, D-HH:MM:SS (default 4:00:00); cells resume after it")
+    add("--partition", help="partition")
+    add("--account", help="account")
+    add("--sbatch", nargs="+", help="other options of sbatch: qos=high constraint=h100")
+    add("--cluster", choices=CLUSTERS, help="slurm (default), or local: to try it on this machine")
+    add("--detach", action="store_true", help="submit and exit; the same command attaches")
+    add = parser.add_argument_group("ray").add_argument
+    add("--address", help="HOST:PORT, auto, or local (default: a running cluster, else local)")
+    add(
+        "--fetch", choices=FETCHED,
+        help="without a shared folder: cells train in folders of the nodes, and their results, or"
+        " all files, are brought back",
+    )  # fmt: skip
 
 
 ALL: dict[str, Callable[[str | None], argparse.ArgumentParser]] = {

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import reproduce, run, suites, sweep
+from experiments import run, suites, sweep
 from experiments.configs import brax, debug, dm_control, humanoid, quickstart, small
+from experiments.launchers import plans
+from experiments.launchers.study import Study
 from pomcp_jax import config as config_lib
 from pomcp_jax import effects, envs, presets, validation
 from pomcp_jax.config import Config
@@ -104,7 +106,8 @@ def test_no_preset_and_no_file_of_ours_is_warned_about(file, preset):
 def test_no_suite_of_ours_is_warned_about(suite, monkeypatch):
     monkeypatch.setattr(envs, "check_assets", lambda name, assets: None)
     monkeypatch.chdir(ROOT)
-    for plan in reproduce.make_plans(suite, suites.SUITES[suite], Path("out"), Path("work")):
+    study = Study(suite, suites.SUITES[suite], Path("out"), Path("work"))
+    for plan in plans.make_plans(study):
         assert effects.without_effect(plan.config) == []
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import clock, parsers, reproduce, suites
+from experiments.launchers import local, plans, study
 from pomcp_jax import config as config_lib
 from pomcp_jax import envs
 from pomcp_jax.config import ConfigError
@@ -51,9 +52,11 @@ def handlers():
 
 
 def plans_of(tmp_path, **kwargs):
-    return reproduce.make_plans(
-        "debug", suites.SUITES["debug"], tmp_path / "out", tmp_path / "work", **kwargs
-    )
+    return plans.make_plans(study_of(tmp_path), **kwargs)
+
+
+def study_of(tmp_path, name="debug", suite=suites.SUITES["debug"]):
+    return study.Study(name, suite, tmp_path / "out", tmp_path / "work")
 
 
 def pretend(plan, code=0):
@@ -62,20 +65,20 @@ def pretend(plan, code=0):
     return plan._replace(command=[sys.executable, "-c", TRAINING, *arguments])
 
 
-def go(plans, jobs=1):
-    runner = reproduce.Runner(plans, jobs)
+def go(cells, jobs=1):
+    runner = local.Runner(cells, jobs)
     runner.start()
-    return runner, reproduce.follow(runner, len(plans), Progress())
+    return runner, local.follow(runner, len(cells), Progress())
 
 
 @pytest.mark.parametrize("name", suites.SUITES)
 def test_every_suite_resolves(name, tmp_path, monkeypatch):
     monkeypatch.setattr(envs, "check_assets", lambda name, assets: None)
     suite = suites.SUITES[name]
-    plans = reproduce.make_plans(name, suite, tmp_path / "out", tmp_path / "work")
-    assert len(plans) == len(suite.tasks) * len(suite.methods)
-    assert len({plan.folder for plan in plans}) == len(plans)
-    for plan in plans:
+    cells = plans.make_plans(study_of(tmp_path, name, suite))
+    assert len(cells) == len(suite.tasks) * len(suite.methods)
+    assert len({plan.folder for plan in cells}) == len(cells)
+    for plan in cells:
         assert plan.config.env.task == plan.task
         assert plan.config.train.num_seeds == suite.num_seeds
 
@@ -85,8 +88,8 @@ def test_methods_of_a_suite_differ_by_their_fields(tmp_path):
         methods={"a": suites.Method("po_mpc", {"agent.policy.kl_coef": 9.0})},
         overrides={"agent.policy.kl_coef": 3.0, "agent.mppi.horizon": 2},
     )
-    first, _ = reproduce.make_plans(
-        "x", suite, tmp_path, tmp_path, overrides=["--config.agent.mppi.horizon=4"]
+    first, _ = plans.make_plans(
+        study_of(tmp_path, "x", suite), overrides=["--config.agent.mppi.horizon=4"]
     )
     assert first.config.agent.policy.kl_coef == 9.0 and first.config.agent.mppi.horizon == 4
     assert first.facts == {"suite": "x", "method": "a", "preset": "po_mpc"}
@@ -110,7 +113,7 @@ def test_methods_of_a_suite_differ_by_their_fields(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_runs_nothing(arguments, words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(reproduce.Runner, "start", lambda self: pytest.fail("started"))
+    monkeypatch.setattr(local.Runner, "start", lambda self: pytest.fail("started"))
     assert reproduce.main([*arguments, f"--out={tmp_path / 'o'}", f"--work={tmp_path / 'w'}"]) == 2
     error = capsys.readouterr().err
     assert words in error and error.startswith("error: ") and error.count("\n") == 1
@@ -178,9 +181,9 @@ def test_published_results_are_only_read(tmp_path, capsys, monkeypatch):
     assert all(line.startswith("to train") for line in lines)
     assert all("--workdir=runs/reproduce/classic3/" in line for line in lines)
     args, _ = parsers.reproduce().parse_known_args(["--suite=classic3"])
-    out, plans = reproduce.prepare(args, [])
-    assert str(out) == "runs/results/classic3"
-    assert {plan.folder.parents[1] for plan in plans} == {out}
+    which, cells = reproduce.prepare(args, [])
+    assert str(which.out) == "runs/results/classic3"
+    assert {plan.folder.parents[1] for plan in cells} == {which.out}
 
 
 def test_single_cells(tmp_path, capsys):
@@ -196,8 +199,8 @@ def test_a_project_of_wandb_reaches_every_cell(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setattr(reproduce.loggers, "check", lambda options: None)
     args, _ = parsers.reproduce().parse_known_args(["--suite=debug", "--wandb=mine"])
-    _, plans = reproduce.prepare(args, [])
-    assert all(plan.command[-1] == "--wandb=mine" for plan in plans)
+    _, cells = reproduce.prepare(args, [])
+    assert all(plan.command[-1] == "--wandb=mine" for plan in cells)
     out = tmp_path / "group"
     script = "import os, sys; open(sys.argv[1], 'w').write(os.environ['WANDB_RUN_GROUP'])"
     go([plans_of(tmp_path)[1]._replace(command=[sys.executable, "-c", script, str(out)])])
@@ -219,9 +222,9 @@ def test_a_suite_of_ones_own(tmp_path, capsys):
     assert suite.methods["strong"] == suites.Method("po_mpc", {"agent.policy.kl_coef": 9.0})
     lines = listed(capsys, f"--suite={path}")
     assert len(lines) == 4 and "walker-walk strong" in lines[3]
-    plans = reproduce.make_plans("mine", suite, tmp_path, tmp_path)
-    assert plans[1].config.agent.policy.kl_coef == 9.0 and plans[1].facts["suite"] == "mine"
-    assert plans[1].config.train.total_decisions == 20_000
+    cells = plans.make_plans(study_of(tmp_path, "mine", suite))
+    assert cells[1].config.agent.policy.kl_coef == 9.0 and cells[1].facts["suite"] == "mine"
+    assert cells[1].config.train.total_decisions == 20_000
 
 
 @pytest.mark.parametrize(
@@ -258,57 +261,57 @@ def test_a_suite_that_is_no_json(tmp_path):
 
 
 def test_a_finished_cell_is_kept_without_checkpoints_and_skipped(tmp_path):
-    plans = [pretend(plan) for plan in plans_of(tmp_path)]
-    _, ended = go(plans)
-    assert ended["finished"] == plans
-    folder = plans[0].folder
+    cells = [pretend(plan) for plan in plans_of(tmp_path)]
+    _, ended = go(cells)
+    assert ended["finished"] == cells
+    folder = cells[0].folder
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "run.json", "evaluations.csv", "metrics.csv",
     }  # fmt: skip
     about = json.loads((folder / "run.json").read_text())
     assert about["suite"] == "debug" and about["method"] == "tdmpc2" and about["exit_code"] == 0
-    assert reproduce.split(plans) == (plans, [])
+    assert plans.split(cells) == (cells, [])
     (cell,) = [c for c in results.read(tmp_path / "out") if c.folder == folder]
     assert cell.finished and cell.task == "probe/lqr" and cell.method == "tdmpc2"
 
 
 def test_cells_share_the_time_and_keep_what_they_reached(tmp_path):
-    plans = [pretend(plan, code=clock.TIME_IS_UP) for plan in plans_of(tmp_path)]
-    runner = reproduce.Runner(plans, 1, time.monotonic() + 600.0)
+    cells = [pretend(plan, code=clock.TIME_IS_UP) for plan in plans_of(tmp_path)]
+    runner = local.Runner(cells, 1, time.monotonic() + 600.0)
     shares = []
     real = runner._limit
     runner._limit = lambda: shares.append(real()) or []  # the pretended training has no flags
     runner.start()
-    ended = reproduce.follow(runner, len(plans), Progress())
-    assert ended["paused"] == plans and not runner.late()
+    ended = local.follow(runner, len(cells), Progress())
+    assert ended["paused"] == cells and not runner.late()
     minutes = [float(flag.removeprefix("--minutes=")) for (flag,) in shares]
     # A pretended cell takes no time: of ten minutes a quarter, a third of the rest, and so on.
     np.testing.assert_allclose(minutes, [10 / 4, 10 / 3, 10 / 2, 10], rtol=0.1)
-    assert all((plan.folder / "metrics.csv").is_file() for plan in plans)
-    assert reproduce.split(plans) == ([], plans)  # the same command resumes
+    assert all((plan.folder / "metrics.csv").is_file() for plan in cells)
+    assert plans.split(cells) == ([], cells)  # the same command resumes
 
 
 def test_no_cell_starts_after_the_deadline(tmp_path):
-    plans = [pretend(plan) for plan in plans_of(tmp_path)]
-    runner = reproduce.Runner(plans, 1, time.monotonic() - 1.0)
+    cells = [pretend(plan) for plan in plans_of(tmp_path)]
+    runner = local.Runner(cells, 1, time.monotonic() - 1.0)
     runner.start()
-    ended = reproduce.follow(runner, len(plans), Progress())
-    assert not any(ended.values()) and runner.late() and not plans[0].folder.exists()
+    ended = local.follow(runner, len(cells), Progress())
+    assert not any(ended.values()) and runner.late() and not cells[0].folder.exists()
 
 
 def test_broken_cells_are_repeated_and_the_others_continue(tmp_path):
-    plans = plans_of(tmp_path)
-    _, ended = go([pretend(plan, code=3 if i == 1 else 0) for i, plan in enumerate(plans)])
-    assert [plan.name for plan in ended["broke"]] == [plans[1].name]
+    cells = plans_of(tmp_path)
+    _, ended = go([pretend(plan, code=3 if i == 1 else 0) for i, plan in enumerate(cells)])
+    assert [plan.name for plan in ended["broke"]] == [cells[1].name]
     assert len(ended["finished"]) == 3
     assert not next(
-        c for c in results.read(tmp_path / "out") if c.folder == plans[1].folder
+        c for c in results.read(tmp_path / "out") if c.folder == cells[1].folder
     ).finished
     (tmp_path / "out" / "probe_match" / "po_mpc" / "run.json").write_text("{")  # half a disk
-    _, todo = reproduce.split(plans)
-    assert [plan.name for plan in todo] == [plans[1].name, plans[3].name]
+    _, todo = plans.split(cells)
+    assert [plan.name for plan in todo] == [cells[1].name, cells[3].name]
     _, ended = go([pretend(plan) for plan in todo])
-    assert len(ended["finished"]) == 2 and reproduce.split(plans) == (plans, [])
+    assert len(ended["finished"]) == 2 and plans.split(cells) == (cells, [])
 
 
 def test_an_interrupted_cell_resumes_and_others_start_over(tmp_path):
@@ -339,16 +342,16 @@ def test_a_workdir_that_cannot_be_read_just_now_is_left_alone(tmp_path, monkeypa
     def short(path):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(reproduce.workdirs, "read_json", short)
+    monkeypatch.setattr(plans.workdirs, "read_json", short)
     with pytest.raises(OSError, match="Too many"):
-        reproduce.can_resume(plan._replace(config=plan.config))
+        plans.can_resume(plan._replace(config=plan.config))
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_run_under_way_goes_on(tmp_path):
     plan = pretend(plans_of(tmp_path)[0])
     plan.workdir.mkdir(parents=True)
-    assert reproduce.can_resume(plan)
+    assert plans.can_resume(plan)
     (plan.workdir / "config.json").write_text(workdirs.config_text(plan.config))
     for text, wanted in (
         ('{"exit_code": null, "status": "running"}', True),
@@ -357,7 +360,7 @@ def test_a_run_under_way_goes_on(tmp_path):
         ("[]", False),
     ):
         (plan.workdir / "run.json").write_text(text)
-        assert reproduce.can_resume(plan) == wanted
+        assert plans.can_resume(plan) == wanted
 
 
 def test_a_run_that_cannot_even_start_leaves_no_result(tmp_path):
@@ -375,11 +378,11 @@ def test_results_of_another_configuration_are_refused(tmp_path):
         tmp_path, tasks=["probe/lqr"], methods=["tdmpc2"], overrides=["--config.train.seed=5"]
     )
     with pytest.raises(ConfigError, match="holds results with train.seed = 0, this suite has 5"):
-        reproduce.split([other])
+        plans.split([other])
     held = json.loads((plan.folder / "config.json").read_text())
     del held["train"]["seed"]  # a field that is newer than the results
     (plan.folder / "config.json").write_text(json.dumps(held))
-    assert reproduce.split([other]) == ([other], [])
+    assert plans.split([other]) == ([other], [])
 
 
 def test_interrupt_stops_the_runs_and_starts_no_more(tmp_path):
@@ -420,23 +423,23 @@ def test_a_cell_that_another_process_trains_is_left_alone(tmp_path):
 
 
 def test_cores_are_shared_out():
-    assert reproduce.core_sets(2, [0, 1, 4, 5, 6]) == [{0, 4, 6}, {1, 5}]
+    assert local.core_sets(2, [0, 1, 4, 5, 6]) == [{0, 4, 6}, {1, 5}]
     with pytest.raises(ConfigError, match="must be 1 to 2"):
-        reproduce.core_sets(3, [0, 1])
+        local.core_sets(3, [0, 1])
 
 
 def test_each_of_several_jobs_has_its_own_cores(tmp_path):
     """Where the system can pin processes at all; elsewhere both lists are empty."""
     script = "import os, sys; cores = getattr(os, 'sched_getaffinity', lambda _: ())(0);"
     script += "open(sys.argv[1], 'w').write(repr(sorted(cores)))"
-    plans = [
+    cells = [
         plan._replace(command=[sys.executable, "-c", script, str(tmp_path / f"cores{i}")])
         for i, plan in enumerate(plans_of(tmp_path))
     ]
     cores = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
     jobs = min(2, len(cores) or 1)
-    go(plans, jobs)
-    allowed = [sorted(part) for part in reproduce.core_sets(jobs, cores)] if cores else [[]]
-    for i in range(len(plans)):
+    go(cells, jobs)
+    allowed = [sorted(part) for part in local.core_sets(jobs, cores)] if cores else [[]]
+    for i in range(len(cells)):
         assert json.loads((tmp_path / f"cores{i}").read_text()) in allowed
     assert sorted(getattr(os, "sched_getaffinity", lambda _: ())(0)) == cores

@@ -27,10 +27,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import devices, reproduce, suites
+from experiments import devices, suites
 from experiments.benchmarks import rows
 from experiments.benchmarks.rows import Row
 from experiments.benchmarks.timing import exclusive
+from experiments.launchers import plans
+from experiments.launchers.study import Study
 from pomcp_jax import acting, agent, envs, presets, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
@@ -237,11 +239,11 @@ def methods(name: str, runs: int = 5, decisions: int = 240) -> Iterator[Row]:
     re-planning interval in the suite.
     """
     suite, nowhere = suites.get(name), pathlib.Path()
-    plans = reproduce.make_plans(name, suite, nowhere, nowhere, tasks=suite.tasks[:1])
-    programs = {plan.method: run_program(plan.config) for plan in plans}
+    cells = plans.make_plans(Study(name, suite, nowhere, nowhere), tasks=suite.tasks[:1])
+    programs = {plan.method: run_program(plan.config) for plan in cells}
     times: dict[str, list[float]] = {method: [] for method in programs}
     steps: dict[str, tuple[Work, int]] = {}
-    for plan in plans:
+    for plan in cells:
         program, chunk = programs[plan.method]
         work, num_envs = program.training[0], plan.config.env.num_envs
         work = work._replace(groups=max(1, decisions // (work.iterations * num_envs)))

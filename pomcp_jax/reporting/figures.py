@@ -14,6 +14,8 @@ from pomcp_jax.reporting.result_sets import Runs
 WIDTH, HEIGHT, COLUMNS = 3.6, 2.9, 3
 """Width and height of a panel in inches, and panels per row."""
 FONT = 8
+MOST = 60
+"""Tasks with a panel each; a picture of more has the panels of all tasks together only."""
 STYLES = ("--", ":")
 """Styles of published curves: from the method's authors, and from others who ran it."""
 
@@ -138,6 +140,8 @@ def draw(
     are interquartile means with 95 % stratified-bootstrap intervals, for methods with runs of all
     tasks. Published curves are thin.
 
+    More than :data:`MOST` tasks get no panel each, only those of all together.
+
     Args:
       results: folder written by :mod:`experiments.reproduce`.
       out: the picture; its suffix is its format.
@@ -153,8 +157,8 @@ def draw(
     all_runs, _ = result_sets.load(results, returns)
     canvas.check_format(out)
     beside = list(beside)
-    tasks = list(dict.fromkeys(runs.task for runs in all_runs))
-    many = result_sets.methods(all_runs)
+    by_task = _by_task(all_runs)
+    tasks, many = list(by_task) if len(by_task) <= MOST else [], result_sets.methods(all_runs)
     drawn = [curve for task in tasks for curve in published.of_task(beside, task)]
     color = colors(list(many), drawn, known)
     panels = len(tasks) + 2
@@ -164,8 +168,7 @@ def draw(
     grid = figure.subplots(rows, columns, squeeze=False)
     axes = list(grid.flat)
     for task, ax in zip(tasks, axes, strict=False):
-        members = [runs for runs in all_runs if runs.task == task]
-        _task(ax, members, published.of_task(beside, task), color, bands)
+        _task(ax, by_task[task], published.of_task(beside, task), color, bands)
     # Tasks differ in difficulty: a method without runs of the hard ones would look better.
     complete = result_sets.complete(many)
     _aggregate(axes[len(tasks)], complete, color)
@@ -179,9 +182,18 @@ def draw(
         ax.tick_params(labelsize=FONT)
     for ax in axes[panels:]:
         ax.set_axis_off()
-    figure.suptitle(_title(all_runs, returns, bands, bool(drawn)), fontsize=FONT + 1)
+    title = _title(all_runs, returns, bands, bool(drawn)) + "; no panels of tasks" * (not tasks)
+    figure.suptitle(title, fontsize=FONT + 1)
     _legend(figure, axes)
     canvas.save(figure, out)
+
+
+def _by_task(all_runs: Sequence[Runs]) -> dict[str, list[Runs]]:
+    """Runs by task, in their order."""
+    found: dict[str, list[Runs]] = {}
+    for runs in all_runs:
+        found.setdefault(runs.task, []).append(runs)
+    return found
 
 
 def _title(runs: Sequence[Runs], returns: str, bands: Sequence[str], published: bool) -> str:

@@ -3,26 +3,18 @@
 A cell contains ``config.json``, ``run.json``, ``evaluations.csv`` and a thinned ``metrics.csv``,
 as :mod:`experiments.run` writes them; ``run.json`` names the method.
 :mod:`experiments.reproduce` arranges cells as ``RESULTS/TASK/METHOD``, but any folder below
-RESULTS with these files is read.
+RESULTS with these files is read. What writes them is in :mod:`pomcp_jax.reporting.keeping`.
 """
 
-import csv
-import io
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pomcp_jax import config as config_lib
-from pomcp_jax import files
 from pomcp_jax.config import Config, ConfigError
+from pomcp_jax.reporting.keeping import DIGITS, METRICS_ROWS, folder_name, is_finished, keep, thin
 
-METRICS_ROWS = 50
-"""Rows of metrics.csv to keep per seed."""
-DIGITS = 6
-"""Significant digits of numbers in a thinned metrics.csv."""
+__all__ = ["DIGITS", "METRICS_ROWS", "Cell", "finished", "folder_name", "keep", "read", "thin"]
 
 
 class Cell(NamedTuple):
@@ -39,77 +31,7 @@ class Cell(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether the training reached its end."""
-        return _finished(self.about)
-
-
-def _finished(about: dict[str, Any]) -> bool:
-    return about.get("exit_code") == 0 and about.get("status") == "done"
-
-
-def folder_name(task: str) -> str:
-    """Folder name of a task."""
-    return task.replace("/", "_").replace(":", "_")
-
-
-def thin(source: Path, out: Path, rows: int = METRICS_ROWS) -> None:
-    """Copy a metrics table with at most ``rows`` evenly spaced rows per seed, including the last.
-
-    Numbers are rounded to :data:`DIGITS` significant digits, except integers.
-    """
-    with source.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
-        table = list(reader)
-    of_seed: dict[str, list[int]] = {}
-    for i, row in enumerate(table):
-        of_seed.setdefault(row["seed"], []).append(i)
-    kept: set[int] = set()
-    for indices in of_seed.values():
-        count = min(rows, len(indices))
-        chosen = np.linspace(0, len(indices) - 1, count).round().astype(int)
-        # linspace of one point returns the first index; the last row is the one to keep.
-        kept |= {indices[i] for i in chosen} if count > 1 else {indices[-1]}
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows({k: _short(v) for k, v in table[i].items()} for i in sorted(kept))
-    files.write_text(out, text.getvalue())
-
-
-def _short(text: str) -> str:
-    try:
-        return text if text.lstrip("-").isdigit() else f"{float(text):.{DIGITS}g}"
-    except ValueError:
-        return text
-
-
-def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
-    """Copy the results of a finished run to ``folder`` and replace what was there.
-
-    Args:
-      workdir: of :mod:`experiments.run`.
-      folder: of the cell.
-      facts: added to its run.json, or replaced in it: what the cell is.
-    """
-    # Complete under another name first: a process killed at any point leaves either the old or the
-    # new results, never a mixture, and dot names are not read as cells.
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name in ("config.json", "evaluations.csv"):
-        if (workdir / name).is_file():
-            shutil.copyfile(workdir / name, partial / name)
-    if (workdir / "metrics.csv").is_file():
-        thin(workdir / "metrics.csv", partial / "metrics.csv")
-    # First and last: what the suite says comes first in the file, and wins.
-    about = facts | json.loads((workdir / "run.json").read_text()) | facts
-    files.write_json(partial / "run.json", about)
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        folder.rename(replaced)
-    partial.rename(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+        return is_finished(self.about)
 
 
 def finished(folder: Path, config: Config) -> bool:
@@ -122,7 +44,7 @@ def finished(folder: Path, config: Config) -> bool:
     try:
         about = json.loads((folder / "run.json").read_text())
         stored = config_lib.flatten(json.loads((folder / "config.json").read_text()))
-        if not (_finished(about) and (folder / "evaluations.csv").stat().st_size):
+        if not (is_finished(about) and (folder / "evaluations.csv").stat().st_size):
             return False
     except (OSError, ValueError, AttributeError):
         return False

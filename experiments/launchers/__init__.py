@@ -1,0 +1,1 @@
+"""Launchers of suites: processes of this machine, SLURM, Ray."""

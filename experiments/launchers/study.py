@@ -1,0 +1,132 @@
+"""A suite's folders: where each cell is, who launches it, which jobs were submitted; no JAX."""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import suites
+from experiments.launchers import cell
+from experiments.suites import Suite
+from pomcp_jax import files
+from pomcp_jax.errors import ConfigError
+from pomcp_jax.reporting.keeping import folder_name
+
+LOCK = "launcher.lock"
+JOBS = "launch.json"
+
+
+class Place(NamedTuple):
+    """Where a cell is."""
+
+    task: str
+    method: str
+    workdir: Path
+    """Folder in which it trains, with checkpoints."""
+    folder: Path
+    """Folder of its results."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} {self.method}"
+
+
+class Study(NamedTuple):
+    """A suite with its folders."""
+
+    name: str
+    suite: Suite
+    out: Path
+    """Folder of results."""
+    work: Path
+    """Folder of checkpoints and logs."""
+
+    @property
+    def jobs(self) -> Path:
+        """File with the jobs that were submitted."""
+        return self.work / JOBS
+
+
+def of(args: argparse.Namespace) -> Study:
+    """The suite of the command line.
+
+    Raises:
+      ConfigError: one line for the user.
+    """
+    if not args.suite:
+        raise ConfigError("--suite: is missing; must be a name or a JSON file, --list shows names")
+    suite, name = suites.get(args.suite), Path(args.suite).stem
+    out = args.out or Path("runs/results") / name
+    return Study(name, suite, out, args.work or Path("runs/reproduce") / out.resolve().name)
+
+
+def places(study: Study, methods: Sequence[str] = (), tasks: Sequence[str] = ()) -> list[Place]:
+    """Cells of a suite or of a selection, task after task.
+
+    Raises:
+      ConfigError: a name that the suite does not have.
+    """
+    suite = study.suite
+    chosen_tasks = [suites.known("--tasks", task, suite.tasks) for task in tasks or suite.tasks]
+    chosen = [suites.known("--methods", m, suite.methods) for m in methods or suite.methods]
+    return [
+        Place(task, method, study.work / folder / method, study.out / folder / method)
+        for task in chosen_tasks
+        for folder in [folder_name(task)]
+        for method in chosen
+    ]
+
+
+@contextlib.contextmanager
+def launching(work: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keep other launchers out of a suite; the lock ends with this process.
+
+    Args:
+      work: folder in which its cells train.
+      shared: take no lock, for one of many processes with cells of their own.
+
+    Raises:
+      ConfigError: another process launches it.
+    """
+    if shared:
+        yield
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        file = (work / LOCK).open("a+")
+    except OSError as error:
+        raise ConfigError(f"--work = {str(work)!r}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            by = cell.read(work / LOCK)
+            who = f"process {by.get('pid')} on {by.get('host')}" if by else "another process"
+            raise ConfigError(
+                f"--work = {str(work)!r}: {who} launches this suite; wait for it or end it"
+                " (--status shows the cells)"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        file.write(json.dumps(about) + "\n")
+        file.flush()
+        yield
+
+
+def submitted(study: Study) -> dict[str, Any]:
+    """Contents of launch.json: ``launcher``, ``cluster``, and ``jobs`` by the cell's name."""
+    about = cell.read(study.jobs)
+    return about if isinstance(about.get("jobs"), dict) else {"jobs": {}}
+
+
+def remember(study: Study, about: Mapping[str, Any]) -> None:
+    """Write launch.json in one step."""
+    files.write_json(study.jobs, about)
