@@ -86,7 +86,7 @@ def when(condition, seconds=120.0):
 
 def test_a_lost_worker_and_a_lost_node_lose_no_decision(cluster, tmp_path, capfd):
     other = cluster.add_node(**SMALL)
-    some = launching.copies(launching.cells(tmp_path, 60, 0.05)[0], 6)
+    some = launching.copies(launching.cells(tmp_path, 60, 0.1)[0], 6)
 
     def spoil():
         when(lambda: sum(done(plan) > 2 for plan in some) >= 4)  # all cores of both nodes
@@ -101,7 +101,7 @@ def test_a_lost_worker_and_a_lost_node_lose_no_decision(cluster, tmp_path, capfd
     assert sorted(outcome.ended["finished"]) == sorted(some)
     assert launching.same_results(some, 60)
     attempts = [cell.read(plan.job.record)["attempt"] for plan in some]
-    assert sum(attempts) >= len(some) + 3  # a worker, and two cells of the node
+    assert sum(attempts) >= len(some) + 2  # a worker's, and at least one of the node's
     assert "6 finished" not in capfd.readouterr().out  # stdout belongs to results
     assert not list((tmp_path / "work").glob(".ray-*"))
 
