@@ -26,6 +26,8 @@ def on_cpu(options: settings.Settings, rows: int, record: str = "run.json") -> i
       record: name of the file that says how many an earlier run in the workdir used.
     """
     cores, config = process.cpu_cores(), options.config
+    if rows < 1 or config.train.devices_per_seed < 1:  # refused when the configuration is checked
+        return 1
     if config.train.num_devices:  # more than there are is refused once JAX has counted them
         return min(config.train.num_devices, cores)
     size = config.train.devices_per_seed
@@ -62,9 +64,9 @@ def use(number: int) -> None:
 def chosen(options: settings.Settings, rows: int) -> Config:
     """Configuration of a run after ``--num_devices=cores``; JAX counts its devices."""
     config = options.config
-    if not options.cores or _is_outside(config):
+    size = config.train.devices_per_seed
+    if not options.cores or _is_outside(config) or rows < 1 or size < 1:
         return config
     # As a number, or a run that resumes would keep that of its earlier sitting.
-    size = config.train.devices_per_seed
     number = size * seed_axis.fewest(rows, max(1, jax.device_count() // size))
     return config_lib.replace(config, {"train.num_devices": number})

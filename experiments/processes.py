@@ -82,9 +82,15 @@ def most_seeds(values: flags.FlagValues, options: Settings) -> int:
 
 
 def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
+    host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65_536):
+    digits = port.isascii() and port.isdecimal() and len(port) <= 5
+    try:
+        # A name that has no form for name servers fails deep inside of a connection.
+        named = bool(host.encode("idna")) and "\0" not in host
+    except UnicodeError:
+        named = False
+    if not (named and digits and 0 < int(port) < 65_536):
         raise ConfigError(
             f"--coordinator = {text!r:.300}: must be HOST:PORT of process 0, or {AUTO}"
         )

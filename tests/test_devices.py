@@ -8,7 +8,7 @@ import jax
 import pytest
 from test_cli import ROOT
 
-from experiments import devices, settings
+from experiments import devices, run, settings
 from experiments.sweep import num_cells
 from pomcp_jax import files
 from pomcp_jax.config import ConfigError
@@ -139,6 +139,17 @@ def test_several_seeds_use_every_core(tmp_path, program, flags, expected):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("devices_per_seed", 0), ("devices_per_seed", -1), ("num_seeds", 0), ("num_devices", -1)],
+)
+def test_numbers_that_are_none_are_refused_by_name(field, value, tmp_path):
+    flags = [f"--config.train.{field}={value}", f"--workdir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match=f"train.{field} = {value}: must be"):
+        run.prepare(["run", DEBUG, *flags])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_trainer_keeps_the_devices_of_the_record(monkeypatch, tmp_path):
