@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pomcp_jax import nearest
 from pomcp_jax.errors import ConfigError
+from pomcp_jax.reporting.keeping import folder_name
 
 
 class Method(NamedTuple):
@@ -302,8 +303,21 @@ def load(path: Path) -> Suite:
     filled = {key: values.get(key, entry.default) for key, entry in ENTRIES.items()}
     methods = {}
     for label, fields in filled["methods"].items():
-        if not label or Path(label).name != label or label.startswith("."):
+        if not _names_a_folder(label):
             raise ConfigError(f"{name}: methods has {label!r:.80}; must be the name of a folder")
         changes = {field: value for field, value in fields.items() if field != "preset"}
         methods[label] = Method(str(fields.get("preset", label)), changes)
+    folders = [folder_name(task) for task in filled["tasks"]]
+    for task, folder in zip(filled["tasks"], folders, strict=True):
+        if folders.count(folder) > 1 or not _names_a_folder(folder):
+            raise ConfigError(f"{name}: tasks has {task!r:.80}; must be a task with its own folder")
+    for field in (*filled["overrides"], *(f for m in methods.values() for f in m.overrides)):
+        if field.removeprefix("config.") == "env.task":
+            raise ConfigError(f"{name}: overrides env.task; tasks are named in its entry tasks")
     return Suite(**filled | {"methods": methods, "tasks": tuple(filled["tasks"])})
+
+
+def _names_a_folder(text: str) -> bool:
+    """Whether a cell's folder may have this name; its log and record lie beside it."""
+    taken = text.endswith((".log", ".job.json")) or text.startswith(".")
+    return 0 < len(text) <= 100 and Path(text).name == text and text.isprintable() and not taken

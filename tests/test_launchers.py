@@ -153,6 +153,21 @@ def test_the_table_has_every_state(tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"attempt": "abc", "ending": "weird"}', "[1]", '{"attempt": Infinity}', "[" * 100_000,
+     '{"host": "a\\n\\u001b[2J", "ending": "broke", "text": "\\u0007"}'],
+)  # fmt: skip
+def test_damaged_records_are_shown_as_they_can_be(text, tmp_path):
+    plan = cells(tmp_path)[0]
+    plan.workdir.mkdir(parents=True)
+    plan.job.record.write_text(text)
+    (plan.workdir / "run.json").write_text('{"exit_code": 1, "seconds": 1' + "0" * 400 + "}")
+    lines = table.lines(table.rows([plan.place], {}))
+    assert len(lines) == 1 and lines[0].isprintable()
+    assert cell.attempts(cell.read(plan.job.record)) == 0
+
+
 def test_a_cell_without_a_line_for_long_is_silent(tmp_path):
     (plan, *_) = launching.cells(tmp_path)
     state(plan, exit_code=None, last_checkpoint=300)

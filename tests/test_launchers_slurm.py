@@ -89,6 +89,34 @@ def test_cells_are_an_array_that_survives_its_time_limit(tmp_path, cluster, capf
     assert "attached to 4 jobs" in capfd.readouterr().err
 
 
+def jobs_of(state):
+    """Jobs that are all in this state; returns them and the cells that were submitted."""
+    some = []
+
+    def submit(plans):
+        some.extend(plans)
+        return [f"{len(some)}_{i}" for i in range(len(plans))]
+
+    return slurm.Jobs(submit, lambda: {f"{n}_0": state for n in range(1, 9)}, 2, lambda: 1), some
+
+
+def test_jobs_of_other_cells_are_not_forgotten(tmp_path):
+    """Selections launched one after the other; then the file of their numbers is damaged."""
+    some = launching.copies(launching.cells(tmp_path)[0], 4)
+    of, args = launching.study_of(tmp_path), launching.arguments("--launcher=slurm", "--detach")
+    of.work.mkdir(parents=True, exist_ok=True)
+    jobs, submitted = jobs_of("PENDING")
+    for selection in (some[:1], some[1:2]):
+        slurm.Launch(args, of, selection, jobs).follow()
+    assert set(study.submitted(of)["jobs"]) == {plan.name for plan in some[:2]}
+    # Two jobs live, and now only one may: none is submitted.
+    slurm.Launch(args, of, some, jobs._replace(limit=1)).follow()
+    assert submitted == some[:2]
+    of.jobs.write_text('{"jobs": [')
+    with pytest.raises(ConfigError, match=r"launch.json: is damaged; end the jobs"):
+        slurm.Launch(args, of, some, jobs)
+
+
 def test_what_sbatch_refuses_is_one_line(tmp_path, cluster):
     some = launching.cells(tmp_path)
     with pytest.raises(ConfigError, match="sbatch: .*invalid partition specified: none$"):

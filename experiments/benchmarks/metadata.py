@@ -127,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.saves < 1:
             raise ValueError(f"--saves = {args.saves}: must be at least 1")
+        if args.json is not None and not args.json.parent.is_dir():
+            raise ValueError(f"--json = {str(args.json)!r}: there is no folder {args.json.parent}")
         rows.show(measured(args.saves), args.json, command)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

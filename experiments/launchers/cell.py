@@ -86,9 +86,15 @@ def read(path: Path) -> dict[str, Any]:
     """A JSON object, empty if it is missing or unreadable."""
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def attempts(record: Mapping[str, Any]) -> int:
+    """Attempts that a cell's record counts; 0 where it says nothing sensible."""
+    number = record.get("attempt")
+    return number if type(number) is int and 0 < number < 2**31 else 0
 
 
 def last_line(path: Path) -> str:
@@ -215,7 +221,7 @@ def train(
         with locked(job.log, patience) as log:
             if log is None:
                 return Ending("busy", f"another process trains it, see {job.log}", host)
-            number = int(read(job.record).get("attempt") or 0) + 1
+            number = attempts(read(job.record)) + 1
             record = {"by": attempt_of, "host": host, "attempt": number, "began": time.time()}
             print(f"attempt {number} on {host}", file=log, flush=True)
             group = {"WANDB_RUN_GROUP": job.name.replace(" ", "/")}

@@ -49,8 +49,8 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.launcher == "slurm" and gpus % 1:
         raise ConfigError(f"--gpus_per_cell = {gpus:g}: must be a whole number on SLURM")
     memory = args.memory_per_cell
-    if memory is not None and not 0.0 < memory < math.inf:
-        raise ConfigError(f"--memory_per_cell = {memory:g}: must be above 0, in GB")
+    if memory is not None and not 0.0 < memory <= 1e6:
+        raise ConfigError(f"--memory_per_cell = {memory:g}: must be above 0 and <= 1e6, in GB")
     if args.retries is not None and args.retries < 0:
         raise ConfigError(f"--retries = {args.retries}: must be at least 0")
 

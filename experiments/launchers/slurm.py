@@ -51,7 +51,9 @@ class Jobs(NamedTuple):
     states: Callable[[], Mapping[str, str] | None]
     """States of jobs by number; None if they are unknown now. A job that is missing is over."""
     limit: int
-    """Jobs that may be submitted at the same time."""
+    """Jobs that may exist at the same time."""
+    array: Callable[[], int]
+    """Jobs that may be submitted at once."""
 
 
 def prepare(args: argparse.Namespace, study: Study, todo: list[Plan]) -> Ready:
@@ -160,16 +162,13 @@ def _slurm_jobs(
     executor.update_parameters(**options, job_name=args.suite and Path(args.suite).stem)
 
     def submit(some: list[Plan]) -> list[str]:
-        longest, numbers = _longest_array(), []
-        for i in range(0, len(some), longest):
-            batch = [SlurmCell(plan.job) for plan in some[i : i + longest]]
-            try:
-                numbers += [job.job_id for job in executor.submit_array(batch)]
-            except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-                raise ConfigError(f"sbatch: {_last(error)}") from None
-        return numbers
+        try:
+            made = executor.submit_array([SlurmCell(plan.job) for plan in some])
+        except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+            raise ConfigError(f"sbatch: {_last(error)}") from None
+        return [job.job_id for job in made]
 
-    return Jobs(submit, _squeue, limit=FOREVER)
+    return Jobs(submit, _squeue, limit=FOREVER, array=_longest_array)
 
 
 def _last(error: Exception) -> str:
@@ -230,7 +229,7 @@ def _local_jobs(
             job.get_info()  # reaps its process
         return {path.name: "RUNNING" for path in Path("/proc").glob("[0-9]*") if _is_job(path)}
 
-    return Jobs(submit, states, limit=args.jobs or 1)
+    return Jobs(submit, states, limit=args.jobs or 1, array=lambda: 1)
 
 
 def _is_job(process: Path) -> bool:
@@ -268,6 +267,8 @@ class Launch:
                 self._live[number] = plan
             else:
                 self._todo.append(plan)
+        self._over = {n for n in before.values() if not _is_live((states or {}).get(n, ""))}
+        """Jobs of earlier commands that have ended."""
 
     def follow(self) -> Outcome:
         """Submit the cells and wait for them, or for a signal."""
@@ -310,23 +311,24 @@ class Launch:
         )
 
     def _submit(self) -> None:
-        room = self._jobs.limit - len(self._live)
-        some, self._todo = self._todo[:room], self._todo[room:]
-        if not some:
-            return
-        for plan in some:
-            moved = plans.make_ready(plan)
-            if moved:
-                self._screen.say(f"{plan.name}: an earlier attempt moved to {moved}/")
-        numbers = self._jobs.submit(some)
-        self._live |= dict(zip(numbers, some, strict=True))
-        about = {
-            "launcher": "slurm",
-            "cluster": self._args.cluster or "slurm",
-            "gpus_per_cell": self._args.gpus_per_cell or 0,
-            "jobs": {plan.name: number for number, plan in self._live.items()},
-        }
-        study_lib.remember(self._study, about)
+        while self._todo and len(self._live) < self._jobs.limit:
+            room = min(self._jobs.limit - len(self._live), self._jobs.array())
+            some = self._todo[:room]
+            for plan in some:
+                moved = plans.make_ready(plan)
+                if moved:
+                    self._screen.say(f"{plan.name}: an earlier attempt moved to {moved}/")
+            numbers = self._jobs.submit(some)
+            self._live |= dict(zip(numbers, some, strict=True))
+            self._todo = self._todo[room:]
+            about = {
+                "launcher": "slurm",
+                "cluster": self._args.cluster or "slurm",
+                "gpus_per_cell": self._args.gpus_per_cell or 0,
+                "jobs": {plan.name: number for number, plan in self._live.items()},
+            }
+            # After every array: whoever is killed now has lost no job.
+            study_lib.remember(self._study, about, self._over)
 
     def _look(self) -> None:
         """Ask for the states of jobs, and take those away that are over."""
@@ -342,6 +344,7 @@ class Launch:
         record = cell.read(plan.job.record)
         mine = record.get("by") == number
         kind = str((record.get("ending") if mine else "") or "lost")
+        kind = kind if kind in self._ended else "lost"
         if kind == "lost" and state.startswith("CANCELLED"):
             kind = "stopped"
         text = str(record.get("text") or "") if mine else state.lower()

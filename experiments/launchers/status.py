@@ -19,10 +19,14 @@ def show(args: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    about = study.submitted(which)
+    try:
+        about = study.submitted(which)
+    except ConfigError as error:  # cells have folders of their own
+        print(f"warning: {error}", file=sys.stderr)
+        about = {"jobs": {}}
     cells = table.rows(places, about["jobs"])
     gpus = about.get("gpus_per_cell")
-    gpus = float(gpus) if isinstance(gpus, int | float) else 0.0
+    gpus = float(gpus) if isinstance(gpus, int | float) and 0 <= gpus < 1e6 else 0.0
     print("\n".join([table.summary(args.suite, cells, gpus), *table.lines(cells)]))
     return 0
 

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,11 +122,34 @@ def launching(work: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def submitted(study: Study) -> dict[str, Any]:
-    """Contents of launch.json: ``launcher``, ``cluster``, and ``jobs`` by the cell's name."""
+    """Contents of launch.json: ``launcher``, ``cluster``, and ``jobs`` by the cell's name.
+
+    Raises:
+      ConfigError: it is damaged, so that jobs may be at work that nobody knows.
+    """
     about = cell.read(study.jobs)
-    return about if isinstance(about.get("jobs"), dict) else {"jobs": {}}
+    jobs = about.get("jobs")
+    if isinstance(jobs, dict) and all(isinstance(number, str) for number in jobs.values()):
+        return about
+    if study.jobs.exists():
+        raise ConfigError(
+            f"{study.jobs}: is damaged; end the jobs that it listed, if there are any, and remove"
+            " it"
+        )
+    return {"jobs": {}}
 
 
-def remember(study: Study, about: Mapping[str, Any]) -> None:
-    """Write launch.json in one step."""
-    files.write_json(study.jobs, about)
+def remember(study: Study, about: Mapping[str, Any], over: Container[str] = ()) -> None:
+    """Write launch.json in one step, with the jobs of other cells that it has already.
+
+    Args:
+      study: the suite.
+      about: its new contents; ``jobs`` are those of some cells.
+      over: numbers of jobs that have ended, which are left out.
+    """
+    with (study.work / f"{JOBS}.lock").open("a") as file:
+        # Launches of single cells (--cell) share the file. Some file systems have no locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        others = {name: n for name, n in submitted(study)["jobs"].items() if n not in over}
+        files.write_json(study.jobs, {**about, "jobs": others | about["jobs"]})

@@ -98,13 +98,23 @@ def _row(
     return Row(
         name=place.name,
         state=state,
-        decisions=done if isinstance(done, int) else 0,
-        total=total if isinstance(total, int) else None,
-        seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
-        host=str(record.get("host") or ""),
-        attempt=int(record.get("attempt") or 0),
-        text=text,
+        decisions=done if _is_number(done) and isinstance(done, int) else 0,
+        total=total if _is_number(total) and isinstance(total, int) else None,
+        seconds=float(seconds) if _is_number(seconds) else 0.0,
+        host=_printable(str(record.get("host") or "")),
+        attempt=cell.attempts(record),
+        text=_printable(text),
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a file that may be damaged has a number here that can be shown."""
+    return isinstance(value, int | float) and 0 <= value < 1e12
+
+
+def _printable(text: str) -> str:
+    """``text`` in one line and without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def rows(places: Sequence[Place], jobs: Mapping[str, str], known: Sequence[Row] = ()) -> list[Row]:

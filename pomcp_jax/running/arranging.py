@@ -137,20 +137,25 @@ def _finish_moves(workdir: Path) -> None:
         moves = json.loads((staged / MOVES).read_text())
         old, new = ([Path(name).name for name in moves[key]] for key in ("old", "new"))
         previous = workdir / Path(moves["previous"]).name
-    except (OSError, ValueError, KeyError, TypeError):
+        if previous == workdir or not new or not all((*old, *new)):
+            raise ValueError("names nothing")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(
             f"{staged / MOVES}: is unreadable; the parts of the run are in {staged}/"
         ) from None
-    previous.mkdir(exist_ok=True)
-    for name in old:
-        # Whatever has a copy there has been moved: a file of that name is a new one.
-        if not (previous / name).exists() and (workdir / name).exists():
-            (workdir / name).rename(previous / name)
-    for name in new:
-        if (staged / name).exists():
-            (staged / name).rename(workdir / name)
-    files.sync_folder(workdir)
-    shutil.rmtree(staged)
+    try:
+        previous.mkdir(exist_ok=True)
+        for name in old:
+            # Whatever has a copy there has been moved: a file of that name is a new one.
+            if not (previous / name).exists() and (workdir / name).exists():
+                (workdir / name).rename(previous / name)
+        for name in new:
+            if (staged / name).exists():
+                (staged / name).rename(workdir / name)
+        files.sync_folder(workdir)
+        shutil.rmtree(staged)
+    except OSError as error:
+        raise ConfigError(f"{staged}: cannot be moved into place: {error}") from None
 
 
 def newest(before: Sequence[tuple[Part, Path]]) -> int:
