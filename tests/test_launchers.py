@@ -159,7 +159,7 @@ def test_the_table_has_every_state(tmp_path, capsys):
      '{"host": "a\\n\\u001b[2J", "ending": "broke", "text": "\\u0007"}'],
 )  # fmt: skip
 def test_damaged_records_are_shown_as_they_can_be(text, tmp_path):
-    plan = cells(tmp_path)[0]
+    plan = launching.cells(tmp_path)[0]
     plan.workdir.mkdir(parents=True)
     plan.job.record.write_text(text)
     (plan.workdir / "run.json").write_text('{"exit_code": 1, "seconds": 1' + "0" * 400 + "}")

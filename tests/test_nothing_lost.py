@@ -414,7 +414,11 @@ def finish(tiny_run, workdir, start=None, interruption=None):
     signals = interruption or Interruption()
     run = run_lib.Run(tiny_run.options(workdir), tiny_run.functions, start, signals)
     outcome = trainer.finish(run, "run")
-    code = start_module.end(outcome, lambda end: run_module.report(end, tiny_run.config))
+    code = start_module.end(
+        outcome,
+        lambda end: run_module.report(end, tiny_run.config),
+        lambda code, text: code,
+    )
     return code, json.loads((workdir / "run.json").read_text())
 
 
@@ -461,11 +465,11 @@ def test_run_json_says_that_a_run_is_under_way(tiny_run, copy, monkeypatch):
 def test_a_copy_that_cannot_be_made_is_a_failed_save(error, tiny_run, whole, tmp_path, monkeypatch):
     snapshot, tried = checkpoint.snapshot, []
 
-    def fails(state):
+    def fails(state, *seeds):
         tried.append(1)
         if len(tried) < 2:
             raise error
-        return snapshot(state)
+        return snapshot(state, *seeds)
 
     stop, said = Interruption(), []
     monkeypatch.setattr(stop.progress, "say", said.append)

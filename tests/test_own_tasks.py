@@ -372,7 +372,7 @@ def test_a_long_run_gets_a_cheaper_proposal_of_the_same_task(monkeypatch):
     config = parsed(f"{FILES}/dm_control.py:examples.own_task:make_task").config
     assert config.agent.world_model.termination
     env = envs.make(config.env.task, config.env.action_repeat)
-    program = SimpleNamespace(env=env)
+    program = SimpleNamespace(env=env, mesh=None)
     trainer = SimpleNamespace(config=config, functions=SimpleNamespace(program=program))
     assert "small.py:examples.own_task:make_task has a model for" in run_module.cheaper(trainer)
 

@@ -129,7 +129,9 @@ def launched(folder: pathlib.Path, cells: int) -> Row:
     args = parsers.reproduce().parse_args(["--suite=debug", "--launcher=slurm"])
     slurm.POLL["slurm"] = 0.1
     begin, used = time.monotonic(), time.process_time()
-    outcome = slurm.Launch(args, study, todo, slurm.Jobs(submit, dict, cells, lambda: cells)).follow()
+    outcome = slurm.Launch(
+        args, study, todo, slurm.Jobs(submit, dict, cells, lambda: cells)
+    ).follow()
     assert len(outcome.ended["finished"]) == cells
     return {
         "what": f"launch of {cells:,} cells",
