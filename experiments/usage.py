@@ -41,7 +41,8 @@ recipes, each behind `python -m experiments.run`; C is experiments/configs:
   --tensorboard  write TensorBoard events too, a folder for each seed (`pip install tensorboardX`)
   --wandb        log to this project of Weights & Biases too, a run for each seed (`pip install
                  wandb`; WANDB_MODE=offline without a network)
-  --minutes      stop, save and exit with code 75 after this time; the same command resumes
+  --minutes      stop, save and exit with code 75 after this time, of which compiling is a part
+                 (a minute at first); the same command resumes
   --num_devices  devices for the seeds: a number, or `cores` (default): as many as help, of the
                  cores of a CPU or of all GPUs; a run that resumes keeps its number
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
@@ -73,7 +74,8 @@ usage: python -m experiments.sweep --config=experiments/configs/NAME.py[:task,pr
   --tensorboard  write TensorBoard events too, a folder for each seed (`pip install tensorboardX`)
   --wandb        log to this project of Weights & Biases too, a run for each seed of each cell
                  (`pip install wandb`; WANDB_MODE=offline without a network)
-  --minutes      stop, save and exit with code 75 after this time; the same command resumes
+  --minutes      stop, save and exit with code 75 after this time, of which compiling is a part
+                 (a minute at first); the same command resumes
   --num_devices  devices for the seeds: a number, or `cores` (default): as many as help, of the
                  cores of a CPU or of all GPUs; a run that resumes keeps its number
   --cache_dir    persistent compilation cache (default ~/.cache/pomcp_jax/xla)
