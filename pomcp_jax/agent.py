@@ -5,7 +5,9 @@ critic, learned prior, policy, target network. All methods of the family pass
 through this one code path; they differ in configuration values.
 """
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,8 @@ from pomcp_jax.replay import Batch
 from pomcp_jax.types import Gaussian, Key, Params
 from pomcp_jax.world_model import ModelParams
 
+Counter = TypeVar("Counter", int, Array)
+
 
 class OptStates(NamedTuple):
     """Optimiser states of world model, policy and prior."""
@@ -50,6 +54,8 @@ class Faults(NamedTuple):
 
 
 FAULT_TERMS = (*model_loss.TERMS, *policy_loss.TERMS)
+ACTOR_METRICS = ("policy/", "prior/", "loss/policy", "loss/prior", "grad/policy")
+"""Beginnings of the names of metrics that only updates of policy and prior have."""
 
 
 class AgentState(NamedTuple):
@@ -89,6 +95,18 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     )
 
 
+def actors_due(updates: Int[Array, ""], config: AgentConfig) -> Bool[Array, ""] | bool:
+    """Whether policy and prior learn too after ``updates`` updates: the first of each interval."""
+    interval = config.policy.interval
+    return True if interval == 1 else jnp.mod(updates, interval) == 0
+
+
+def count_due(begin: Counter, end: Counter, config: AgentConfig) -> Counter:
+    """How many of the updates ``begin`` to ``end - 1`` train policy and prior."""
+    interval = config.policy.interval
+    return (end + interval - 1) // interval - (begin + interval - 1) // interval
+
+
 def apply_replan(
     batch: Batch, prior: Gaussian, value: Float[Array, "H b"], made: Int[Array, "H b"]
 ) -> tuple[Batch, replay.Index]:
@@ -123,7 +141,8 @@ def update(
       key: consumed.
       spec: static part of the agent.
       config: of the agent.
-      train_actors: False leaves policy, prior and scales alone (BMPC's pre-training).
+      train_actors: False leaves policy, prior and scales alone (BMPC's pre-training, and updates
+        between those of ``policy.interval``).
 
     Returns:
       The new state and scalar metrics. A part whose loss or gradient is not
@@ -147,20 +166,18 @@ def update(
     # The prior comes before the policy, whose loss treats it as a constant.
     state, model, metrics = _improve_model(state, batch, target, key_dropout, spec, config)
     latents = model.aux.latents
-    options: dict[str, Any] = {"spec": spec, "config": config, "enabled": train_actors}
-    # The positions of terms must be those of FAULT_TERMS with and without a learned prior.
-    finite_prior = [jnp.ones((), bool)] * 2
-    if state.params.prior is not None:
-        state, prior, more = _improve_prior(state, batch, latents, **options)
-        finite_prior, metrics = prior.finite, metrics | more
-    state, policy, more = _improve_policy(state, batch, latents, key_policy, **options)
+    actors = functools.partial(
+        _improve_actors, batch=batch, latents=latents, key=key_policy, spec=spec, config=config
+    )
+    state, finite_actors, more = _when_due(actors, state, train_actors, config)
     # After a refused update too: the step is then towards parameters that have not changed.
     rate = config.optimizer.target_rate
     target_value = jax.tree.map(
         lambda old, new: old + rate * (new - old), state.target_value, state.params.model.value
     )
-    finite = jnp.stack([*model.finite, *finite_prior, *policy.finite])  # as FAULT_TERMS
-    faults = _count_faults(state.faults, finite)
+    finite = jnp.stack([*model.finite, *finite_actors])  # as FAULT_TERMS
+    complete = train_actors if config.policy.interval > 1 else True
+    faults = _count_faults(state.faults, finite, complete)
     return state._replace(target_value=target_value, faults=faults), metrics | more
 
 
@@ -209,6 +226,69 @@ def _improve_model(
         metrics["loss/termination"] = terms.termination
     params, opt = params._replace(model=step.params), state.opt._replace(model=step.opt)
     return state._replace(params=params, opt=opt), step, metrics
+
+
+Actors = tuple[AgentState, list[Bool[Array, ""]], dict[str, Float[Array, ""]]]
+"""The new state, whether each of :data:`pomcp_jax.policy_loss.TERMS` was finite, and metrics."""
+
+
+def _when_due(
+    improve: Callable[..., Actors],
+    state: AgentState,
+    due: Bool[Array, ""] | bool,
+    config: AgentConfig,
+) -> Actors:
+    """``improve(state, enabled=due)``; with ``policy.interval`` > 1 it is computed only if due.
+
+    Metrics are 0 if it is not.
+    """
+    if config.policy.interval == 1:
+        return improve(state, enabled=due)
+
+    # Only what it changes: whatever passes through a condition is copied.
+    def learned(state: AgentState) -> tuple:
+        params, opt = state.params, state.opt
+        return params.policy, params.prior, opt.policy, opt.prior, state.scales
+
+    def run() -> tuple:
+        after, finite, metrics = improve(state, enabled=True)
+        return learned(after), finite, metrics
+
+    def skip() -> tuple:
+        _, finite, metrics = jax.eval_shape(run)
+        good = [jnp.ones((), bool) for _ in finite]
+        return learned(state), good, jax.tree.map(jnp.zeros_like, metrics)
+
+    # ``due`` has no axis of seeds, so that this stays a branch under ``vmap``.
+    parts, finite, metrics = jax.lax.cond(due, run, skip)
+    policy, prior, policy_opt, prior_opt, scales = parts
+    state = state._replace(
+        params=state.params._replace(policy=policy, prior=prior),
+        opt=state.opt._replace(policy=policy_opt, prior=prior_opt),
+        scales=scales,
+    )
+    return state, finite, metrics
+
+
+def _improve_actors(
+    state: AgentState,
+    *,
+    batch: Batch,
+    latents: Float[Array, "T B L"],
+    key: Key,
+    spec: AgentSpec,
+    config: AgentConfig,
+    enabled: Bool[Array, ""] | bool,
+) -> Actors:
+    options: dict[str, Any] = {"spec": spec, "config": config, "enabled": enabled}
+    # The positions of terms must be those of FAULT_TERMS with and without a learned prior.
+    finite = [jnp.ones((), bool)] * 2
+    metrics: dict[str, Float[Array, ""]] = {}
+    if state.params.prior is not None:
+        state, prior, metrics = _improve_prior(state, batch, latents, **options)
+        finite = prior.finite
+    state, policy, more = _improve_policy(state, batch, latents, key, **options)
+    return state, [*finite, *policy.finite], metrics | more
 
 
 def _improve_prior(
@@ -297,13 +377,17 @@ def _kl_price(scales: Scales, action_size: int, config: AgentConfig) -> Float[Ar
     return policy.kl_coef * multiplier * size * scales.q / divisor
 
 
-def _count_faults(faults: Faults, finite: Bool[Array, " terms"]) -> Faults:
+def _count_faults(
+    faults: Faults, finite: Bool[Array, " terms"], complete: Bool[Array, ""] | bool
+) -> Faults:
+    """``faults`` after an update; without the actors it is not ``complete``."""
     bad = ~jnp.all(finite)
     # The first False; without any it is 0, which ``bad`` discards.
     first = jnp.argmin(finite).astype(jnp.int32)
     count = bad.astype(jnp.int32)
     return Faults(
         total=faults.total + count,
-        consecutive=jnp.where(bad, faults.consecutive + 1, 0),
+        # A policy that is refused whenever it is due must not seem healthy in between.
+        consecutive=jnp.where(bad | ~jnp.asarray(complete), faults.consecutive + count, 0),
         term=jnp.where(bad, first, faults.term),
     )

@@ -329,6 +329,9 @@ class PolicyConfig:
     """Rate at which the running scales of value and KL approach those of a batch."""
     train_in_pretraining: bool = True
     """Train policy and prior in the pre-training phase too, not only the world model."""
+    interval: Count = 1
+    """Updates of the world model for each one of policy and learned prior, which then learn with
+    the first of them; TD3's delay is 2 (arXiv 1802.09477)."""
 
     @property
     def learns_prior(self) -> bool:

@@ -238,9 +238,11 @@ def update_step(
         write = jax.vmap(replay.write_back, in_axes=axes, out_axes=replay.SEEDS)
         ring = write(ring, Index(*index), prior, value, made)
 
+    train_actors = agent.actors_due(state.updates, config.agent) & work.train_actors
+
     def learn(config, learner, batch, key):
         return agent.update(
-            learner, batch, key, spec=spec, config=config, train_actors=work.train_actors
+            learner, batch, key, spec=spec, config=config, train_actors=train_actors
         )
 
     agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1])
@@ -323,9 +325,12 @@ def chunk(
     carry = (state, *map(join, zeros)), jnp.asarray(work.phase, jnp.int32)
     (state, acted, learned), _ = jax.lax.fori_loop(0, work.groups, group, carry)
     acted, learned = (_apart(x, like) for x, like in zip((acted, learned), zeros, strict=True))
-    means = _divide(acted, state.iteration - before[0])
+    means = _divide(acted, dict.fromkeys(acted, state.iteration - before[0]))
     state = state._replace(agent=packing.unpack(state.agent))
-    return state, means | _divide(learned, state.updates - before[1])
+    done = state.updates - before[1]
+    due = agent.count_due(before[1], state.updates, config.agent)
+    counts = {name: due if name.startswith(agent.ACTOR_METRICS) else done for name in learned}
+    return state, means | _divide(learned, counts)
 
 
 def _idle(state: TrainState, iterations: Array | int, config: Config) -> TrainState:
@@ -346,10 +351,10 @@ def _add(total: PyTree, more: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, total, more)
 
 
-def _divide(total: dict[str, Array], count: Int[Array, ""]) -> dict[str, Array]:
+def _divide(total: dict[str, Array], counts: dict[str, Int[Array, ""]]) -> dict[str, Array]:
     # 0 / 0 would stop a run under ``jax_debug_nans``; the host turns these means into NaN.
-    count = jnp.maximum(count, 1).astype(jnp.float32)
-    return {name: value / count for name, value in total.items()}
+    least_one = lambda count: jnp.maximum(count, 1).astype(jnp.float32)  # noqa: E731
+    return {name: value / least_one(counts[name]) for name, value in total.items()}
 
 
 def _nan_means_of_no_steps(
@@ -362,13 +367,24 @@ def _nan_means_of_no_steps(
     # Under an outer ``jit`` or ``eval_shape`` nothing is known of the work yet.
     if any(isinstance(x, jax.core.Tracer) for x in work):
         return result
-    acted = work.total_iterations > 0 and not work.random
-    happened = {True: acted, False: work.total_updates > 0}
     after, means = result
+    acted = work.total_iterations > 0 and not work.random
+    learned = work.total_updates > 0
+    actors = bool(learned)
+    if config.agent.policy.interval > 1:
+        updates = int(after.updates)
+        first = updates - work.total_updates
+        actors = bool(work.train_actors) and agent.count_due(first, updates, config.agent) > 0
+
+    def happened(name: str) -> bool:
+        if name.startswith(PLAN):
+            return acted
+        return actors if name.startswith(agent.ACTOR_METRICS) else learned
+
     blank = {
         name: np.full(value.shape, np.nan, value.dtype)
         for name, value in means.items()
-        if not happened[name.startswith(PLAN)]
+        if not happened(name)
     }
     return after, means | blank
 

@@ -216,6 +216,80 @@ def test_a_broken_policy_does_not_spoil_the_target_network():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params.model))
 
 
+# ------------------------------------------------------------- updates without the actors
+
+
+@functools.cache
+def rare_update():
+    """The same updates with policy and prior in every third one."""
+    config, spec, _ = match()
+    config = config_lib.replace(config, {"policy.interval": 3})
+    return jax.jit(functools.partial(agent.update, spec=spec, config=config))
+
+
+def test_an_update_without_the_actors_changes_the_model_alone():
+    _, _, state = match()
+    key = jax.random.key(0)
+    whole, everything = jitted_update()(state, some_batch(), key)
+    after, metrics = rare_update()(state, some_batch(), key, train_actors=False)
+    jax.tree.map(np.testing.assert_array_equal, state.params.policy, after.params.policy)
+    jax.tree.map(np.testing.assert_array_equal, state.params.prior, after.params.prior)
+    jax.tree.map(np.testing.assert_array_equal, state.scales, after.scales)
+    near = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6)
+    jax.tree.map(near, whole.params.model, after.params.model)
+    jax.tree.map(near, whole.target_value, after.target_value)
+    assert set(metrics) == set(everything)
+    missing = {name for name in metrics if name.startswith(agent.ACTOR_METRICS)}
+    assert {"loss/policy", "loss/prior", "policy/kl", "prior/kl", "grad/policy"} <= missing
+    assert all(metrics[name] == 0.0 for name in missing)
+    assert float(metrics["loss/model"]) == pytest.approx(float(everything["loss/model"]), rel=1e-5)
+
+
+def test_an_update_with_the_actors_is_that_of_every_other_agent():
+    _, _, state = match()
+    key = jax.random.key(0)
+    whole, _ = jitted_update()(state, some_batch(), key)
+    after, _ = rare_update()(state, some_batch(), key, train_actors=True)
+    near = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6)
+    jax.tree.map(near, whole.params, after.params)
+    jax.tree.map(near, whole.scales, after.scales)
+
+
+def test_no_work_is_done_for_actors_of_several_seeds_that_are_not_due():
+    config, spec, state = match()
+    config = config_lib.replace(config, {"policy.interval": 3})
+    states, batches = jax.tree.map(lambda x: jnp.stack([x, x]), (state, some_batch()))
+
+    def learn(states, batches, keys, due):
+        one = functools.partial(agent.update, spec=spec, config=config, train_actors=due)
+        return jax.vmap(one)(states, batches, keys)
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    program = str(jax.make_jaxpr(learn)(states, batches, keys, jnp.array(True)))
+    assert " cond[" in program  # a select would compute both sides
+
+
+def test_a_prior_that_is_always_refused_does_not_look_healthy_in_between():
+    state, batch = spoil("prior")
+    counts = []
+    for i in range(6):
+        due = jnp.array(i % 3 == 0)
+        state, _ = rare_update()(state, batch, jax.random.key(i), train_actors=due)
+        counts.append(int(state.faults.consecutive))
+    assert counts == [1, 1, 1, 2, 2, 2]
+
+
+def test_updates_that_train_the_actors_are_the_first_of_each_interval():
+    config, _, _ = match()
+    every, third = config, config_lib.replace(config, {"policy.interval": 3})
+    due = [bool(agent.actors_due(jnp.int32(i), third)) for i in range(9)]
+    assert due == [True, False, False] * 3
+    for begin in range(7):
+        for end in range(begin, 9):
+            assert agent.count_due(begin, end, third) == sum(due[begin:end])
+            assert agent.count_due(begin, end, every) == end - begin
+
+
 # ------------------------------------------------------------------------- numbers
 
 

@@ -40,6 +40,12 @@ RUNS = {
         },
         train__num_seeds=2,
     ),
+    "rare_actors": dict(
+        agent_changes={
+            "policy__interval": 3, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
+        },
+        train__num_seeds=2,
+    ),
 }  # fmt: skip
 
 
@@ -91,6 +97,30 @@ def test_settings_train(name):
     updates = config.train.pretrain_updates + after_seeding * config.train.updates_per_decision
     assert int(state.updates) == updates
     assert np.all((metrics["prior/fitted"] >= 0.0) & (metrics["prior/fitted"] <= 1.0))
+
+
+def test_policy_and_prior_learn_in_every_third_update():
+    state, _ = trained("rare_actors")
+    opt, updates = state.agent.opt, int(state.updates)
+    assert opt.model.count.tolist() == [updates] * 2
+    assert opt.policy.count.tolist() == opt.prior.count.tolist() == [-(-updates // 3)] * 2
+
+
+def test_means_of_the_actors_are_over_the_updates_that_trained_them():
+    config, prog = program("rare_actors")
+    start = copy(seeded("rare_actors"))._replace(updates=jnp.int32(2))
+    updates = Work(1, 0, 8, True, True, False)  # the updates 2 to 9: due are 3, 6 and 9
+    _, means = prog.chunk(copy(start), config, updates)
+    single = []
+    for _ in range(8):
+        start, metrics = prog.chunk(start, config, updates._replace(updates=1))
+        single.append(jax.device_get(metrics))
+    assert [bool(np.isnan(x["policy/kl"]).any()) for x in single] == [
+        i not in (3, 6, 9) for i in range(2, 10)
+    ]
+    for name in ("policy/kl", "loss/prior", "loss/model"):
+        each = np.stack([x[name] for x in single])
+        np.testing.assert_allclose(means[name], np.nanmean(each, axis=0), rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["mixture", "v_critic"])

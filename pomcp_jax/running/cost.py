@@ -137,9 +137,10 @@ def update(agent: AgentConfig, observation: int, action: int) -> Arithmetic:
     one = (states + 2) * n["encoder"]
     one += horizon * (n["policy"] + heads * n["head"])
     one += 3 * horizon * (n["dynamics"] + n["reward"] + model.num_heads * n["head"])
-    one += states * (3 * n["policy"] + 2 * agent.policy.num_q_heads * n["head"])
+    actors = states * (3 * n["policy"] + 2 * agent.policy.num_q_heads * n["head"])
     if agent.policy.learns_prior:
-        one += states * 4 * n["policy"]
+        actors += states * 4 * n["policy"]
+    one += actors * (1.0 / agent.policy.interval)
     networks_of = {"head": model.num_heads, "policy": 1 + agent.policy.learns_prior}
     weights = sum(count.products / 2 * networks_of.get(k, 1) for k, count in n.items())
     out = batch * one + Arithmetic(0.0, PARAMETER * weights)
