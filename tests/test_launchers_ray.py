@@ -49,7 +49,7 @@ def launch(cluster, folder, some, *flags):
     args = launching.arguments("--launcher=ray", f"--address={cluster.address}", *flags)
     which = launching.study_of(folder)
     which.work.mkdir(exist_ok=True)
-    return ray_cluster.prepare(args, which, some).run()
+    return ray_cluster.prepare(args, which, some).run(lambda: None)
 
 
 def done(plan):
@@ -169,16 +169,21 @@ def test_bad_input_is_one_line_and_starts_nothing(cluster, flags, words, tmp_pat
     folders = [f"--out={tmp_path / 'o'}", f"--work={tmp_path / 'w'}"]
     address = f"--address={cluster.address}"
     assert reproduce.main(["--suite=debug", "--launcher=ray", address, *flags, *folders]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("error: ") and words in lines[-1]
-    assert not any("error" in line for line in lines[:-1])
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: ") and error.count("\n") == 1
     assert not [p for p in tmp_path.rglob("*") if p.name not in ("w", "launcher.lock")]
 
 
 def test_no_cluster_is_one_line(tmp_path, capsys):
     flags = ["--suite=debug", "--launcher=ray", "--address=127.0.0.1:9", f"--work={tmp_path / 'w'}"]
     assert reproduce.main(flags) == 2
-    assert "--address = '127.0.0.1:9': no Ray cluster (" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: --address = '127.0.0.1:9': no Ray cluster (")
+    assert error.count("\n") == 1
+    assert reproduce.main([*flags, "--dry_run", "--memory_per_cell=2", "--retries=3"]) == 0
+    first, *cells = capsys.readouterr().out.splitlines()
+    assert first == "4 tasks of Ray at 127.0.0.1:9, each 1 CPU, 0 GPU, 2 GB, up to 3 retries"
+    assert len(cells) == 4 and all(" -m experiments.run " in line for line in cells)
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, capsys, monkeypatch):
