@@ -12,7 +12,7 @@ import launching
 import pytest
 
 from experiments import reproduce
-from experiments.launchers import cell, ray_cluster
+from experiments.launchers import cell, plans, ray_cluster
 from pomcp_jax.config import ConfigError
 
 pytest.importorskip("ray")
@@ -123,6 +123,43 @@ def test_without_a_shared_folder_results_are_brought_back(cluster, tmp_path, mon
     assert (home / "probe_lqr/tdmpc2/checkpoints/state.json").is_file()
     with pytest.raises(ConfigError, match="does not see / ?; name a shared folder with --work"):
         launch(cluster, tmp_path, some)
+
+
+def test_fetch_brings_all_files_by_the_command(cluster, tmp_path, capsys, monkeypatch):
+    """A cell that trains and one that breaks; then the same command, and another launcher."""
+    home, order = tmp_path / "node", ray_cluster._order
+    monkeypatch.setattr(
+        ray_cluster, "_order", lambda *a: order(*a)._replace(scratch=str(home), token="/nowhere")
+    )
+    one, two, *_ = launching.cells(tmp_path)
+    broken = two._replace(command=[sys.executable, "-c", "exit('no luck')", two.command[-1]])
+    monkeypatch.setattr(plans, "make_plans", lambda *args: [one, broken])
+    flags = ["--suite=debug", f"--out={tmp_path / 'out'}", f"--work={tmp_path / 'work'}"]
+    remote = [*flags, "--launcher=ray", f"--address={cluster.address}", "--fetch=all"]
+    assert reproduce.main(remote) == 3
+    streams = capsys.readouterr()
+    assert "1 of 2 cells finished" in streams.out
+    assert f"error: {two.name}: broke; see {two.log}\n" in streams.err
+    assert "no luck" in two.log.read_text() and not two.folder.exists()
+    there = {path: path.read_bytes() for path in (home / "probe_lqr/tdmpc2").rglob("*.*")}
+    assert any(path.name == "state.json" for path in there)
+    for path, data in there.items():
+        assert (one.workdir / path.relative_to(home / "probe_lqr/tdmpc2")).read_bytes() == data
+    monkeypatch.setattr(plans, "make_plans", lambda *args: [one, two])
+    for command, left in ((remote, 1), (flags, 0)):
+        assert reproduce.main(command) == 0
+        counts = f"2 cells, {2 - left} finished, {left} to train"
+        streams = capsys.readouterr()
+        assert counts in streams.err and "2 of 2 cells finished" in streams.out
+    assert launching.same_results([one, two], 3)
+
+
+def test_what_is_brought_stays_in_the_folder_of_its_cell(tmp_path):
+    (plan, *_) = launching.cells(tmp_path)
+    for name in ("../other/run.json", str(tmp_path / "run.json")):
+        with pytest.raises(OSError, match="is outside of the cell's folder"):
+            ray_cluster.keep_brought(plan, {name: b"{}"}, cell.Ending("finished"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_ctrl_c_saves_and_the_same_command_resumes(cluster, tmp_path):

@@ -12,7 +12,7 @@ import launching
 import pytest
 
 from experiments import reproduce
-from experiments.launchers import cell, slurm, study
+from experiments.launchers import cell, plans, slurm, study
 from pomcp_jax.config import ConfigError
 
 pytest.importorskip("submitit")
@@ -145,6 +145,17 @@ def test_lost_jobs_are_repeated_and_resume(tmp_path, capfd):
     assert launching.same_results(some, 30)
     assert [cell.read(plan.job.record)["attempt"] for plan in some] == [2, 1]
     assert f"again    {some[0].name}: job " in capfd.readouterr().err
+
+
+def test_other_configurations_in_the_folders_of_a_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plans, "make_plans", launching.pretending(3, 0.01))
+    flags = "--launcher=slurm", "--cluster=local", "--jobs=2"
+    launching.check_other_configurations(tmp_path, capsys, *flags)
+    folders = [f"--out={tmp_path / 'out'}", f"--work={tmp_path / 'work'}"]
+    assert reproduce.main(["--suite=debug", *folders, *flags, "--time=1:00:00", "--dry_run"]) == 0
+    what, *cells = capsys.readouterr().out.splitlines()
+    assert what == "2 jobs of this machine, 2 at once, each up to 60 minutes"
+    assert [line.split()[0] for line in cells] == ["finished", "finished", "to", "to"]
 
 
 def test_ctrl_c_leaves_jobs_alone(tmp_path, capfd):
