@@ -174,7 +174,8 @@ def _slurm_jobs(
         try:
             made = executor.submit_array([SlurmCell(plan.job) for plan in some])
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"sbatch: {_last(error)}") from None
+            said = _last(error).removeprefix("sbatch: error: ")
+            raise ConfigError(f"sbatch: {said}") from None
         return [job.job_id for job in made]
 
     def described(cells: int) -> list[str]:
