@@ -16,6 +16,8 @@ from experiments.launchers import cell, plans, ray_cluster
 from pomcp_jax.config import ConfigError
 
 pytest.importorskip("ray")
+# Ray forks to start a node; JAX warns of that once an earlier test of the process has used it.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 SMALL = {"num_cpus": 2, "object_store_memory": 80_000_000}
 
 
