@@ -205,7 +205,7 @@ def reproduce(doc: str | None = None) -> argparse.ArgumentParser:
     add("--gpus", help="GPUs that cells take in turn, for example 0,1,3 (default: all)")
     add("--minutes", type=float, help="wall-clock time after which all cells stop and are kept")
     add("--wandb", help="log to this project of Weights & Biases too")
-    add("--dry_run", action="store_true", help="print the commands and stop")
+    add("--dry_run", action="store_true", help="print what would be started, and stop")
     _clusters(made)
     return made
 

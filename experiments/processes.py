@@ -17,7 +17,7 @@ from pomcp_jax import checkpoint, parts
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import arranging, group, process, workdirs
-from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running.background import RESUMES, Control, Stop
 from pomcp_jax.running.group import ENDED, GREETING, Group, Place
 from pomcp_jax.running.options import Together
 
@@ -242,8 +242,7 @@ def reason(joined: Group) -> tuple[int, str] | None:
         if index != joined.index:
             return code, f"{text} (process {index} {name})"
     for index, gone in sorted(joined.gone.items()):
-        text = f"process {index} {name} is gone ({gone.why}); the same command resumes"
-        return TIME_IS_UP, text
+        return TIME_IS_UP, f"process {index} {name} is gone ({gone.why}){RESUMES}"
     return None
 
 

@@ -28,7 +28,7 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import arguments, parsers, streams
@@ -92,18 +92,18 @@ def _main(argv: list[str] | None) -> int:
         launch = {"local": _local, "slurm": slurm.prepare, "ray": ray_cluster.prepare}
         ready = launch[args.launcher](args, which, todo)  # checks only; starts nothing
         if args.dry_run:
+            for line in ready.preview():
+                print(line)
             for plan in plans:
                 done = "finished" if plan in finished else "to train"
                 print(f"{done}  {plan.name}: {shlex.join(plan.command)}")
             return 0
         # Array jobs of any scheduler: each has its cells, whose own locks are enough.
         with study.launching(which.work, shared=args.cell is not None):
-            print(
-                f"{args.suite}: {len(plans)} cells, {len(finished)} finished, {len(todo)} to"
-                f" train, {ready.text}; results in {which.out}/",
-                file=sys.stderr,
-            )
-            return _conclude(args, which, (plans, finished, todo), ready.run())
+            counts = f"{len(plans)} cells, {len(finished)} finished, {len(todo)} to train"
+            line = f"{args.suite}: {counts}, {ready.text}; results in {which.out}/"
+            outcome = ready.run(lambda: print(line, file=sys.stderr))
+            return _conclude(args, which, (plans, finished, todo), outcome)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -120,7 +120,8 @@ def _local(args: argparse.Namespace, which: Study, todo: list[Plan]) -> Ready:
     jobs = (len(gpus) if args.gpus else 1) if args.jobs is None else args.jobs
     runner = local.Runner(todo, jobs, deadline, gpus)
 
-    def run() -> Outcome:
+    def run(begin: Callable[[], None]) -> Outcome:
+        begin()
         runner.start()
         ended = local.follow(runner, len(todo), Progress(interval=STATUS_SECONDS))
         return Outcome(ended, runner.received, is_late=runner.late())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from experiments import clock, signals
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import crash, process
-from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running.background import RESUMES, Control, Stop
 from pomcp_jax.running.trainer import CRASHED, Outcome, Trainer
 
 Ending = Callable[[int, str], int]
@@ -57,9 +57,7 @@ def limit(control: Control, minutes: float) -> None:
     """Request a stop of ``control``, ``minutes`` after the start of the process."""
 
     def stop() -> None:
-        control.request(
-            clock.TIME_IS_UP, f"stopped after {minutes:g} minutes; the same command resumes"
-        )
+        control.request(clock.TIME_IS_UP, f"stopped after {minutes:g} minutes{RESUMES}")
 
     timer = threading.Timer(max(0.0, clock.STARTED + 60.0 * minutes - time.monotonic()), stop)
     timer.daemon = True  # a run that ends earlier does not wait for it

@@ -109,7 +109,7 @@ def test_environments_know_nothing_of_learning():
 
 def test_reports_know_results_and_no_jax():
     for path in (PACKAGE / "reporting").rglob("*.py"):
-        assert rooms(path) <= {"reporting", "files", "config", "nearest"}, path
+        assert rooms(path) <= {"reporting", "files", "config", "nearest", "parts"}, path
         assert not any(name.split(".")[0] == "jax" for name in imports(path)), path
 
 

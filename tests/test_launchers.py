@@ -20,6 +20,16 @@ from pomcp_jax.config import ConfigError
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """Restore signal handlers."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def train(job, **kwargs):
     return cell.train(job, os.environ, "me", patience=0.0, **kwargs)
 
@@ -110,6 +120,58 @@ def test_a_second_launcher_is_refused_by_name(tmp_path, capsys):
             pass
     with study.launching(tmp_path / "w"):
         pass
+
+
+def test_of_two_launchers_started_at_once_one_trains(tmp_path):
+    """Real processes; whoever is first is left alone, and resumes after Ctrl-C."""
+    folders = [f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'out'}"]
+    command = [sys.executable, launching.__file__, "100000", "0.05", "--suite=debug", *folders]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    job = launching.cells(tmp_path)[0].job
+    try:
+        when(lambda: any(process.poll() is not None for process in both), 240.0)
+        first, second = sorted(both, key=lambda process: process.poll() is not None)
+        out, err = second.communicate()
+        assert second.returncode == 2 and not out
+        assert err.startswith(f"error: --work = '{tmp_path / 'work'}': ")
+        assert "launches this suite; wait for it or end it" in err and err.count("\n") == 1
+        when(lambda: done(job) > 2)
+        assert cell.read(job.record)["by"] == "local"
+    finally:
+        for process in both:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 130 and out.endswith("stopped; the same command resumes\n"), err
+    assert cell.read(job.workdir / "run.json")["exit_code"] == 130
+    record = cell.read(job.record)
+    assert (record["attempt"], record["ending"]) == (1, "stopped")
+
+
+def test_other_configurations_in_the_folders_of_a_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plans, "make_plans", launching.pretending(3, 0.01))
+    launching.check_other_configurations(tmp_path, capsys)
+
+
+def test_a_record_of_another_launcher_is_replaced(tmp_path, capsys, monkeypatch):
+    """A node that is gone left a cell that seems to train there."""
+    monkeypatch.setattr(plans, "make_plans", launching.pretending(3, 0.01))
+    job = launching.cells(tmp_path)[0].job
+    job.workdir.mkdir(parents=True)
+    job.record.write_text('{"by": "ray 1", "host": "far", "attempt": 2, "ending": null}')
+    flags = ["--suite=debug", f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'out'}"]
+    assert reproduce.main([*flags, "--cell", "0"]) == 0
+    record = cell.read(job.record)
+    assert (record["by"], record["attempt"], record["ending"]) == ("local", 3, "finished")
+    assert reproduce.main([*flags, "--status"]) == 0
+    assert "1 finished, 3 to train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", checks.FLAGS)

@@ -12,10 +12,12 @@ import launching
 import pytest
 
 from experiments import reproduce
-from experiments.launchers import cell, ray_cluster
+from experiments.launchers import cell, plans, ray_cluster
 from pomcp_jax.config import ConfigError
 
 pytest.importorskip("ray")
+# Ray forks to start a node; JAX warns of that once an earlier test of the process has used it.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 SMALL = {"num_cpus": 2, "object_store_memory": 80_000_000}
 
 
@@ -49,7 +51,7 @@ def launch(cluster, folder, some, *flags):
     args = launching.arguments("--launcher=ray", f"--address={cluster.address}", *flags)
     which = launching.study_of(folder)
     which.work.mkdir(exist_ok=True)
-    return ray_cluster.prepare(args, which, some).run()
+    return ray_cluster.prepare(args, which, some).run(lambda: None)
 
 
 def done(plan):
@@ -125,6 +127,43 @@ def test_without_a_shared_folder_results_are_brought_back(cluster, tmp_path, mon
         launch(cluster, tmp_path, some)
 
 
+def test_fetch_brings_all_files_by_the_command(cluster, tmp_path, capsys, monkeypatch):
+    """A cell that trains and one that breaks; then the same command, and another launcher."""
+    home, order = tmp_path / "node", ray_cluster._order
+    monkeypatch.setattr(
+        ray_cluster, "_order", lambda *a: order(*a)._replace(scratch=str(home), token="/nowhere")
+    )
+    one, two, *_ = launching.cells(tmp_path)
+    broken = two._replace(command=[sys.executable, "-c", "exit('no luck')", two.command[-1]])
+    monkeypatch.setattr(plans, "make_plans", lambda *args: [one, broken])
+    flags = ["--suite=debug", f"--out={tmp_path / 'out'}", f"--work={tmp_path / 'work'}"]
+    remote = [*flags, "--launcher=ray", f"--address={cluster.address}", "--fetch=all"]
+    assert reproduce.main(remote) == 3
+    streams = capsys.readouterr()
+    assert "1 of 2 cells finished" in streams.out
+    assert f"error: {two.name}: broke; see {two.log}\n" in streams.err
+    assert "no luck" in two.log.read_text() and not two.folder.exists()
+    there = {path: path.read_bytes() for path in (home / "probe_lqr/tdmpc2").rglob("*.*")}
+    assert any(path.name == "state.json" for path in there)
+    for path, data in there.items():
+        assert (one.workdir / path.relative_to(home / "probe_lqr/tdmpc2")).read_bytes() == data
+    monkeypatch.setattr(plans, "make_plans", lambda *args: [one, two])
+    for command, left in ((remote, 1), (flags, 0)):
+        assert reproduce.main(command) == 0
+        counts = f"2 cells, {2 - left} finished, {left} to train"
+        streams = capsys.readouterr()
+        assert counts in streams.err and "2 of 2 cells finished" in streams.out
+    assert launching.same_results([one, two], 3)
+
+
+def test_what_is_brought_stays_in_the_folder_of_its_cell(tmp_path):
+    (plan, *_) = launching.cells(tmp_path)
+    for name in ("../other/run.json", str(tmp_path / "run.json")):
+        with pytest.raises(OSError, match="is outside of the cell's folder"):
+            ray_cluster.keep_brought(plan, {name: b"{}"}, cell.Ending("finished"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_ctrl_c_saves_and_the_same_command_resumes(cluster, tmp_path):
     some = launching.copies(launching.cells(tmp_path, 60, 0.05)[0], 3)
 
@@ -169,16 +208,21 @@ def test_bad_input_is_one_line_and_starts_nothing(cluster, flags, words, tmp_pat
     folders = [f"--out={tmp_path / 'o'}", f"--work={tmp_path / 'w'}"]
     address = f"--address={cluster.address}"
     assert reproduce.main(["--suite=debug", "--launcher=ray", address, *flags, *folders]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("error: ") and words in lines[-1]
-    assert not any("error" in line for line in lines[:-1])
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: ") and error.count("\n") == 1
     assert not [p for p in tmp_path.rglob("*") if p.name not in ("w", "launcher.lock")]
 
 
 def test_no_cluster_is_one_line(tmp_path, capsys):
     flags = ["--suite=debug", "--launcher=ray", "--address=127.0.0.1:9", f"--work={tmp_path / 'w'}"]
     assert reproduce.main(flags) == 2
-    assert "--address = '127.0.0.1:9': no Ray cluster (" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: --address = '127.0.0.1:9': no Ray cluster (")
+    assert error.count("\n") == 1
+    assert reproduce.main([*flags, "--dry_run", "--memory_per_cell=2", "--retries=3"]) == 0
+    first, *cells = capsys.readouterr().out.splitlines()
+    assert first == "4 tasks of Ray at 127.0.0.1:9, each 1 CPU, 0 GPU, 2 GB, up to 3 retries"
+    assert len(cells) == 4 and all(" -m experiments.run " in line for line in cells)
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, capsys, monkeypatch):

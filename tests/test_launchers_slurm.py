@@ -1,6 +1,7 @@
 """Suites as jobs, by submitit: its engine for one machine, and a SLURM of four small scripts."""
 
 import os
+import re
 import signal
 import stat
 import sys
@@ -11,7 +12,7 @@ import launching
 import pytest
 
 from experiments import reproduce
-from experiments.launchers import cell, slurm, study
+from experiments.launchers import cell, plans, slurm, study
 from pomcp_jax.config import ConfigError
 
 pytest.importorskip("submitit")
@@ -48,7 +49,7 @@ def cluster(tmp_path, monkeypatch):
 
 def launch(folder, some, *flags):
     args = launching.arguments("--launcher=slurm", *flags)
-    return slurm.prepare(args, launching.study_of(folder), some).run()
+    return slurm.prepare(args, launching.study_of(folder), some).run(lambda: None)
 
 
 def when(condition, seconds=60.0):
@@ -70,14 +71,22 @@ def test_cells_are_an_array_that_survives_its_time_limit(tmp_path, cluster, capf
     flags = (
         "--time=1:00:00 --partition=gpu --memory_per_cell=2.5 --gpus_per_cell=2 --sbatch qos=high"
     )
+    args = launching.arguments("--launcher=slurm", *flags.split())
+    shown = slurm.prepare(args, launching.study_of(tmp_path), some).preview()
+    assert not [*cluster.iterdir()] and not (tmp_path / "work" / "slurm").exists()
     outcome = launch(tmp_path, some, "--detach", *flags.split())
     assert outcome.detached and "`scancel 100 101` ends them" in outcome.text
     text = (cluster / "100.sh").read_text()
     for option in ("array=0-2%", "time=60", "partition=gpu", "mem=2560MB", "gpus-per-node=2",
                    "qos=high", "requeue", "signal=USR2@180", "cpus-per-task=1"):  # fmt: skip
-        assert f"#SBATCH --{option}" in text, option
+        assert f"#SBATCH --{option}" in text and f" --{option}" in shown[0], option
+    for name, line in zip(("100", "101"), shown, strict=True):  # every flag, in this order
+        submitted = re.findall("#SBATCH (.*)", (cluster / f"{name}.sh").read_text())
+        assert line.endswith(f": sbatch {' '.join(submitted)}")
     jobs = study.submitted(launching.study_of(tmp_path))["jobs"]
     assert [jobs[plan.name] for plan in some] == ["100_0", "100_1", "100_2", "101"]
+    shown = slurm.prepare(args, launching.study_of(tmp_path), some).preview()
+    assert shown == [f"{plan.name}: has job {jobs[plan.name]} already" for plan in some]
     when(lambda: done(some[0]) > 2)
     os.kill(cell.read(some[0].job.record)["pid"], signal.SIGUSR2)
     outcome = launch(tmp_path, some)
@@ -97,7 +106,9 @@ def jobs_of(state):
         some.extend(plans)
         return [f"{len(some)}_{i}" for i in range(len(plans))]
 
-    return slurm.Jobs(submit, lambda: {f"{n}_0": state for n in range(1, 9)}, 2, lambda: 1), some
+    return slurm.Jobs(
+        submit, lambda: {f"{n}_0": state for n in range(1, 9)}, 2, lambda: 1, str
+    ), some
 
 
 def test_jobs_of_other_cells_are_not_forgotten(tmp_path):
@@ -119,7 +130,7 @@ def test_jobs_of_other_cells_are_not_forgotten(tmp_path):
 
 def test_what_sbatch_refuses_is_one_line(tmp_path, cluster):
     some = launching.cells(tmp_path)
-    with pytest.raises(ConfigError, match="sbatch: .*invalid partition specified: none$"):
+    with pytest.raises(ConfigError, match="^sbatch: invalid partition specified: none$"):
         launch(tmp_path, some, "--partition=none")
 
 
@@ -134,6 +145,17 @@ def test_lost_jobs_are_repeated_and_resume(tmp_path, capfd):
     assert launching.same_results(some, 30)
     assert [cell.read(plan.job.record)["attempt"] for plan in some] == [2, 1]
     assert f"again    {some[0].name}: job " in capfd.readouterr().err
+
+
+def test_other_configurations_in_the_folders_of_a_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plans, "make_plans", launching.pretending(3, 0.01))
+    flags = "--launcher=slurm", "--cluster=local", "--jobs=2"
+    launching.check_other_configurations(tmp_path, capsys, *flags)
+    folders = [f"--out={tmp_path / 'out'}", f"--work={tmp_path / 'work'}"]
+    assert reproduce.main(["--suite=debug", *folders, *flags, "--time=1:00:00", "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("2 jobs of this machine, 2 at once, each up to 60 minutes\nfinished  ")
+    assert (out.count("\nfinished  "), out.count("\nto train  ")) == (2, 2)
 
 
 def test_ctrl_c_leaves_jobs_alone(tmp_path, capfd):

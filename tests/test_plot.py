@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic import make_run, write
 
-from experiments import plot
+from experiments import aggregate, plot
 from experiments.published import COLORED
 from experiments.published import FOLDER as PUBLISHED
 from pomcp_jax import presets
@@ -334,6 +334,24 @@ def test_folders_that_are_no_runs(tmp_path, capsys):
         "bad": "sweep.json is unreadable",
     }.items():  # fmt: skip
         refused(capsys, tmp_path, [str(tmp_path / name)], words)
+
+
+@pytest.mark.parametrize("text", ["", '{"parts": ["seeds-0-0"], "con', '{"parts": ["../x"]}'])
+def test_a_damaged_record_of_several_processes_is_one_line(tmp_path, capsys, text):
+    """Given by name, or found below a folder of runs."""
+    workdir = tmp_path / "runs" / "big"
+    for seed in (0, 1):
+        make_run(workdir / f"seeds-{seed}-{seed}", "x", [[1, 2]], seeds=[seed])
+    (workdir / "parts.json").write_text(text)
+    words = f"{workdir / 'parts.json'}: is unreadable; must be the record of a run over several"
+    for folder in (workdir, workdir.parent):
+        for flags in ([], ["--diagnostics"]):
+            refused(capsys, tmp_path, [str(folder), *flags], words)
+        assert aggregate.main([str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+    (workdir / "parts.json").unlink()
+    assert aggregate.main([str(workdir)]) == 0
 
 
 def test_a_place_that_cannot_be_written(tmp_path, capsys):

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import types
+from pathlib import Path
 
 import pytest
 import tiny
@@ -242,12 +243,14 @@ def test_a_layout_by_hand():
     row = layout.lay_out(STUDY, PACE, cluster(8), FILES)
     assert (row["seeds on a GPU"], row["programs"], row["rounds"]) == (10, 20, 3)
     assert row["hours"] == pytest.approx(3 * 2310.0 / 3600)
-    assert row["GPUs in use"] == pytest.approx(20 / 24)
+    assert row["GPUs in use, share of the time"] == pytest.approx(20 / 24)
     assert row["checkpoints at the end, TB"] == pytest.approx(20 * 2 * 1e9 / 1e12)
-    assert row["written, GB/s"] == pytest.approx(20 * 5 * 10 * 0.08 / (3600 * row["hours"]))
+    assert row["written on average, GB/s"] == pytest.approx(
+        20 * 5 * 10 * 0.08 / (3600 * row["hours"])
+    )
     assert row["files at the end"] == 20 * (8 + 2 * 20 + 4)
-    assert row["seconds to save, all at once"] == pytest.approx(8 * 1.0 / 2.0)
-    assert row["seconds of names, all at once"] == pytest.approx(8 * 300 / 2000)
+    assert row["writing if all save at once, s"] == pytest.approx(8 * 1.0 / 2.0)
+    assert row["operations on names if all save at once, s"] == pytest.approx(8 * 300 / 2000)
     assert row["bottleneck"] == "idle GPUs in the last round (17 %)"
 
 
@@ -295,6 +298,14 @@ def test_the_pace_of_a_measurement_of_ones_own(tmp_path):
     assert (pace.seeds, pace.size) == (8, "tiny")
     assert pace.decision == pytest.approx(1e-3 * (4.0 / 2 + 0.5 * 8.0))
     assert pace.evaluation == pytest.approx(1.0)  # 500 decisions of 2 ms
+
+
+def test_the_page_has_the_table_of_the_stored_layout(capsys):
+    root = Path(__file__).parent.parent
+    stored = json.loads((root / "experiments/results/scaling/layout.json").read_text())["rows"]
+    assert list(stored[0]) == list(layout.lay_out(STUDY, PACE, cluster(), FILES))
+    layout.show(stored)
+    assert capsys.readouterr().out in (root / "docs" / "scaling.md").read_text()
 
 
 def test_the_command_answers_from_stored_numbers(capsys, tmp_path, monkeypatch):

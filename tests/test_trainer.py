@@ -13,7 +13,7 @@ import tiny
 
 from pomcp_jax import Task, make_env
 from pomcp_jax.config import ConfigError
-from pomcp_jax.running.background import Control
+from pomcp_jax.running.background import RESUMES, Control
 from pomcp_jax.running.progress import Progress
 from pomcp_jax.running.trainer import Trainer
 
@@ -91,16 +91,27 @@ def test_a_thread_stops_and_resumes_bit_for_bit(whole, tmp_path):
 
     def stop(row):
         if row["decisions"] >= 30:
-            control.request(5, "enough")
+            control.request(5, f"enough{RESUMES}")
 
     trainer = make(tmp_path, control=control, on_row=[stop])
     thread = threading.Thread(target=lambda: outcomes.append(trainer.run()))
     thread.start()
     thread.join()
-    assert (outcomes[0].code, outcomes[0].text) == (5, "enough")
+    assert (outcomes[0].code, outcomes[0].text) == (5, "enough; the same command resumes")
     assert outcomes[0].decisions < 60
     assert make(tmp_path).run().code == 0
     assert without_time(table(tmp_path)) == without_time(table(whole[0].workdir))
+
+
+@pytest.mark.parametrize("reason", ["stopped by SIGTERM", f"stopped after 1 minutes{RESUMES}"])
+def test_a_stop_before_the_first_checkpoint_promises_no_resumption(whole, tmp_path, reason):
+    control = quiet()
+    control.request(75, reason)
+    outcome = make(tmp_path, control=control).run()
+    said = f"{reason.removesuffix(RESUMES)}; nothing had been saved yet, the same command starts"
+    assert (outcome.code, outcome.text) == (75, f"{said} from the beginning")
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["status"] == outcome.text and about["last_checkpoint"] is None
 
 
 def test_an_interrupted_notebook_saves(tmp_path):

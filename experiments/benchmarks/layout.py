@@ -250,6 +250,8 @@ def lay_out(
     empty = (1.0 - study.filled) * study.replay_bytes
     written = programs * study.checkpoints * seeds * (study.seed_bytes - empty)
     named = programs * study.checkpoints * files.operations
+    # All programs start together, and therefore save together.
+    names = at_once * files.operations / cluster.operations_s
     compiling = (pace.start + pace.first_evaluation) / each
     row = {
         "GPUs": cluster.gpus,
@@ -258,15 +260,14 @@ def lay_out(
         "rounds": rounds,
         "hours": hours,
         "GPU hours": programs * each / 3600,
-        "GPUs in use": used,
-        "starting and compiling": compiling,
+        "GPUs in use, share of the time": used,
+        "starting and compiling, share of a program": compiling,
         "files at the end": programs * (_files(study, files) + FILES_OF_A_RESULT),
         "checkpoints at the end, TB": programs * study.kept * saved / 1e12,
-        "written, GB/s": written / (3600 * hours) / 1e9,
-        "operations/s": named / (3600 * hours),
-        # All programs start together, and therefore save together.
-        "seconds to save, all at once": at_once * saved / 1e9 / cluster.disk_gb_s,
-        "seconds of names, all at once": at_once * files.operations / cluster.operations_s,
+        "written on average, GB/s": written / (3600 * hours) / 1e9,
+        "operations on names on average, /s": named / (3600 * hours),
+        "writing if all save at once, s": at_once * saved / 1e9 / cluster.disk_gb_s,
+        "operations on names if all save at once, s": names,
     }
     return row | {"bottleneck": bottleneck(row, study, each)}
 
@@ -283,10 +284,10 @@ def bottleneck(row: Row, study: Study, each: float) -> str:
     """
     between = each / max(1, study.checkpoints)
     shares = {
-        "idle GPUs in the last round": 1.0 - row["GPUs in use"],
-        "starting and compiling": row["starting and compiling"],
-        "disk, writing checkpoints": row["seconds to save, all at once"] / between,
-        "disk, names of files": row["seconds of names, all at once"] / between,
+        "idle GPUs in the last round": 1.0 - row["GPUs in use, share of the time"],
+        "starting and compiling": row["starting and compiling, share of a program"],
+        "disk, writing checkpoints": row["writing if all save at once, s"] / between,
+        "disk, names of files": row["operations on names if all save at once, s"] / between,
     }
     worst = max(shares, key=lambda name: shares[name])
     if shares[worst] < BOTTLENECK:

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -173,8 +173,13 @@ class Training:
     def stop(self) -> None:
         """Ask the run to save and exit."""
         if not self.stopped:
-            self.stopped = True
-            self._process.send_signal(signal.SIGTERM)
+            self.send(signal.SIGTERM)
+
+    def send(self, number: int) -> None:
+        """Send a signal to the run: the first one asks it to save and exit, a second one ends it
+        at once."""
+        self.stopped = True
+        self._process.send_signal(number)
 
     def join(self) -> None:
         """Wait for the end of the run inside of a signal handler, which may interrupt
@@ -205,7 +210,8 @@ def train(
     attempt_of: str = "",
     *,
     patience: float = PATIENCE,
-    on_start: Any = lambda training: None,
+    on_lock: Callable[[TextIO], Job | None] = lambda log: None,
+    on_start: Callable[[Training], None] = lambda training: None,
 ) -> Ending:
     """Train a cell to its end, or to that of this attempt; keeps its results.
 
@@ -214,6 +220,7 @@ def train(
       environment: variables of its run.
       attempt_of: what started it, for the record: a job of SLURM, a node of Ray.
       patience: seconds to wait for another process that trains it.
+      on_lock: called with the log once it is locked; may return the job to train instead.
       on_start: called with the :class:`Training`, which it may stop later.
     """
     host = socket.gethostname()
@@ -221,6 +228,7 @@ def train(
         with locked(job.log, patience) as log:
             if log is None:
                 return Ending("busy", f"another process trains it, see {job.log}", host)
+            job = on_lock(log) or job
             number = attempts(read(job.record)) + 1
             record = {"by": attempt_of, "host": host, "attempt": number, "began": time.time()}
             print(f"attempt {number} on {host}", file=log, flush=True)

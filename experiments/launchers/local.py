@@ -4,7 +4,6 @@ import math
 import os
 import queue
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, TextIO
 
 from experiments import gpus as gpus_lib
 from experiments.launchers import cell, plans
-from experiments.launchers.cell import last_line
+from experiments.launchers.cell import Job, Training, last_line
 from experiments.launchers.plans import Plan
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running.progress import Progress, duration
@@ -71,7 +70,7 @@ class Runner:
             core_sets(jobs, range(os.cpu_count() or 1))  # checks --jobs; macOS cannot pin
             sets = [set()] * jobs
         environments = gpus_lib.environments(jobs, gpus, os.environ)
-        self._live: dict[str, subprocess.Popen] = {}
+        self._live: dict[str, Training] = {}
         # Reentrant: another signal may interrupt the handler while it holds the lock.
         self._lock = threading.RLock()
         self.received = 0
@@ -93,8 +92,8 @@ class Runner:
         """Forward a signal to the runs: the first stops them after a chunk, the second at once."""
         with self._lock:
             self.received = number
-            for process in self._live.values():
-                process.send_signal(number)
+            for training in self._live.values():
+                training.send(number)
 
     def _work(self, cores: set[int], environment: dict[str, str]) -> None:
         if cores:
@@ -123,45 +122,30 @@ class Runner:
         return [f"--minutes={left / rounds / 60.0:.3f}"]
 
     def _cell(self, plan: Plan, environment: dict[str, str]) -> Event:
-        try:
-            with cell.locked(plan.log) as log:
-                if log is None:
-                    return Event("busy", plan, f"another process trains it, see {plan.log}")
-                return self._locked(plan, log, environment)
-        except OSError as error:
-            return Event("broke", plan, str(error))
+        def on_lock(log: TextIO) -> Job:
+            log.truncate(0)  # only now: before the lock it may be the log of a run in progress
+            moved = plans.set_aside(plan)
+            text = f"an earlier attempt moved to {moved}/" if moved else ""
+            self.events.put(Event("started", plan, text))
+            return plan.job._replace(command=(*plan.command, *self._limit()))
 
-    def _locked(self, plan: Plan, log: TextIO, environment: dict[str, str]) -> Event:
-        log.truncate(0)  # only now: before the lock it may be the log of a run in progress
-        moved = plans.set_aside(plan)
-        self.events.put(
-            Event("started", plan, f"an earlier attempt moved to {moved}/" * bool(moved))
-        )
-        process = subprocess.Popen(
-            [*plan.command, *self._limit()],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={"WANDB_RUN_GROUP": f"{plan.task}/{plan.method}"} | environment,
-            pass_fds=(log.fileno(),),
-            # A terminal sends Ctrl-C to its whole process group; together with `_handle` a run
-            # would receive it twice and end at once.
-            start_new_session=True,
+        def on_start(training: Training) -> None:
+            with self._lock:
+                self._live[plan.name] = training
+                if self.received:  # it arrived before the run was listed
+                    training.send(self.received)
+
+        ending = cell.train(
+            plan.job, environment, "local", patience=0.0, on_lock=on_lock, on_start=on_start
         )
         with self._lock:
-            self._live[plan.name] = process
-            if self.received:  # it arrived before the process was listed
-                process.send_signal(self.received)
-        code = process.wait()
-        with self._lock:
-            del self._live[plan.name]
-        ending = cell.finish(plan.job._replace(where=""), code)
+            self._live.pop(plan.name, None)
         if ending.kind == "paused":
             return Event("paused", plan, plans.attempt(plan, ended=True))
-        if self.received and code not in (0, cell.DIVERGED):
+        if self.received and ending.code not in (None, 0, cell.DIVERGED):
             return Event("stopped", plan)
         if ending.kind == "lost":
-            return Event("broke", plan, f"exit code {code}; see {plan.log}")
+            return Event("broke", plan, f"exit code {ending.code}; see {plan.log}")
         return Event(ending.kind, plan, ending.text)
 
 

@@ -69,7 +69,10 @@ class Ready(NamedTuple):
 
     text: str
     """How and where it trains."""
-    run: Callable[[], Outcome]
+    run: Callable[[Callable[[], None]], Outcome]
+    """Trains the cells; calls its argument once nothing is left to check."""
+    preview: Callable[[], list[str]] = list
+    """Lines on what it would start, besides the cells' commands; starts nothing."""
 
 
 def make_plans(

@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,11 +49,29 @@ def prepare(args: argparse.Namespace, study: Study, todo: list[Plan]) -> Ready:
         what = f"--memory_per_cell = {args.memory_per_cell:g}"
         checks.check_memory(todo, args.memory_per_cell, what)
     limit = f"{args.jobs} at once" if args.jobs else "as many at once as fit"
-    return Ready(f"{limit} on Ray", lambda: run(args, study, todo))
+    return Ready(
+        f"{limit} on Ray",
+        lambda begin: run(args, study, todo, begin),
+        lambda: [described(args, len(todo))],
+    )
 
 
-def run(args: argparse.Namespace, study: Study, todo: list[Plan]) -> Outcome:
-    """Train the cells on the cluster.
+def described(args: argparse.Namespace, cells: int) -> str:
+    """What would be submitted, in one line."""
+    needed = resources(args)
+    memory = f", {needed['memory'] / 1e9:g} GB" if needed["memory"] else ""
+    retries = RETRIES if args.retries is None else args.retries
+    limit = f", at most {args.jobs} at once" if args.jobs else ""
+    return (
+        f"{cells} tasks of Ray at {args.address or 'a running cluster, else this machine'}{limit},"
+        f" each {needed['CPU']:g} CPU, {needed['GPU']:g} GPU{memory}, up to {retries} retries"
+    )
+
+
+def run(
+    args: argparse.Namespace, study: Study, todo: list[Plan], begin: Callable[[], None]
+) -> Outcome:
+    """Train the cells on the cluster, after calling ``begin`` if nothing speaks against it.
 
     Raises:
       ConfigError: the cluster cannot be reached, or cannot do this; no cell was started.
@@ -63,6 +81,7 @@ def run(args: argparse.Namespace, study: Study, todo: list[Plan]) -> Outcome:
         order = _order(args, study)
         try:
             check_nodes(ray, args, todo, order)
+            begin()
             return Launch(ray, args, study, order, todo).follow()
         finally:
             Path(order.token).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ submits only what is neither finished nor submitted. Ctrl-C leaves the jobs alon
 """
 
 import argparse
+import copy
 import functools
 import getpass
 import math
@@ -54,6 +55,8 @@ class Jobs(NamedTuple):
     """Jobs that may exist at the same time."""
     array: Callable[[], int]
     """Jobs that may be submitted at once."""
+    described: Callable[[int], list[str]]
+    """What would be submitted for so many cells."""
 
 
 def prepare(args: argparse.Namespace, study: Study, todo: list[Plan]) -> Ready:
@@ -76,10 +79,16 @@ def prepare(args: argparse.Namespace, study: Study, todo: list[Plan]) -> Ready:
     make = _local_jobs if engine == "local" else _slurm_jobs
     where = "as jobs of SLURM" if engine == "slurm" else "as jobs of this machine"
     logs = study.work / "slurm"
-    return Ready(
-        f"{where} (logs: {logs})",
-        lambda: Launch(args, study, todo, make(submitit, args, logs, options)).follow(),
-    )
+
+    def launch() -> Launch:
+        return Launch(args, study, todo, make(submitit, args, logs, options))
+
+    def run(begin: Callable[[], None]) -> Outcome:
+        made = launch()
+        begin()
+        return made.follow()
+
+    return Ready(f"{where} (logs: {logs})", run, lambda: launch().preview())
 
 
 def _imported() -> ModuleType:
@@ -165,10 +174,27 @@ def _slurm_jobs(
         try:
             made = executor.submit_array([SlurmCell(plan.job) for plan in some])
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"sbatch: {_last(error)}") from None
+            said = _last(error).removeprefix("sbatch: error: ")
+            raise ConfigError(f"sbatch: {said}") from None
         return [job.job_id for job in made]
 
-    return Jobs(submit, _squeue, limit=FOREVER, array=_longest_array)
+    def described(cells: int) -> list[str]:
+        most = _longest_array()
+        sizes = [min(most, cells - begin) for begin in range(0, cells, most)]
+        return [_sbatch(executor, size) for size in sizes]
+
+    return Jobs(submit, _squeue, FOREVER, _longest_array, described)
+
+
+def _sbatch(executor: Any, cells: int) -> str:
+    """The command that would submit so many cells."""
+    # submitit's own text, which has its defaults; one cell is no array.
+    made = copy.copy(executor)
+    made.parameters = executor.parameters | ({"map_count": cells} if cells > 1 else {})
+    text = made._make_submission_file_text("", "")
+    flags = re.findall(r"^#SBATCH (--.*)$", text, re.MULTILINE)
+    what = f"an array job of {cells:,} cells" if cells > 1 else "a job of 1 cell"
+    return f"{what}: sbatch {' '.join(flags)}"
 
 
 def _last(error: Exception) -> str:
@@ -229,7 +255,13 @@ def _local_jobs(
             job.get_info()  # reaps its process
         return {path.name: "RUNNING" for path in Path("/proc").glob("[0-9]*") if _is_job(path)}
 
-    return Jobs(submit, states, limit=args.jobs or 1, array=lambda: 1)
+    limit = args.jobs or 1
+
+    def described(cells: int) -> list[str]:
+        minutes = options["time"]
+        return [f"{cells} jobs of this machine, {limit} at once, each up to {minutes} minutes"]
+
+    return Jobs(submit, states, limit, lambda: 1, described)
 
 
 def _is_job(process: Path) -> bool:
@@ -269,6 +301,11 @@ class Launch:
                 self._todo.append(plan)
         self._over = {n for n in before.values() if not _is_live((states or {}).get(n, ""))}
         """Jobs of earlier commands that have ended."""
+
+    def preview(self) -> list[str]:
+        """What would be submitted, and the jobs to which it would attach."""
+        jobs = [f"{plan.name}: has job {number} already" for number, plan in self._live.items()]
+        return jobs + (self._jobs.described(len(self._todo)) if self._todo else [])
 
     def follow(self) -> Outcome:
         """Submit the cells and wait for them, or for a signal."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pomcp_jax import config as config_lib
+from pomcp_jax import parts
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.reporting.keeping import DIGITS, METRICS_ROWS, folder_name, is_finished, keep, thin
 
@@ -83,6 +84,9 @@ def read(results: Path) -> list[Cell]:
             cells.append(Cell(folder, env["task"], method, env["action_repeat"], about))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(f"{folder}: its run.json or config.json is unreadable") from None
+    # Of runs over several processes, whose parts are cells: a damaged one is refused.
+    for parent in dict.fromkeys([results, *(cell.folder.parent for cell in cells)]):
+        parts.read(parent)
     if not cells:
         raise ConfigError(f"{results}: holds no cell (a folder with config.json and run.json)")
     return sorted(cells, key=lambda cell: (cell.task, cell.method, str(cell.folder)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pomcp_jax import config as config_lib
+from pomcp_jax import parts
 from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import columns
 from pomcp_jax.reporting.columns import Table
@@ -104,6 +105,7 @@ def _runs(path: Path) -> list[Run]:
         )
     if not path.is_dir():
         raise ConfigError(f"{path}: is a file; must be the folder of a run, a sweep or of several")
+    parts.read(path)  # refuses a damaged one
     if (path / "sweep.json").exists():
         return [_run(cell, cell=True) for cell in _cells(path)]
     if (path / "config.json").exists():
@@ -119,6 +121,8 @@ def _runs(path: Path) -> list[Run]:
             f"{path}: holds no config.json; must be a workdir of experiments.run or"
             " experiments.sweep, or a folder of such"
         )
+    for parent in sorted({folder.parent for folder in inner}):
+        parts.read(parent)
     return [_run(folder, cell=(folder.parent / "sweep.json").exists()) for folder in inner]
 
 

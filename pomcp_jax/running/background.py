@@ -12,6 +12,11 @@ from pomcp_jax.compiled import Compiled
 from pomcp_jax.running import process
 from pomcp_jax.running.progress import Progress, duration
 
+RESUMES = "; the same command resumes"
+"""End of the reason of a stop after which that is worth saying."""
+UNSAVED = "; nothing had been saved yet, the same command starts from the beginning"
+"""What is said instead of a run that has no checkpoint."""
+
 
 class Stop(Exception):
     """End of a run before its last decision; everything done so far is kept."""
@@ -19,6 +24,11 @@ class Stop(Exception):
     def __init__(self, code: int, text: str):
         super().__init__(text)
         self.code = code
+
+
+def unsaved(reason: str) -> str:
+    """The reason of a stop, for a run that has no checkpoint."""
+    return reason.replace(RESUMES, "") + UNSAVED
 
 
 class Control:

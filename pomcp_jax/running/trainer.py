@@ -31,7 +31,7 @@ from pomcp_jax.running import (
     sweeps,
     workdirs,
 )
-from pomcp_jax.running.background import Control, Stop
+from pomcp_jax.running.background import Control, Stop, unsaved
 from pomcp_jax.running.functions import Functions, build
 from pomcp_jax.running.options import RESUME, Options, Together
 from pomcp_jax.running.progress import Progress, duration, number
@@ -303,6 +303,8 @@ def finish(run: Run, command: str) -> Outcome:
         said = text
     if code:
         said += wind_up(run, text, code)
+        if code not in (BROKE, DISK, CRASHED) and run.checkpoints.committed is None:
+            status = text = unsaved(text)
     if not code:
         status = text = _status(run)
     # The record comes last: a killed process must not leave "done" before its files are closed.
