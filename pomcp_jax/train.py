@@ -10,7 +10,7 @@ cut into chunks. Environments are stepped as one flat batch of S N.
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -327,10 +327,15 @@ def chunk(
     acted, learned = (_apart(x, like) for x, like in zip((acted, learned), zeros, strict=True))
     means = _divide(acted, dict.fromkeys(acted, state.iteration - before[0]))
     state = state._replace(agent=packing.unpack(state.agent))
-    done = state.updates - before[1]
-    due = agent.count_due(before[1], state.updates, config.agent)
-    counts = {name: due if name.startswith(agent.ACTOR_METRICS) else done for name in learned}
-    return state, means | _divide(learned, counts)
+    return state, means | _divide(learned, _counts(learned, before[1], state.updates, config))
+
+
+def _counts(
+    names: Iterable[str], begin: Int[Array, ""], end: Int[Array, ""], config: Config
+) -> dict[str, Int[Array, ""]]:
+    """How many of the updates ``begin`` to ``end - 1`` each metric is a sum of."""
+    due = agent.count_due(begin, end, config.agent)
+    return {name: due if name.startswith(agent.ACTOR_METRICS) else end - begin for name in names}
 
 
 def _idle(state: TrainState, iterations: Array | int, config: Config) -> TrainState:

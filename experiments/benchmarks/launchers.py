@@ -121,7 +121,7 @@ def measure(engine: str, args: argparse.Namespace, folder: pathlib.Path) -> dict
         parsed = parsers.reproduce().parse_args(["--suite=debug", *flags])
         disturbance = Disturbance(some, args.kills, random.Random(args.seed), node)
         disturbance.start()
-        outcome = prepare(parsed, study, some).run()
+        outcome = prepare(parsed, study, some).run(lambda: None)
         disturbance.over = True
     seconds = time.monotonic() - begin
     _, wanted = planned(folder / "undisturbed", args.cells, args.decisions)

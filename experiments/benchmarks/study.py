@@ -130,7 +130,7 @@ def launched(folder: pathlib.Path, cells: int) -> Row:
     slurm.POLL["slurm"] = 0.1
     begin, used = time.monotonic(), time.process_time()
     outcome = slurm.Launch(
-        args, study, todo, slurm.Jobs(submit, dict, cells, lambda: cells)
+        args, study, todo, slurm.Jobs(submit, dict, cells, lambda: cells, lambda _: [])
     ).follow()
     assert len(outcome.ended["finished"]) == cells
     return {
