@@ -104,6 +104,8 @@ def actors_due(updates: Int[Array, ""], config: AgentConfig) -> Bool[Array, ""] 
 def count_due(begin: Counter, end: Counter, config: AgentConfig) -> Counter:
     """How many of the updates ``begin`` to ``end - 1`` train policy and prior."""
     interval = config.policy.interval
+    if interval == 1:
+        return end - begin
     return (end + interval - 1) // interval - (begin + interval - 1) // interval
 
 
@@ -132,6 +134,7 @@ def update(
     spec: AgentSpec,
     config: AgentConfig,
     train_actors: Bool[Array, ""] | bool = True,
+    due: Bool[Array, ""] | bool = True,
 ) -> tuple[AgentState, dict[str, Float[Array, ""]]]:
     """One optimisation step of everything on one batch.
 
@@ -141,8 +144,8 @@ def update(
       key: consumed.
       spec: static part of the agent.
       config: of the agent.
-      train_actors: False leaves policy, prior and scales alone (BMPC's pre-training, and updates
-        between those of ``policy.interval``).
+      train_actors: False leaves policy, prior and scales alone (BMPC's pre-training).
+      due: False does so too, in updates between those of ``policy.interval``.
 
     Returns:
       The new state and scalar metrics. A part whose loss or gradient is not
@@ -169,14 +172,15 @@ def update(
     actors = functools.partial(
         _improve_actors, batch=batch, latents=latents, key=key_policy, spec=spec, config=config
     )
-    state, finite_actors, more = _when_due(actors, state, train_actors, config)
+    state, finite_actors, more = _when_due(actors, state, train_actors, due, config)
     # After a refused update too: the step is then towards parameters that have not changed.
     rate = config.optimizer.target_rate
     target_value = jax.tree.map(
         lambda old, new: old + rate * (new - old), state.target_value, state.params.model.value
     )
     finite = jnp.stack([*model.finite, *finite_actors])  # as FAULT_TERMS
-    complete = train_actors if config.policy.interval > 1 else True
+    # Only a wait for the next turn leaves their health open; pre-training has nothing to judge.
+    complete = True if config.policy.interval == 1 else due | ~jnp.asarray(train_actors)
     faults = _count_faults(state.faults, finite, complete)
     return state._replace(target_value=target_value, faults=faults), metrics | more
 
@@ -235,15 +239,16 @@ Actors = tuple[AgentState, list[Bool[Array, ""]], dict[str, Float[Array, ""]]]
 def _when_due(
     improve: Callable[..., Actors],
     state: AgentState,
+    enabled: Bool[Array, ""] | bool,
     due: Bool[Array, ""] | bool,
     config: AgentConfig,
 ) -> Actors:
-    """``improve(state, enabled=due)``; with ``policy.interval`` > 1 it is computed only if due.
+    """``improve(state, enabled)``; with ``policy.interval`` > 1 it is computed only if due.
 
     Metrics are 0 if it is not.
     """
     if config.policy.interval == 1:
-        return improve(state, enabled=due)
+        return improve(state, enabled=enabled)
 
     # Only what it changes: whatever passes through a condition is copied.
     def learned(state: AgentState) -> tuple:
@@ -259,8 +264,8 @@ def _when_due(
         good = [jnp.ones((), bool) for _ in finite]
         return learned(state), good, jax.tree.map(jnp.zeros_like, metrics)
 
-    # ``due`` has no axis of seeds, so that this stays a branch under ``vmap``.
-    parts, finite, metrics = jax.lax.cond(due, run, skip)
+    # Neither condition has the axis of seeds, so that this stays a branch under ``vmap``.
+    parts, finite, metrics = jax.lax.cond(enabled & due, run, skip)
     policy, prior, policy_opt, prior_opt, scales = parts
     state = state._replace(
         params=state.params._replace(policy=policy, prior=prior),
@@ -385,9 +390,10 @@ def _count_faults(
     # The first False; without any it is 0, which ``bad`` discards.
     first = jnp.argmin(finite).astype(jnp.int32)
     count = bad.astype(jnp.int32)
+    # A policy that is refused whenever it is due must not seem healthy in between.
+    kept = bad if complete is True else bad | ~complete
     return Faults(
         total=faults.total + count,
-        # A policy that is refused whenever it is due must not seem healthy in between.
-        consecutive=jnp.where(bad | ~jnp.asarray(complete), faults.consecutive + count, 0),
+        consecutive=jnp.where(kept, faults.consecutive + count, 0),
         term=jnp.where(bad, first, faults.term),
     )

@@ -350,6 +350,10 @@ class PriorConfig:
 
     divergence: Literal["reverse", "forward"] = "reverse"
     """``reverse`` KL(prior || record) or ``forward`` KL(record || prior)."""
+    weight: Literal["equal", "precision"] = "equal"
+    """Weight of a record in the fit, in each dimension of the action: ``equal``, or its
+    ``precision`` 1 / std^2 relative to the batch's mean, so that sure plans count more than wide
+    ones, as in weighted least squares. Plans get surer as an agent learns: old ones fade."""
     gate: bool = False
     """Fit a record only where it is worth at least what the critic gives the prior's mean."""
     gate_value: Literal["plan", "critic"] = "plan"

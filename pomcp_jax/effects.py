@@ -48,6 +48,7 @@ RULES: tuple[Rule, ...] = (
         lambda agent: not agent.policy.learns_prior,
         "agent.policy.prior is neither 'learned' nor 'mixture': no prior is fitted",
         "prior.divergence",
+        "prior.weight",
     ),
     _agent(
         lambda agent: agent.policy.prior != "mixture",

@@ -69,6 +69,20 @@ def floored(prior: Gaussian, config: PolicyConfig) -> Gaussian:
     return prior._replace(std=jnp.maximum(prior.std, config.prior_std_min))
 
 
+def precision_weights(record: Gaussian, mask: Bool[Array, "*batch"]) -> Float[Array, "*batch A"]:
+    """``1 / std^2`` of each dimension, with a mean of 1 over the records in ``mask``.
+
+    Weights of generalised least squares for observations of unequal variance: with them the forward
+    fit has the precision-weighted mean of the records, and their weighted spread about it.
+    """
+    precision = 1.0 / jnp.square(record.std)
+    chosen = mask[..., None]
+    axes = tuple(range(mask.ndim))
+    total = jnp.sum(jnp.where(chosen, precision, 0.0), axis=axes, keepdims=True)
+    share = precision / jnp.where(total > 0.0, total, 1.0)
+    return jnp.where(chosen, share * jnp.sum(chosen.astype(total.dtype)), 0.0)
+
+
 def value_weights(
     q: Float[Array, "T B"],
     mask: Bool[Array, "T B"],

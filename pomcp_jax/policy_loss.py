@@ -63,7 +63,8 @@ def prior_loss(
     """Fit the learned prior to the stored planner records, over the H acted states.
 
     ``reverse`` KL(prior || record) has the precision-weighted geometric mean of
-    the records as optimum, ``forward`` their moment match. With ``prior.gate`` a
+    the records as optimum, ``forward`` their moment match. ``prior.weight`` prefers records of
+    sure plans (:func:`pomcp_jax.losses.precision_weights`). With ``prior.gate`` a
     record counts only if its plan's value, or the critic's value of its mean
     action, is at least the critic's value of the prior's own mean action (the
     gated distillation of GEM-MPC, arXiv 2609.21735).
@@ -73,8 +74,9 @@ def prior_loss(
     prior = actors.distribution(nets, params, latents, config.world_model)
     record = losses.floored(prior_of_rows(batch, steps), config.policy)
     pair = (prior, record) if config.prior.divergence == "reverse" else (record, prior)
-    kl = jnp.sum(maths.gaussian_kl(*pair), axis=-1)
+    by_input = maths.gaussian_kl(*pair)
     mask = batch.transition & recorded(batch, config)[:steps]
+    kl = jnp.sum(by_input, axis=-1)
     fitted = mask
     if config.prior.gate:
         action = None
@@ -88,8 +90,11 @@ def prior_loss(
             planned = jnp.clip(record.mean, -1.0, 1.0)
             worth = jnp.mean(world_model.values(nets, value, latents, planned, bins), axis=0)
         fitted = mask & (worth >= jnp.mean(own, axis=0))
-    scale = _updated(scale, kl, fitted, config.policy)
-    total = maths.rho_mean(kl / scale, fitted, config.optimizer.rho)
+    cost = kl
+    if config.prior.weight == "precision":
+        cost = jnp.sum(losses.precision_weights(record, fitted) * by_input, axis=-1)
+    scale = _updated(scale, cost, fitted, config.policy)
+    total = maths.rho_mean(cost / scale, fitted, config.optimizer.rho)
     share = maths.masked_mean(fitted.astype(kl.dtype), mask)
     return total, PriorAux(scale, maths.masked_mean(kl, mask), share)
 

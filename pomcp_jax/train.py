@@ -238,12 +238,10 @@ def update_step(
         write = jax.vmap(replay.write_back, in_axes=axes, out_axes=replay.SEEDS)
         ring = write(ring, Index(*index), prior, value, made)
 
-    train_actors = agent.actors_due(state.updates, config.agent) & work.train_actors
+    turn = {"train_actors": work.train_actors, "due": agent.actors_due(state.updates, config.agent)}
 
     def learn(config, learner, batch, key):
-        return agent.update(
-            learner, batch, key, spec=spec, config=config, train_actors=train_actors
-        )
+        return agent.update(learner, batch, key, spec=spec, config=config, **turn)
 
     agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1])
     agents, ring = data_axis.whole((agents, ring))
@@ -370,9 +368,9 @@ def _nan_means_of_no_steps(
 ) -> tuple[TrainState, dict[str, Array | np.ndarray]]:
     """Means over nothing become NaN, on the host: ``jax_debug_nans`` may look at the device."""
     # Under an outer ``jit`` or ``eval_shape`` nothing is known of the work yet.
-    if any(isinstance(x, jax.core.Tracer) for x in work):
-        return result
     after, means = result
+    if any(isinstance(x, jax.core.Tracer) for x in (*work, after.updates)):
+        return result
     acted = work.total_iterations > 0 and not work.random
     learned = work.total_updates > 0
     actors = bool(learned)

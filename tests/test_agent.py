@@ -231,7 +231,7 @@ def test_an_update_without_the_actors_changes_the_model_alone():
     _, _, state = match()
     key = jax.random.key(0)
     whole, everything = jitted_update()(state, some_batch(), key)
-    after, metrics = rare_update()(state, some_batch(), key, train_actors=False)
+    after, metrics = rare_update()(state, some_batch(), key, due=False)
     jax.tree.map(np.testing.assert_array_equal, state.params.policy, after.params.policy)
     jax.tree.map(np.testing.assert_array_equal, state.params.prior, after.params.prior)
     jax.tree.map(np.testing.assert_array_equal, state.scales, after.scales)
@@ -249,7 +249,7 @@ def test_an_update_with_the_actors_is_that_of_every_other_agent():
     _, _, state = match()
     key = jax.random.key(0)
     whole, _ = jitted_update()(state, some_batch(), key)
-    after, _ = rare_update()(state, some_batch(), key, train_actors=True)
+    after, _ = rare_update()(state, some_batch(), key, due=True)
     near = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6)
     jax.tree.map(near, whole.params, after.params)
     jax.tree.map(near, whole.scales, after.scales)
@@ -261,7 +261,7 @@ def test_no_work_is_done_for_actors_of_several_seeds_that_are_not_due():
     states, batches = jax.tree.map(lambda x: jnp.stack([x, x]), (state, some_batch()))
 
     def learn(states, batches, keys, due):
-        one = functools.partial(agent.update, spec=spec, config=config, train_actors=due)
+        one = functools.partial(agent.update, spec=spec, config=config, due=due)
         return jax.vmap(one)(states, batches, keys)
 
     keys = jax.random.split(jax.random.key(0), 2)
@@ -274,9 +274,18 @@ def test_a_prior_that_is_always_refused_does_not_look_healthy_in_between():
     counts = []
     for i in range(6):
         due = jnp.array(i % 3 == 0)
-        state, _ = rare_update()(state, batch, jax.random.key(i), train_actors=due)
+        state, _ = rare_update()(state, batch, jax.random.key(i), due=due)
         counts.append(int(state.faults.consecutive))
     assert counts == [1, 1, 1, 2, 2, 2]
+    # Pre-training without the actors says nothing of them either, and never will.
+    options = {"train_actors": jnp.array(False), "due": jnp.array(True)}
+    state, _ = rare_update()(state, some_batch(), jax.random.key(9), **options)
+    assert int(state.faults.consecutive) == 0
+    state, _ = rare_update()(state, spoil("reward")[1], jax.random.key(9), **options)
+    state, _ = rare_update()(
+        state, some_batch(), jax.random.key(9), **options | {"due": jnp.array(False)}
+    )
+    assert int(state.faults.consecutive) == 0 and int(state.faults.total) == 3
 
 
 def test_updates_that_train_the_actors_are_the_first_of_each_interval():

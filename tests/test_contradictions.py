@@ -202,6 +202,7 @@ RANGES = {
     "policy.seed_record": "random",
     "replan.select": "newest",
     "prior.divergence": "cross_entropy",
+    "prior.weight": "value",
 }
 
 

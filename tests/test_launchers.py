@@ -98,6 +98,60 @@ def test_a_run_whose_worker_is_killed_saves_and_frees_the_cell(tmp_path, victim)
         assert cell.read(job.record)["ending"] == "lost"
 
 
+def test_a_run_that_is_stopping_is_not_asked_again_when_its_launcher_dies(tmp_path):
+    log = tmp_path / "signals"
+    code = (
+        "import signal, sys, time\n"
+        f"log = open({str(log)!r}, 'ab', buffering=0)\n"
+        "for n in (2, 15): signal.signal(n, lambda n, _: log.write(b'%d ' % n))\n"
+        "log.write(b'ready ')\n"
+        "until = time.monotonic() + 2.0\n"
+        "while time.monotonic() < until: time.sleep(0.05)\n"
+    )
+    with open(tmp_path / "lock", "w") as lock:
+        guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(cell.GUARD), str(lock.fileno()), sys.executable]
+            + ["-c", code],
+            stdin=subprocess.PIPE,
+            pass_fds=(lock.fileno(),),
+        )
+    when(lambda: log.exists() and "ready" in log.read_text())
+    guard.send_signal(signal.SIGINT)
+    when(lambda: "2 " in log.read_text())
+    guard.stdin.close()
+    assert guard.wait() == 0 and log.read_text() == "ready 2 "
+
+
+def test_a_run_whose_record_cannot_be_written_is_stopped(tmp_path, monkeypatch):
+    plan = launching.cells(tmp_path, 1000, 0.02)[0]
+    pids = []
+
+    def full(path, values):
+        pids.append(values["pid"])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(cell.files, "write_json", full)
+    ending = train(plan.job)
+    assert (ending.kind, ending.text) == ("broke", "no space left on device") and pids
+    assert not cell.is_locked(plan.log) and done(plan.job) < 1000
+
+
+def test_runs_of_launchers_that_are_gone_are_known(tmp_path):
+    job = launching.cells(tmp_path)[0].job
+    train(job)
+    record = cell.read(job.record)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+
+    def is_orphan(**changes):
+        job.record.write_text(json.dumps(record | {"ending": None, "pid": gone.pid} | changes))
+        return cell.is_orphan(job, "me")
+
+    assert is_orphan()
+    assert not is_orphan(pid=os.getpid()) and not is_orphan(by="7_1")
+    assert not is_orphan(host="far") and not is_orphan(ending="stopped") and not is_orphan(pid="x")
+
+
 def test_workers_need_neither_jax_nor_numpy():
     code = "import sys, experiments.launchers.cell, experiments.launchers.slurm_job"
     code += ", experiments.launchers.ray_task, experiments.launchers.status"
@@ -213,6 +267,18 @@ def test_the_table_has_every_state(tmp_path, capsys):
         f"{name}3  failed    100 of 600 decisions, 0:00, training broke: seed 1",
         f"{name}4  failed    0 decisions, 0:00, near, exit code 4",
     ]
+
+
+def test_a_cell_that_trains_is_not_queued_because_of_a_job_that_was_cancelled(tmp_path):
+    plan = launching.copies(launching.cells(tmp_path)[0], 1)[0]
+    plan.workdir.mkdir(parents=True, exist_ok=True)
+    state(plan, exit_code=None, last_checkpoint=300, seconds=90)
+    host = cell.socket.gethostname()
+    plan.job.record.write_text(json.dumps({"host": host, "by": "local", "ending": None}))
+    jobs = {plan.name: "7_1"}
+    assert table.rows([plan.place], jobs)[0].state == "queued"
+    with cell.locked(plan.log):
+        assert table.rows([plan.place], jobs)[0].state == "training"
 
 
 @pytest.mark.parametrize(

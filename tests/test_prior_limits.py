@@ -52,10 +52,24 @@ def minimise(loss, start, steps=1500, rate=0.03):
     return run(start)
 
 
-@pytest.mark.parametrize("fit,optimum", [("reverse", geometric_mean), ("forward", moment_match)])
-def test_learned_prior_converges(fit, optimum):
+def weighted_moment_match(mean, std):
+    """Moments of a mixture whose components weigh by their precision, in each dimension."""
+    weight = std**-2.0 / np.sum(std**-2.0, axis=0)
+    centre = np.sum(weight * mean, axis=0)
+    return centre, np.sqrt(np.sum(weight * (std**2 + (mean - centre) ** 2), axis=0))
+
+
+@pytest.mark.parametrize(
+    "fit,weight,optimum",
+    [
+        ("reverse", "equal", geometric_mean),
+        ("forward", "equal", moment_match),
+        ("forward", "precision", weighted_moment_match),
+    ],
+)
+def test_learned_prior_converges(fit, weight, optimum):
     """Reverse: the precision-weighted geometric mean of its records; forward: their moments."""
-    case, latents, mean, std = one_state({"prior.divergence": fit})
+    case, latents, mean, std = one_state({"prior.divergence": fit, "prior.weight": weight})
 
     def loss(params):
         return policy_loss.prior_loss(
@@ -71,6 +85,21 @@ def test_learned_prior_converges(fit, optimum):
     assert np.max(np.abs(before.mean - expected[0])) > 0.1
     np.testing.assert_allclose(got.mean, expected[0], atol=1e-3)
     np.testing.assert_allclose(got.std, expected[1], rtol=1e-3)
+
+
+def test_precisions_weigh_the_records_that_count():
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.05, 1.0, (3, 8, 2)).astype(np.float32)
+    mask = rng.random((3, 8)) < 0.6
+    weights = losses.precision_weights(Gaussian(jnp.zeros((3, 8, 2)), jnp.asarray(std)), mask)
+    np.testing.assert_allclose(weights[mask].mean(axis=0), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(weights[~mask], 0.0)
+    ratio = weights[mask] * std[mask] ** 2
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1], ratio.shape), rtol=1e-5)
+    nothing = losses.precision_weights(
+        Gaussian(jnp.zeros((3, 8, 2)), jnp.asarray(std)), jnp.zeros((3, 8), bool)
+    )
+    np.testing.assert_array_equal(nothing, 0.0)
 
 
 def test_forward_is_the_wider_prior():

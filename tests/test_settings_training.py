@@ -43,6 +43,7 @@ RUNS = {
     "rare_actors": dict(
         agent_changes={
             "policy__interval": 3, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
+            "world_model__arranged_for": "gpu",  # conditions meet the packed state
         },
         train__num_seeds=2,
     ),

@@ -97,6 +97,27 @@ def attempts(record: Mapping[str, Any]) -> int:
     return number if type(number) is int and 0 < number < 2**31 else 0
 
 
+def is_orphan(job: Job, by: str) -> bool:
+    """Whether the cell's run was started by a process of this machine that is gone.
+
+    Args:
+      job: the cell.
+      by: kind of launcher that started it.
+    """
+    record = read(job.record)
+    pid, host = record.get("pid"), record.get("host")
+    began = record.get("by") == by and host == socket.gethostname() and record.get("ending") is None
+    if not began or type(pid) is not int:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def last_line(path: Path) -> str:
     """The last line of a log, ``""`` without one."""
     try:
@@ -236,7 +257,12 @@ def train(
             training = Training(job, log, group | dict(environment))
             on_start(training)
             # After the start: a process that is killed here leaves a run that is known.
-            files.write_json(job.record, record | {"pid": os.getpid(), "ending": None})
+            try:
+                files.write_json(job.record, record | {"pid": os.getpid(), "ending": None})
+            except OSError:  # nobody would wait for the run
+                training.stop()
+                training.wait()
+                raise
             try:
                 ending = finish(job, training.wait(), training.stopped)._replace(host=host)
             except BaseException:  # a job that is requeued exits here

@@ -35,13 +35,18 @@ def main(lock: int, command: list[str]) -> int:
         preexec_fn=prctl and (lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)),
     )
 
+    asked = threading.Event()
+
     def forward(number: int, _frame: Any = None) -> None:
+        asked.set()
         child.send_signal(number)
 
     def watch() -> None:
         while os.read(0, 1):
             pass
-        forward(signal.SIGTERM)
+        # A second signal would end a run at once that is saving already.
+        if not asked.is_set():
+            forward(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, forward)

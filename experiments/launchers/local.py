@@ -16,6 +16,9 @@ from experiments.launchers.plans import Plan
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running.progress import Progress, duration
 
+BY = "local"
+"""This launcher, in the records of cells."""
+
 
 class Event(NamedTuple):
     """Message of a worker to the main thread."""
@@ -135,8 +138,10 @@ class Runner:
                 if self.received:  # it arrived before the run was listed
                     training.send(self.received)
 
+        # A run whose launcher was killed saves and exits; that of another program may take days.
+        patience = cell.PATIENCE if cell.is_orphan(plan.job, BY) else 0.0
         ending = cell.train(
-            plan.job, environment, "local", patience=0.0, on_lock=on_lock, on_start=on_start
+            plan.job, environment, BY, patience=patience, on_lock=on_lock, on_start=on_start
         )
         with self._lock:
             self._live.pop(plan.name, None)

@@ -71,7 +71,7 @@ def described(args: argparse.Namespace, cells: int) -> str:
 def run(
     args: argparse.Namespace, study: Study, todo: list[Plan], begin: Callable[[], None]
 ) -> Outcome:
-    """Train the cells on the cluster, after calling ``begin`` if nothing speaks against it.
+    """Train the cells on the cluster, after calling ``begin`` once all is checked.
 
     Raises:
       ConfigError: the cluster cannot be reached, or cannot do this; no cell was started.

@@ -83,12 +83,11 @@ def prepare(args: argparse.Namespace, study: Study, todo: list[Plan]) -> Ready:
     def launch() -> Launch:
         return Launch(args, study, todo, make(submitit, args, logs, options))
 
-    def run(begin: Callable[[], None]) -> Outcome:
-        made = launch()
-        begin()
-        return made.follow()
-
-    return Ready(f"{where} (logs: {logs})", run, lambda: launch().preview())
+    return Ready(
+        f"{where} (logs: {logs})",
+        lambda begin: launch().follow(begin),
+        lambda: launch().preview(),
+    )
 
 
 def _imported() -> ModuleType:
@@ -307,11 +306,14 @@ class Launch:
         jobs = [f"{plan.name}: has job {number} already" for number, plan in self._live.items()]
         return jobs + (self._jobs.described(len(self._todo)) if self._todo else [])
 
-    def follow(self) -> Outcome:
-        """Submit the cells and wait for them, or for a signal."""
-        if self._live:
-            self._screen.say(f"attached to {len(self._live)} jobs of an earlier command")
+    def follow(self, begin: Callable[[], None] = lambda: None) -> Outcome:
+        """Submit the cells and wait for them, or for a signal; calls ``begin`` once SLURM took
+        the first of them."""
+        attached = len(self._live)
         self._submit()
+        begin()
+        if attached:
+            self._screen.say(f"attached to {attached} jobs of an earlier command")
         if self._args.detach:
             return Outcome(self._ended, detached=True, text=self._how())
         self._catch_signals()

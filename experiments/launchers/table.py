@@ -55,7 +55,8 @@ def row(place: Place, jobs: Mapping[str, str]) -> Row:
     log = cell.beside(place.workdir, ".log")
     record = cell.read(cell.beside(place.workdir, ".job.json"))
     queued = jobs.get(place.name)
-    if queued and record.get("by") != queued:
+    # Another launcher may train the cell of a job that was cancelled.
+    if queued and record.get("by") != queued and not cell.is_locked(log):
         return _row(place, "queued", about, {}, f"job {queued}")
     if not (about or record):
         return Row(place.name, "training" if cell.is_locked(log) else "to train")
