@@ -208,7 +208,12 @@ def check_nodes(
         raise ConfigError(f"--launcher = 'ray': no node has {needed} together")
     most = max(node["Resources"].get("memory", 0.0) for node in fitting) / 1e9
     checks.check_memory(todo, most, "the memory of the largest node of the Ray cluster")
-    for node, facts in zip(fitting, _answers(ray, fitting, order), strict=True):
+    answers = _answers(ray, fitting, order)
+    if not any(answers):
+        raise ConfigError("--launcher = 'ray': every node that has the resources is gone")
+    for node, facts in zip(fitting, answers, strict=True):
+        if not facts:
+            continue
         host = node["NodeManagerHostname"]
         if facts["version"] != __version__:
             raise ConfigError(
@@ -221,8 +226,12 @@ def check_nodes(
             )
 
 
+GONE = ("TaskUnschedulableError", "NodeDiedError")
+"""Ray's errors of a task that is bound to a node which no longer exists."""
+
+
 def _answers(ray: ModuleType, nodes: Sequence[Any], order: Order) -> list[dict[str, Any]]:
-    """Facts about every node.
+    """Facts about every node; empty for one that is lost, which Ray may list for a while.
 
     Raises:
       ConfigError: a node does not answer, or lacks this package.
@@ -241,6 +250,9 @@ def _answers(ray: ModuleType, nodes: Sequence[Any], order: Order) -> list[dict[s
         try:
             answers.append(ray.get(reference, timeout=ANSWER))
         except Exception as error:  # of many kinds, also those of the import over there
+            if type(error).__name__ in GONE:
+                answers.append({})
+                continue
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise ConfigError(
                 f"node {node['NodeManagerHostname']} cannot run cells: {text[-1]:.200}; install"
