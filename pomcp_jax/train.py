@@ -367,8 +367,8 @@ def _nan_means_of_no_steps(
     work: Work,
 ) -> tuple[TrainState, dict[str, Array | np.ndarray]]:
     """Means over nothing become NaN, on the host: ``jax_debug_nans`` may look at the device."""
-    # Under an outer ``jit`` or ``eval_shape`` nothing is known of the work yet.
     after, means = result
+    # Under an outer ``jit`` or ``eval_shape`` nothing is known of the work yet.
     if any(isinstance(x, jax.core.Tracer) for x in (*work, after.updates)):
         return result
     acted = work.total_iterations > 0 and not work.random
