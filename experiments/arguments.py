@@ -1,10 +1,11 @@
 """Argument parsing: flags may contain dashes, and a mistake exits with a one-line error."""
 
 import argparse
+import ast
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pomcp_jax import nearest
 
@@ -49,3 +50,12 @@ def parse(
         hint = nearest.hint(name.lstrip("-"), known, "--{}")
         parser.exit(2, f"error: {name}: unknown argument{hint or '; see --help'}\n")
     return args, unknown
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Name and value of ``FIELD=VALUE``; a value that is no literal of Python is text."""
+    name, _, value = text.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value

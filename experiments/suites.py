@@ -230,7 +230,7 @@ SUITES: dict[str, Suite] = {
             "humanoid-run",
             "dog-run",
         ),
-        methods=of_presets("po_mpc", "tdmpc2", "bmpc"),
+        methods=of_presets("po_mpc", "tdmpc2", "bmpc", "po_mpc_relative"),
         num_seeds=5,
         # On an H100 machine too: a control step of 16 walkers takes 23 ms on the GPU and 1.2 ms in
         # C on the host (docs/notebook.md).

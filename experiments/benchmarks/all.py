@@ -69,10 +69,15 @@ def parts(platform: str, out: pathlib.Path) -> list[Part]:
 
     agent5 = (speed, "efficiency", "--size=5M", file)
     if platform != "cpu":
-        many = ("seeds", "--size=5M", file, "--seeds", "1", "2", "4", "8", "16")
+        arranged = ("--set", "agent.world_model.arranged_for=gpu")
+        walker = ("env.task=walker-run", "env.backend=host", "env.num_envs=1")
+        many = ("seeds", "--size=5M", file, *arranged, *walker, "--seeds")
         return [
-            Part("agent 5M", "plans and updates", agent5, 90),
-            Part("seeds", "1 to 16 seeds, 5M", (speed, *many), 180),
+            Part("agent 5M", "plans and updates", (*agent5, *arranged), 90),
+            *(
+                Part(f"seeds {n}", f"{n} seeds, 5M, walker-run", (speed, *many, str(n)), 120)
+                for n in (1, 4, 8, 16)
+            ),
             Part("environments", "MJX, control steps", bodies_on("mjx", "16", "1024"), 120),
             Part("training", "walker-run, 8 seeds, two methods", _borrowed(out), 120, alone=True),
         ]

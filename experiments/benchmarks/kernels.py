@@ -18,7 +18,6 @@ count grew by more than 2 %. Other versions of jax count otherwise, so nothing i
 """
 
 import argparse
-import ast
 import importlib.util
 import json
 import math
@@ -30,6 +29,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple, NoReturn
+
+from experiments import arguments
 
 HERE = pathlib.Path(__file__).parent
 DEVICE = HERE / "h100.txtpb"
@@ -341,14 +342,6 @@ def save(path: pathlib.Path, found: dict[str, Count], version: str) -> None:
 # ------------------------------------------------------------------------------- command
 
 
-def _value(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    try:
-        return name, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return name, value
-
-
 def _config(args: argparse.Namespace) -> Any:
     """The agent's configuration; exits with one line if a name or value is wrong."""
     from pomcp_jax import config as config_lib
@@ -356,7 +349,7 @@ def _config(args: argparse.Namespace) -> Any:
 
     try:
         config = presets.with_size(presets.get(args.preset), args.size)
-        config = config_lib.replace(config, dict(map(_value, args.set)))
+        config = config_lib.replace(config, dict(map(arguments.setting, args.set)))
         validation.validate_agent(config)
         return config
     except config_lib.ConfigError as error:

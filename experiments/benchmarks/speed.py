@@ -8,6 +8,8 @@
     taskset -c 0,1 python -m experiments.benchmarks.speed startup
 
 Each prints a markdown table, and with ``--json=FILE`` writes its rows, complete after each row.
+``--set FIELD=VALUE ...`` changes the agents of ``efficiency`` and the runs of ``seeds`` and
+``capacity``: ``--set agent.world_model.arranged_for=gpu env.num_envs=1 env.task=walker-run``.
 
 Efficiency is the arithmetic that the method needs (:func:`plan_flops`, :func:`update_flops`),
 divided by the time and by the float32 rate of a 1024^3 matrix product in the same process.
@@ -27,13 +29,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import devices, suites
+from experiments import arguments, devices, suites
 from experiments.benchmarks import rows
 from experiments.benchmarks.rows import Row
 from experiments.benchmarks.timing import exclusive
 from experiments.launchers import plans
 from experiments.launchers.study import Study
-from pomcp_jax import acting, agent, envs, presets, replay, train
+from pomcp_jax import acting, agent, envs, packing, presets, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.running import cost, process
@@ -111,6 +113,8 @@ def update_call(config: AgentConfig, times: int) -> Callable[[], Any]:
     """Call of ``times`` updates on batches sampled from a ring of random rows."""
     spec = acting.build(config, OBS, ACTIONS)
     state = agent.init(jax.random.key(0), config, spec)
+    if config.world_model.arranged_for == "gpu":  # as a chunk of training does, once
+        state = packing.pack(state)
     ring = replay.init(2000, 1, OBS, ACTIONS)
     noise = lambda x: 0.3 * jax.random.normal(jax.random.key(3), x.shape)  # noqa: E731
     rows = ring.rows._replace(
@@ -130,10 +134,10 @@ def update_call(config: AgentConfig, times: int) -> Callable[[], Any]:
     return repeated(improve, times, state)
 
 
-def efficiency(sizes: list[str]) -> Iterator[Row]:
+def efficiency(sizes: list[str], changes: dict[str, Any]) -> Iterator[Row]:
     """Plans and updates of each size: their arithmetic, time, and share of the machine's rate."""
     for size in sizes:
-        config = agent_config(size)
+        config = config_lib.replace(Config(agent=agent_config(size)), changes).agent
         times = 4 if size not in ("tiny", "small") else 40
         calls = {
             "plan": (plan_flops(config), plan_call(config, 1, times)),
@@ -176,9 +180,8 @@ def run_program(config: Config) -> tuple[Program, Callable[[Work], float]]:
     return program, chunk
 
 
-def small_run(size: str, **changes: Any) -> Config:
-    """Configuration of a run on cartpole-swingup; ``__`` in names of fields stands for a dot."""
-    changes = {name.replace("__", "."): value for name, value in changes.items()}
+def small_run(size: str, changes: dict[str, Any]) -> Config:
+    """Configuration of a run on cartpole-swingup, with ``changes`` of fields."""
     base = {"env.num_envs": 4, "train.seed_decisions": 1000, "train.capacity": 10_000}
     return config_lib.replace(Config(agent=agent_config(size)), base | changes)
 
@@ -188,9 +191,11 @@ def compare(
 ) -> Iterator[Row]:
     """Times of steps of all environments, and of updates, of variants of a small run.
 
-    Variants alternate, so that slow phases of the machine hit all of them.
+    Decisions per second are of all seeds and environments, with an update of each seed per
+    decision. Variants alternate, so that slow phases of the machine hit all of them.
     """
-    chunks = {name: run_program(small_run(size, **v))[1] for name, v in variants.items()}
+    runs_of = {name: small_run(size, changes) for name, changes in variants.items()}
+    chunks = {name: run_program(config)[1] for name, config in runs_of.items()}
     works = {"decision": Work(1, steps, 0, False, True, False),
              "update": Work(1, 0, steps, False, True, False)}  # fmt: skip
     times: dict[tuple[str, str], list[float]] = {}
@@ -206,12 +211,14 @@ def compare(
     first = next(iter(variants))
     for name in variants:
         step, update = median[name, "decision"], median[name, "update"]
+        num_envs, num_seeds = runs_of[name].env.num_envs, runs_of[name].train.num_seeds
         yield {
             "variant": name,
-            "step of 4 environments, ms": step,
+            f"step of {num_envs} environment{'s' * (num_envs > 1)}, ms": step,
             "step's ratio": step / median[first, "decision"],
             "update, ms": update,
             "update's ratio": update / median[first, "update"],
+            "decisions/s": 1e3 * num_seeds / (step / num_envs + update),
         }
 
 
@@ -222,11 +229,11 @@ def cores(size: str, num_seeds: int) -> Iterator[Row]:
     yield from compare(
         size,
         {
-            "1 seed": {"train__num_seeds": 1},
-            f"{several} on one device": {"train__num_seeds": num_seeds, "train__num_devices": 1},
+            "1 seed": {"train.num_seeds": 1},
+            f"{several} on one device": {"train.num_seeds": num_seeds, "train.num_devices": 1},
             f"{several} on a device each": {
-                "train__num_seeds": num_seeds,
-                "train__num_devices": num_seeds,
+                "train.num_seeds": num_seeds,
+                "train.num_devices": num_seeds,
             },
         },
     )
@@ -292,18 +299,17 @@ def main() -> int:
     parser.add_argument("--size", action="append", help="of the world model; may be repeated")
     parser.add_argument("--seeds", type=int, nargs="+", help="numbers of seeds to compare")
     parser.add_argument("--suite", default="replanning")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--json", type=pathlib.Path, help="file of the rows")
     args = parser.parse_args()
-    size = (args.size or ["small"])[0]
+    size, changes = (args.size or ["small"])[0], dict(map(arguments.setting, args.set))
+    seeds = {f"{n} seed{'s' * (n > 1)}": {"train.num_seeds": n} for n in args.seeds or [1, 4]}
+    rings = {f"{n:,} rows": {"train.capacity": n} for n in (10_000, 1_000_000)}
     parts = {
-        "efficiency": functools.partial(efficiency, args.size or ["5M", "small"]),
-        "seeds": lambda: compare(
-            size, {f"{n} seeds": {"train__num_seeds": n} for n in args.seeds or [1, 4]}
-        ),
+        "efficiency": functools.partial(efficiency, args.size or ["5M", "small"], changes),
+        "seeds": lambda: compare(size, {name: changes | of for name, of in seeds.items()}),
         "cores": lambda: cores(size, args.seeds[0] if args.seeds else 2),
-        "capacity": lambda: compare(
-            size, {f"{n:,} rows": {"train__capacity": n} for n in (10_000, 1_000_000)}
-        ),
+        "capacity": lambda: compare(size, {name: changes | of for name, of in rings.items()}),
         "methods": functools.partial(methods, args.suite),
         "startup": startup,
     }
