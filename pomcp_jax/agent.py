@@ -315,7 +315,13 @@ def _improve_prior(
 
     opt = config.optimizer
     step = optimise.improve(
-        loss, params.prior, state.opt.prior, opt, enabled=enabled, epsilon=opt.policy_epsilon
+        loss,
+        params.prior,
+        state.opt.prior,
+        opt,
+        enabled=enabled,
+        interval=config.policy.interval,
+        epsilon=opt.policy_epsilon,
     )
     metrics = {
         "loss/prior": step.loss,
@@ -350,7 +356,13 @@ def _improve_policy(
 
     opt = config.optimizer
     step = optimise.improve(
-        loss, params.policy, state.opt.policy, opt, enabled=enabled, epsilon=opt.policy_epsilon
+        loss,
+        params.policy,
+        state.opt.policy,
+        opt,
+        enabled=enabled,
+        interval=config.policy.interval,
+        epsilon=opt.policy_epsilon,
     )
     aux = step.aux
     metrics = {

@@ -388,6 +388,8 @@ class OptimizerConfig:
 
     learning_rate: Positive = 3e-4
     """Step size of Adam."""
+    decay_updates: CountOrZero = 0
+    """The step size falls in inverse proportion after so many updates; 0: it stays as it is."""
     encoder_rate_scale: NotNegative = 0.3
     """Factor of the encoder's step size."""
     policy_epsilon: Positive = 1e-5

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import packing
 from pomcp_jax.config import OptimizerConfig
@@ -59,6 +59,18 @@ def adam_step(
     return Step(new_params, kept, norm, jnp.isfinite(norm))
 
 
+def rate(count: Int[Array, ""], config: OptimizerConfig) -> Float[Array, ""] | float:
+    """Step size after ``count`` updates: ``learning_rate * min(1, decay_updates / count)``.
+
+    Steps that fall as 1 / count average noise out (Robbins and Monro 1951), and they need no end:
+    a run that is extended goes on with the same schedule.
+    """
+    if not config.decay_updates:
+        return config.learning_rate
+    most = float(config.decay_updates)
+    return config.learning_rate * most / jnp.maximum(count.astype(jnp.float32), most)
+
+
 class Improved(NamedTuple):
     """Result of :func:`improve`."""
 
@@ -79,6 +91,7 @@ def improve(
     *,
     terms: Callable[[PyTree], tuple[Float[Array, ""], ...]] | None = None,
     enabled: Bool[Array, ""] | bool = True,
+    interval: int = 1,
     **options: PyTree,
 ) -> Improved:
     """One step of a part of the agent on its loss; a no-op if any term is not finite.
@@ -90,6 +103,7 @@ def improve(
       config: learning rate and clipping.
       terms: ``aux -> terms`` that have to be finite; the loss itself by default.
       enabled: False leaves ``params`` and ``opt`` as they are.
+      interval: the agent's updates per step of this part.
       **options: ``epsilon`` and ``rate_scale`` of :func:`adam_step`.
     """
     (total, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -99,7 +113,7 @@ def improve(
         params,
         grads,
         opt,
-        learning_rate=config.learning_rate,
+        learning_rate=rate(opt.count * interval, config),
         clip=config.grad_clip,
         allow=jnp.all(jnp.stack(finite)) & enabled,
         **options,

@@ -186,6 +186,7 @@ RANGES = {
     "critic.num_tail_heads": 0,
     "mppi.num_samples": 2**31,
     "optimizer.batch_size": 0,
+    "optimizer.decay_updates": -1,
     "replan.interval": -1,
     "replan.iterations": -1,
     "replan.num_samples": -1,

@@ -13,8 +13,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         # TD-MPC2's rule for 250 decisions.
         "agent.optimizer.discount": 0.98,
         "agent.optimizer.target_rate": 0.1,
-        # Many updates of a small model beat few of a larger one, and of the model and the critic more
-        # are needed than of the actors (docs/notebook.md).
+        # Many updates of a small model beat few of a larger one, and the model and the critic need
+        # more of them than the actors (docs/notebook.md).
         "train.updates_per_decision": 2.5,
         "agent.policy.interval": 5,
         "train.total_decisions": 10_000,
