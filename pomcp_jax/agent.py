@@ -296,6 +296,25 @@ def _improve_actors(
     return state, [*finite, *policy.finite], metrics | more
 
 
+def _improve_actor(
+    loss: Callable[[Params], tuple[Float[Array, ""], Any]],
+    params: Params,
+    opt: optax.OptState,
+    config: AgentConfig,
+    enabled: Bool[Array, ""] | bool,
+) -> Improved:
+    """A step of the policy or the learned prior, which share their settings."""
+    return optimise.improve(
+        loss,
+        params,
+        opt,
+        config.optimizer,
+        enabled=enabled,
+        interval=config.policy.interval,
+        epsilon=config.optimizer.policy_epsilon,
+    )
+
+
 def _improve_prior(
     state: AgentState,
     batch: Batch,
@@ -313,16 +332,7 @@ def _improve_prior(
             prior, value, latents, batch, scales.prior, nets=spec.nets, config=config
         )
 
-    opt = config.optimizer
-    step = optimise.improve(
-        loss,
-        params.prior,
-        state.opt.prior,
-        opt,
-        enabled=enabled,
-        interval=config.policy.interval,
-        epsilon=opt.policy_epsilon,
-    )
+    step = _improve_actor(loss, params.prior, state.opt.prior, config, enabled)
     metrics = {
         "loss/prior": step.loss,
         "prior/kl": step.aux.kl,
@@ -354,16 +364,7 @@ def _improve_policy(
             policy, params, latents, batch, scales, key, nets=spec.nets, config=config
         )
 
-    opt = config.optimizer
-    step = optimise.improve(
-        loss,
-        params.policy,
-        state.opt.policy,
-        opt,
-        enabled=enabled,
-        interval=config.policy.interval,
-        epsilon=opt.policy_epsilon,
-    )
+    step = _improve_actor(loss, params.policy, state.opt.policy, config, enabled)
     aux = step.aux
     metrics = {
         "loss/policy": step.loss,

@@ -35,13 +35,16 @@ from experiments.benchmarks.rows import Row
 from experiments.benchmarks.timing import exclusive
 from experiments.launchers import plans
 from experiments.launchers.study import Study
-from pomcp_jax import acting, agent, envs, packing, presets, replay, train
+from pomcp_jax import acting, agent, envs, packing, presets, replay, train, validation
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
+from pomcp_jax.errors import ConfigError
 from pomcp_jax.running import cost, process
 from pomcp_jax.train import Program, Work
 
 OBS, ACTIONS = 24, 6
+CHANGEABLE = ("efficiency", "seeds", "capacity")
+"""What ``--set`` is for."""
 SMALL_PLAN = {
     "mppi.num_samples": 128,
     "mppi.iterations": 4,
@@ -303,6 +306,13 @@ def main() -> int:
     parser.add_argument("--json", type=pathlib.Path, help="file of the rows")
     args = parser.parse_args()
     size, changes = (args.size or ["small"])[0], dict(map(arguments.setting, args.set))
+    try:
+        if changes and args.what not in CHANGEABLE:
+            raise ConfigError(f"--set: {args.what} has none; it is for {', '.join(CHANGEABLE)}")
+        validation.validate_config(small_run(size, changes))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     seeds = {f"{n} seed{'s' * (n > 1)}": {"train.num_seeds": n} for n in args.seeds or [1, 4]}
     rings = {f"{n:,} rows": {"train.capacity": n} for n in (10_000, 1_000_000)}
     parts = {
