@@ -42,6 +42,8 @@ class OptStates(NamedTuple):
     model: optax.OptState
     policy: optax.OptState
     prior: optax.OptState | None
+    learning_policy: Params | None
+    """The policy that learns, where the one in the parameters is its average."""
 
 
 class Faults(NamedTuple):
@@ -81,7 +83,10 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     # The state does not depend on epsilon, which every part passes to its own steps.
     adam = optax.scale_by_adam()
     opt = OptStates(
-        adam.init(model), adam.init(policy), None if prior is None else adam.init(prior)
+        adam.init(model),
+        adam.init(policy),
+        None if prior is None else adam.init(prior),
+        jax.tree.map(jnp.copy, policy) if config.policy.average_updates else None,
     )
     # Distinct buffers: the state is donated, and XLA refuses a buffer donated twice.
     q, kl, prior_scale = (jnp.ones((), jnp.float32) for _ in range(3))
@@ -253,7 +258,8 @@ def _when_due(
     # Only what it changes: whatever passes through a condition is copied.
     def learned(state: AgentState) -> tuple:
         params, opt = state.params, state.opt
-        return params.policy, params.prior, opt.policy, opt.prior, state.scales
+        changed = params.policy, params.prior, opt.policy, opt.prior, opt.learning_policy
+        return *changed, state.scales
 
     def run() -> tuple:
         after, finite, metrics = improve(state, enabled=True)
@@ -266,10 +272,10 @@ def _when_due(
 
     # Neither condition has the axis of seeds, so that this stays a branch under ``vmap``.
     parts, finite, metrics = jax.lax.cond(enabled & due, run, skip)
-    policy, prior, policy_opt, prior_opt, scales = parts
+    policy, prior, policy_opt, prior_opt, learning_policy, scales = parts
     state = state._replace(
         params=state.params._replace(policy=policy, prior=prior),
-        opt=state.opt._replace(policy=policy_opt, prior=prior_opt),
+        opt=state.opt._replace(policy=policy_opt, prior=prior_opt, learning_policy=learning_policy),
         scales=scales,
     )
     return state, finite, metrics
@@ -364,7 +370,9 @@ def _improve_policy(
             policy, params, latents, batch, scales, key, nets=spec.nets, config=config
         )
 
-    step = _improve_actor(loss, params.policy, state.opt.policy, config, enabled)
+    is_averaged = state.opt.learning_policy is not None
+    policy = state.opt.learning_policy if is_averaged else params.policy
+    step = _improve_actor(loss, policy, state.opt.policy, config, enabled)
     aux = step.aux
     metrics = {
         "loss/policy": step.loss,
@@ -377,9 +385,16 @@ def _improve_policy(
         "policy/kl_multiplier": jnp.exp(scales.log_multiplier),
         "grad/policy": step.grad_norm,
     }
+    acting_policy, learning_policy = step.params, None
+    if is_averaged:
+        # As target networks: Polyak and Juditsky 1992, forgetting the past.
+        rate = jnp.where(enabled, 1.0 / config.policy.average_updates, 0.0)
+        move = lambda old, new: old + rate * (new - old)  # noqa: E731
+        acting_policy = jax.tree.map(move, params.policy, step.params)
+        learning_policy = step.params
     state = state._replace(
-        params=params._replace(policy=step.params),
-        opt=state.opt._replace(policy=step.opt),
+        params=params._replace(policy=acting_policy),
+        opt=state.opt._replace(policy=step.opt, learning_policy=learning_policy),
         # Without this, scales would follow a policy that pre-training does not train.
         scales=jax.tree.map(lambda new, old: jnp.where(enabled, new, old), aux.scales, scales),
     )

@@ -332,6 +332,9 @@ class PolicyConfig:
     interval: Count = 1
     """Updates of the world model for each one of policy and learned prior, which then learn with
     the first of them; TD3's delay is 2 (arXiv 1802.09477)."""
+    average_updates: CountOrZero = 0
+    """The policy that acts, proposes plans and is evaluated is a running average of the one that
+    learns, over about so many of its updates; 0: it is the one that learns."""
 
     @property
     def learns_prior(self) -> bool:

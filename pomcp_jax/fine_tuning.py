@@ -148,7 +148,8 @@ def begin(
     model = type(fresh.model)(*map(put, learned.params.model, fresh.model))
     moments = put(learned.params.moments, fresh.moments) if which is None else fresh.moments
     policy, prior = put(learned.params.policy, fresh.policy), put(learned.params.prior, fresh.prior)
-    params = AgentParams(model, policy, prior, moments)
-    return agents._replace(
-        params=params, target_value=put(learned.target_value, agents.target_value)
-    )
+    params, opt = AgentParams(model, policy, prior, moments), agents.opt
+    if opt.learning_policy is not None:  # an average begins with the policy that it follows
+        opt = opt._replace(learning_policy=put(learned.params.policy, opt.learning_policy))
+    target = put(learned.target_value, agents.target_value)
+    return agents._replace(params=params, target_value=target, opt=opt)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pomcp_jax import acting, agent, envs, maths, replay, world_model
+from pomcp_jax import acting, agent, envs, fine_tuning, maths, replay, world_model
 from pomcp_jax import config as config_lib
 from pomcp_jax.agent import FAULT_TERMS, Scales
 from pomcp_jax.replay import Batch, Index, Row
@@ -297,6 +297,73 @@ def test_updates_that_train_the_actors_are_the_first_of_each_interval():
         for end in range(begin, 9):
             assert agent.count_due(begin, end, third) == sum(due[begin:end])
             assert agent.count_due(begin, end, every) == end - begin
+
+
+# ------------------------------------------------------------------ averaged policies
+
+
+@functools.cache
+def averaged_update():
+    """The same updates with a policy that is an average over 4, and a state that it begins with."""
+    config, spec, state = match()
+    config = config_lib.replace(config, {"policy.average_updates": 4})
+    opt = agent.init(jax.random.key(0), config, spec).opt
+    opt = state.opt._replace(learning_policy=opt.learning_policy)
+    return jax.jit(functools.partial(agent.update, spec=spec, config=config)), opt
+
+
+def test_the_policy_follows_the_one_that_learns():
+    _, _, state = match()
+    update, _ = averaged_update()
+    begun = state._replace(opt=state.opt._replace(learning_policy=state.params.policy))
+    alone, _ = jitted_update()(state, some_batch(), jax.random.key(0))
+    after, _ = update(begun, some_batch(), jax.random.key(0))
+    near = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6)
+    # The first step is that of an agent without an average, and a quarter of it is seen.
+    jax.tree.map(near, after.opt.learning_policy, alone.params.policy)
+    quarter = lambda old, new: old + (new - old) / 4  # noqa: E731
+    jax.tree.map(
+        near, after.params.policy, jax.tree.map(quarter, state.params.policy, alone.params.policy)
+    )
+    jax.tree.map(near, after.params.model, alone.params.model)
+    jax.tree.map(near, after.params.prior, alone.params.prior)
+
+
+def test_the_loss_is_that_of_the_policy_that_learns():
+    _, _, state = match()
+    update, opt = averaged_update()
+    begun = state._replace(opt=opt)
+    elsewhere = jax.tree.map(jnp.zeros_like, state.params.policy)
+    metrics = [
+        update(begun._replace(params=begun.params._replace(policy=policy)), some_batch(), key)[1]
+        for key in [jax.random.key(0)]
+        for policy in (state.params.policy, elsewhere)
+    ]
+    for name in ("policy/kl", "policy/std", "policy/entropy"):
+        np.testing.assert_array_equal(*(x[name] for x in metrics), err_msg=name)
+    # Targets have an action of the average.
+    assert metrics[0]["value/target"] != metrics[1]["value/target"]
+
+
+def test_an_average_waits_with_the_policy():
+    _, _, state = match()
+    update, opt = averaged_update()
+    begun = state._replace(opt=opt)
+    after, _ = update(begun, some_batch(), jax.random.key(0), train_actors=False)
+    jax.tree.map(np.testing.assert_array_equal, begun.params.policy, after.params.policy)
+    learning = begun.opt.learning_policy, after.opt.learning_policy
+    jax.tree.map(np.testing.assert_array_equal, *learning)
+
+
+def test_a_trained_agent_begins_with_its_policy_as_average():
+    config, spec, trained = match()
+    config = config_lib.replace(config, {"policy.average_updates": 4})
+    params, target = jax.device_get((trained.params, trained.target_value))
+    learned = fine_tuning.adapted(params, target, config, spec, config, spec)
+    fresh = agent.init(jax.random.key(5), config, spec)
+    begun = fine_tuning.begin(jax.tree.map(lambda x: x[None], fresh), learned)
+    for policy in (begun.params.policy, begun.opt.learning_policy):
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), policy, params.policy)
 
 
 # ------------------------------------------------------------------------- numbers

@@ -168,7 +168,10 @@ def test_kills_change_no_bit_where_bodies_fall_in_contact(tmp_path):
     # Programs with callbacks are in no compilation cache: the smallest method, and no evaluation.
     changes = {"num_seeds": 1, "seed_decisions": 40, "total_decisions": 100, "eval_decisions": 0}
     settings = {f"train__{name}": value for name, value in changes.items()}
-    learned = {"world_model.termination": True, "mppi.horizon": 2, "world_model.num_heads": 2}
+    learned = {
+        "world_model.termination": True, "mppi.horizon": 2, "world_model.num_heads": 2,
+        "policy.average_updates": 5,
+    }  # fmt: skip
     short = Tiny(make_env(falling.task()), preset="tdmpc2", agent_changes=learned, **settings)
 
     def stop(*_):

@@ -43,6 +43,7 @@ RUNS = {
     "rare_actors": dict(
         agent_changes={
             "policy__interval": 3, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
+            "policy__average_updates": 20,
             "world_model__arranged_for": "gpu",  # conditions meet the packed state
         },
         train__num_seeds=2,
@@ -105,6 +106,16 @@ def test_policy_and_prior_learn_in_every_third_update():
     opt, updates = state.agent.opt, int(state.updates)
     assert opt.model.count.tolist() == [updates] * 2
     assert opt.policy.count.tolist() == opt.prior.count.tolist() == [-(-updates // 3)] * 2
+
+
+def test_an_averaged_policy_stays_behind_the_one_that_learns():
+    state, _ = trained("rare_actors")
+    begin = jax.tree.leaves(seeded("rare_actors").agent.params.policy)
+    acting = jax.tree.leaves(state.agent.params.policy)
+    learning = jax.tree.leaves(state.agent.opt.learning_policy)
+    way = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, begin, strict=True)]
+    left = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, acting, strict=True)]
+    assert 0.0 < sum(left) < sum(way)
 
 
 def test_means_of_the_actors_are_over_the_updates_that_trained_them():
