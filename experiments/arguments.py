@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from pomcp_jax import nearest
+from pomcp_jax.errors import ConfigError
 
 
 def plain(doc: str | None) -> str:
@@ -53,9 +54,15 @@ def parse(
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """Name and value of ``FIELD=VALUE``; a value that is no literal of Python is text."""
-    name, _, value = text.partition("=")
+    """Name and value of ``FIELD=VALUE``; a value that is no literal of Python is text.
+
+    Raises:
+      ConfigError: there is no name or no value.
+    """
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"{text!r}: must be FIELD=VALUE")
     try:
         return name, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return name, value

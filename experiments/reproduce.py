@@ -37,6 +37,7 @@ from experiments.launchers import checks, local, ray_cluster, slurm, study
 from experiments.launchers import plans as plans_lib
 from experiments.launchers.plans import Outcome, Plan, Ready
 from experiments.launchers.study import Study
+from pomcp_jax import files
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running import loggers
 from pomcp_jax.running.options import Options
@@ -87,6 +88,8 @@ def _main(argv: list[str] | None) -> int:
         if args.list:
             print_cells(plans, Path(args.suite).stem)
             return 0
+        # Results come last: a folder that cannot be made would cost a training.
+        files.check_folder(which.out, "--out")
         plans = plans_lib.chosen(plans, args.cell)
         finished, todo = plans_lib.split(plans)
         launch = {"local": _local, "slurm": slurm.prepare, "ray": ray_cluster.prepare}

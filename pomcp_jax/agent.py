@@ -100,6 +100,15 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     )
 
 
+def learning_policy(state: AgentState) -> Params:
+    """The policy that learns, of which the one in the parameters may be an average.
+
+    A state without optimisers, that of a loaded agent, has only the latter.
+    """
+    learning = None if state.opt is None else state.opt.learning_policy
+    return state.params.policy if learning is None else learning
+
+
 def actors_due(updates: Int[Array, ""], config: AgentConfig) -> Bool[Array, ""] | bool:
     """Whether policy and prior learn too after ``updates`` updates: the first of each interval."""
     interval = config.policy.interval
@@ -370,9 +379,7 @@ def _improve_policy(
             policy, params, latents, batch, scales, key, nets=spec.nets, config=config
         )
 
-    is_averaged = state.opt.learning_policy is not None
-    policy = state.opt.learning_policy if is_averaged else params.policy
-    step = _improve_actor(loss, policy, state.opt.policy, config, enabled)
+    step = _improve_actor(loss, learning_policy(state), state.opt.policy, config, enabled)
     aux = step.aux
     metrics = {
         "loss/policy": step.loss,
@@ -385,16 +392,16 @@ def _improve_policy(
         "policy/kl_multiplier": jnp.exp(scales.log_multiplier),
         "grad/policy": step.grad_norm,
     }
-    acting_policy, learning_policy = step.params, None
-    if is_averaged:
+    acts, opt = step.params, state.opt._replace(policy=step.opt)
+    if opt.learning_policy is not None:
         # As target networks: Polyak and Juditsky 1992, forgetting the past.
         rate = jnp.where(enabled, 1.0 / config.policy.average_updates, 0.0)
         move = lambda old, new: old + rate * (new - old)  # noqa: E731
-        acting_policy = jax.tree.map(move, params.policy, step.params)
-        learning_policy = step.params
+        acts = jax.tree.map(move, params.policy, step.params)
+        opt = opt._replace(learning_policy=step.params)
     state = state._replace(
-        params=params._replace(policy=acting_policy),
-        opt=state.opt._replace(policy=step.opt, learning_policy=learning_policy),
+        params=params._replace(policy=acts),
+        opt=opt,
         # Without this, scales would follow a policy that pre-training does not train.
         scales=jax.tree.map(lambda new, old: jnp.where(enabled, new, old), aux.scales, scales),
     )

@@ -5,6 +5,7 @@ received all of them would be compiled again for another ``train.checkpoint_keep
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,18 @@ import numpy as np
 
 from pomcp_jax.config import Config
 from pomcp_jax.types import PyTree
+
+LEVEL = "xla_backend_optimization_level"
+
+
+def once() -> dict[str, int]:
+    """Compiler options for a program that runs once, where its compiler is what takes time.
+
+    LLVM's level 1 instead of 3 takes a fifth to a half of the compiler's time for an initial state
+    (docs/benchmarks.md, "Start-up"). Level 0 would take less, but runs four times as long. A level
+    in ``XLA_FLAGS`` stays.
+    """
+    return {} if LEVEL in os.environ.get("XLA_FLAGS", "") else {LEVEL: 1}
 
 
 def reduced(config: Config, reads: frozenset[str]) -> Config:

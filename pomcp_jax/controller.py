@@ -259,7 +259,7 @@ class Controller:
 
 
 def _checked(bounds: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """``bounds`` as float32 arrays ``[A]``.
+    """``bounds``, numbers or one per input ``[A]``, as float32 arrays ``[A]``.
 
     Raises:
       ValueError: for another shape, or a lowest action that is not below the highest.
@@ -268,9 +268,10 @@ def _checked(bounds: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarr
         low, high = (np.asarray(end, np.float32) for end in bounds)
     except (TypeError, ValueError):
         raise ValueError(f"bounds = {bounds!r}: must be (lowest [A], highest [A])") from None
+    low, high = (np.full(size, end) if end.ndim == 0 else end for end in (low, high))
     if low.shape != (size,) or high.shape != (size,):
         raise ValueError(
-            f"bounds have the shapes {low.shape} and {high.shape}: must be [{size}] each"
+            f"bounds have the shapes {low.shape} and {high.shape}: must be numbers or [{size}] each"
         )
     if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
         raise ValueError(f"bounds = ({low}, {high}): the first must be below the second")

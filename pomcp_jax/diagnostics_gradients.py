@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pomcp_jax import model_loss, policy_loss
+from pomcp_jax import agent, model_loss, policy_loss
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
 from pomcp_jax.config import AgentConfig
@@ -104,7 +104,7 @@ def term_gradients(
         }
         policy = dataclasses.replace(policy, **coefficients)
         grads, _ = jax.grad(policy_loss.policy_loss, has_aux=True)(
-            params.policy,
+            agent.learning_policy(state),
             params,
             jax.lax.stop_gradient(latents),
             batch,

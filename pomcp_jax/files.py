@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pomcp_jax.errors import ConfigError
+
 
 def check_writable(path: Path, name: str) -> None:
     """Refuse a file that could not be written; ``name`` is the argument that gives it.
@@ -16,6 +18,28 @@ def check_writable(path: Path, name: str) -> None:
         raise ValueError(f"{name} = {str(path)!r}: {path.parent} is no folder")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"{name} = {str(path)!r}: cannot be written")
+
+
+def check_folder(path: Path, name: str) -> None:
+    """Refuse a folder in which nothing could be written; ``name`` is the argument that gives it.
+
+    Raises:
+      ConfigError: one line.
+    """
+    # What decides is the nearest thing that exists: the folder will be created below it.
+    existing = Path(os.path.abspath(path))
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError(f"{name} = {str(path)!r}: {str(existing)!r} is no folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{name} = {str(path)!r}: {str(existing)!r} is not writable")
+
+
+def are_nested(one: Path, other: Path) -> bool:
+    """Whether two folders are the same or one lies in the other, through links too."""
+    one, other = one.resolve(), other.resolve()
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

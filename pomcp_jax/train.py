@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pomcp_jax import (
     acting,
     agent,
+    compiled,
     counters,
     data_axis,
     normalising,
@@ -496,9 +497,8 @@ def build(config: Config, env: Env) -> Program:
     def start(config, seeds):
         return init(config, env, spec, seeds)
 
-    begin = Compiled(
-        jax.jit(seed_axis.spread(start, mesh, (None, seed_axis.SPLIT), SPECS)), INIT_READS
-    )
+    spread = seed_axis.spread(start, mesh, (None, seed_axis.SPLIT), SPECS)
+    begin = Compiled(jax.jit(spread, compiler_options=compiled.once()), INIT_READS)
 
     def begin_with(config: Config, seeds: Int[Array, " S"] | None = None) -> TrainState:
         # Seeds are an argument, so that another ``train.seed`` does not compile again.
@@ -516,12 +516,12 @@ def build(config: Config, env: Env) -> Program:
     # ``jax_debug_nans`` calls a function again to find the operation: donated arguments are gone.
     debug_nans = jax.config.jax_debug_nans  # type: ignore[attr-defined]
     donated = () if debug_nans else (0,)
-    compiled = jax.jit(seed_axis.spread(run_chunk, mesh, *specs), donate_argnums=donated)
+    step = jax.jit(seed_axis.spread(run_chunk, mesh, *specs), donate_argnums=donated)
     return Program(
         env,
         spec,
         mesh,
         begin_with,
-        Compiled(compiled, CHUNK_READS, functools.partial(_check_state, extra=extra), finished),
+        Compiled(step, CHUNK_READS, functools.partial(_check_state, extra=extra), finished),
         *schedule.phases(config),
     )

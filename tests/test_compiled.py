@@ -8,8 +8,8 @@ import pytest
 import tiny
 from test_train import base, program
 
+from pomcp_jax import compiled, diagnostics, train
 from pomcp_jax import config as config_lib
-from pomcp_jax import diagnostics, train
 from pomcp_jax.compiled import Compiled, reduced
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import functions as functions_lib
@@ -169,3 +169,22 @@ def test_a_compilation_ahead_that_fails_leaves_the_error_to_the_call():
         one(jnp.ones(()))
     ahead.start(one, args=(jnp.ones(()),))  # after the end: nothing begins, nothing raises
     ahead.wait(one)
+
+
+def test_the_initial_state_is_compiled_quickly_unless_a_level_is_asked_for(monkeypatch):
+    """A program that runs once: what it costs is its compiler."""
+    asked = []
+    real = jax.jit
+
+    def jit(function, **options):
+        asked.append(options.get("compiler_options"))
+        return real(function, **options)
+
+    monkeypatch.setattr(jax, "jit", jit)
+    config, made = base()[:2]
+    for flags, level in (("", {compiled.LEVEL: 1}), (f"--{compiled.LEVEL}=0", {})):
+        asked.clear()
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        train.build(config, made.env)
+        # The training step keeps XLA's own level.
+        assert asked == [level, None]

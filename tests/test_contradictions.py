@@ -187,6 +187,7 @@ RANGES = {
     "mppi.num_samples": 2**31,
     "optimizer.batch_size": 0,
     "optimizer.decay_updates": -1,
+    "policy.average_updates": -1,
     "replan.interval": -1,
     "replan.iterations": -1,
     "replan.num_samples": -1,

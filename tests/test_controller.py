@@ -92,6 +92,15 @@ def test_bounds_scale_actions(run):
     )
 
 
+def test_bounds_may_be_numbers(run):
+    """The same for every input, as the planner's own ``low`` and ``high``."""
+    plain = controller.load_controller(run, actor="policy").act(observations())
+    scaled = controller.load_controller(run, actor="policy", bounds=(-10, 10.0))
+    np.testing.assert_allclose(scaled.act(observations()), 10 * plain, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="must be below"):
+        controller.load_controller(run, actor="policy", bounds=(1.0, 1.0))
+
+
 def test_bounds_of_dm_control():
     low, high = envs.action_bounds("pendulum-swingup")
     assert (low, high) == (-1.0, 1.0)

@@ -1,5 +1,6 @@
 """Diagnostics of known value errors, known KL divergences and known gradient noise."""
 
+import functools
 import json
 
 import jax
@@ -270,6 +271,32 @@ def test_terms_sum_to_the_gradient_of_the_loss():
     )
     assert value == 0  # heads start at zero: the value has no slope yet
     assert kl > 0 and entropy > 0
+
+
+def test_gradients_are_those_of_the_policy_that_learns():
+    """Of an averaged policy, an update moves the one behind it."""
+    config = tiny.agent("po_mpc", policy__average_updates=10)
+    spec = acting.build(config, 2, 3)
+    state = agent_lib.init(jax.random.key(0), config, spec)
+    other = agent_lib.init(jax.random.key(1), config, spec).params.policy
+    records = Gaussian(jnp.float32(0.2), jnp.float32(0.3))
+    batch = jax.tree.map(lambda x: x[0], batches_of(spec, config, records, jnp.int32(0), number=1))
+
+    @jax.jit
+    def terms(state):
+        key, scale = jax.random.key(7), jnp.float32(2.0)
+        return diagnostics_gradients.term_gradients(
+            state, batch, key, scale, spec=spec, config=config
+        )
+
+    learns = state._replace(opt=state.opt._replace(learning_policy=other))
+    acts = state._replace(params=state.params._replace(policy=other))
+    loaded = acts._replace(opt=None)
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(same, terms(learns), terms(loaded))
+    jax.tree.map(same, terms(state), terms(acts))
+    apart = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), terms(learns), terms(state))
+    assert max(jax.tree.leaves(apart)) > 1e-3
 
 
 def learned(spec, config, prior):

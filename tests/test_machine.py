@@ -78,6 +78,8 @@ def test_every_part_is_a_program_of_this_project(tmp_path):
     [
         (["--minutes=0"], "--minutes = 0: must be above 0"),
         (["--only", "agnt"], "--only = 'agnt': must be of agent, .* did you mean agent?"),
+        (["--out=/dev/null/x"], "--out = '/dev/null/x': '/dev/null' is no folder"),
+        (["--onli=agent"], "--onli: unknown argument; did you mean --only?"),
         (["--against=/nowhere/x.json"], "--against = '/nowhere/x.json': must be a machine.json"),
     ],
 )

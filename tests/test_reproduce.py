@@ -120,6 +120,34 @@ def test_bad_input_is_one_line_and_runs_nothing(arguments, words, tmp_path, caps
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("out", "work", "words"),
+    [
+        ("same", "same", "cells train there; must be another folder than --work ="),
+        ("runs/reproduce/study", None, "cells train there; must be another folder than"),
+        ("file", "w", "/file' is no folder"),
+        ("file/below", "w", "/file' is no folder"),
+    ],
+)
+def test_a_folder_that_cannot_hold_results_is_refused(
+    out, work, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local.Runner, "start", lambda self: pytest.fail("started"))
+    (tmp_path / "file").write_text("mine")
+    arguments = ["--suite=debug", f"--out={out}", *([f"--work={work}"] if work else [])]
+    assert reproduce.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: --out = ") and error.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+def test_a_name_given_twice_is_one_cell(tmp_path, capsys):
+    twice = ["--tasks", "probe/lqr", "probe/lqr", "--methods", "tdmpc2", "tdmpc2"]
+    assert reproduce.main(["--suite=debug", "--list", f"--out={tmp_path / 'o'}", *twice]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_dry_run_prints_commands_and_writes_nothing(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--suite=debug", "--dry_run", "--methods", "tdmpc2", f"--out={out}"]

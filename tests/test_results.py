@@ -208,6 +208,21 @@ def test_a_kept_cell_is_what_its_suite_says(tmp_path):
     assert (about["method"], about["preset"], about["status"]) == ("mine", "bmpc", "done")
 
 
+@pytest.mark.parametrize("where", [".", "inside", ".."])
+def test_results_are_never_kept_where_a_run_trains(where, tmp_path):
+    """What is replaced is removed: checkpoints would go with it."""
+    workdir = tmp_path / "runs" / "run"
+    make_cell(workdir, "reacher-easy", "mine", [[1]])
+    (workdir / "checkpoints").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(workdir)
+    before = sorted(tmp_path.rglob("*"))
+    for folder in (workdir, link):
+        with pytest.raises(OSError, match="cannot be kept where the run trains"):
+            cells.keep(workdir, folder / where, {"method": "mine"})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_published_curves_are_of_tasks_of_ours():
     curves_ = published.load(PUBLISHED)
     tasks = {curve.task for curve in curves_}

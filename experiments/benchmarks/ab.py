@@ -14,6 +14,7 @@ claim is worth something if the range of the rounds' ratios does not contain 1.
 
 import argparse
 import csv
+import math
 import pathlib
 import shlex
 import statistics
@@ -23,7 +24,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from experiments import arguments
 from experiments.benchmarks import rows
+from pomcp_jax import files
 from pomcp_jax.running import process
 
 HERE = pathlib.Path(__file__).parents[2]
@@ -70,7 +73,7 @@ def measure(side: Side, minutes: float, place: pathlib.Path) -> float:
         done = subprocess.run(command, cwd=side.tree, capture_output=True, text=True)
         if done.returncode not in (0, 75):
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise ValueError(f"--{side.name}: {lines[-1]}")
+            raise ValueError(f"--{side.name}: {lines[-1].removeprefix('error: ')}")
         try:
             return decisions_per_second(workdir)
         except ValueError as error:
@@ -107,12 +110,15 @@ def _row(name: str, a: float, b: float, ratio: float) -> rows.Row:
 
 
 def _side(name: str, text: str, tree: pathlib.Path) -> Side:
-    arguments = tuple(shlex.split(text))
-    if not any(word.startswith("--config=") for word in arguments):
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"--{name} = {text!r}: {str(error).lower()}") from None
+    if not any(word.startswith("--config=") for word in words):
         raise ValueError(f"--{name} = {text!r}: must have --config=FILE")
     if not (tree / "experiments" / "run.py").is_file():
         raise ValueError(f"--{name}_tree = {str(tree)!r}: is no clone of this repository")
-    return Side(name, arguments, tree)
+    return Side(name, words, tree)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,10 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--minutes", type=float, default=1.0, help="of a run (default 1)")
     add("--first", type=float, default=3.0, help="of the runs that compile (default 3)")
     add("--json", type=pathlib.Path, help="file of the rows")
-    args = parser.parse_args(argv)
+    args, _ = arguments.parse(parser, argv)
     try:
         if args.rounds < 1:
             raise ValueError(f"--rounds = {args.rounds}: must be at least 1")
+        for name in ("minutes", "first"):
+            if not 0.0 < getattr(args, name) < math.inf:
+                raise ValueError(f"--{name} = {getattr(args, name):g}: must be above 0 and finite")
+        if args.json is not None:
+            files.check_folder(args.json.parent, "--json")
         a, b = (_side("a", args.a, args.a_tree), _side("b", args.b or args.a, args.b_tree))
         if a[1:] == b[1:]:
             raise ValueError("--b: is the same as --a; must differ in its arguments or its tree")

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments import arguments
 from experiments.benchmarks import rows
 from experiments.benchmarks.rows import Row
 from pomcp_jax import files, nearest
@@ -312,8 +313,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args, _ = arguments.parse(_parser(), argv)
     try:
+        files.check_folder(args.out, "--out")
         if not args.minutes > 0.0:
             raise ValueError(f"--minutes = {args.minutes:g}: must be above 0")
         platform, kind = device()

@@ -16,14 +16,13 @@ divided by the time and by the float32 rate of a 1024^3 matrix product in the sa
 """
 
 import argparse
-import functools
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +34,7 @@ from experiments.benchmarks.rows import Row
 from experiments.benchmarks.timing import exclusive
 from experiments.launchers import plans
 from experiments.launchers.study import Study
-from pomcp_jax import acting, agent, envs, packing, presets, replay, train, validation
+from pomcp_jax import acting, agent, envs, files, packing, presets, replay, train, validation
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.errors import ConfigError
@@ -215,7 +214,7 @@ def compare(
     for name in variants:
         step, update = median[name, "decision"], median[name, "update"]
         num_envs, num_seeds = runs_of[name].env.num_envs, runs_of[name].train.num_seeds
-        yield {
+        row = {
             "variant": name,
             f"step of {num_envs} environment{'s' * (num_envs > 1)}, ms": step,
             "step's ratio": step / median[first, "decision"],
@@ -223,6 +222,8 @@ def compare(
             "update's ratio": update / median[first, "update"],
             "decisions/s": 1e3 * num_seeds / (step / num_envs + update),
         }
+        # One variant alone, as in each part of benchmarks.all, has nothing to be compared with.
+        yield {key: x for key, x in row.items() if len(variants) > 1 or "ratio" not in key}
 
 
 def cores(size: str, num_seeds: int) -> Iterator[Row]:
@@ -294,8 +295,17 @@ def startup() -> Iterator[Row]:
             yield {"cache": kind, "first action, s": action, "first update, s": update}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+UNCHANGEABLE = {
+    "agent.policy.interval": "an update here trains everything",
+    "agent.replan": "an update here plans nothing again",
+}
+"""What ``--set`` cannot change in ``efficiency``, and why."""
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "what", choices=("efficiency", "seeds", "cores", "capacity", "methods", "startup")
     )
@@ -304,27 +314,76 @@ def main() -> int:
     parser.add_argument("--suite", default="replanning")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--json", type=pathlib.Path, help="file of the rows")
-    args = parser.parse_args()
-    size, changes = (args.size or ["small"])[0], dict(map(arguments.setting, args.set))
+    return arguments.parse(parser, argv)[0]
+
+
+def _settings(what: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The fields of ``--set``.
+
+    Raises:
+      ConfigError: one line; a field that this measurement does not read is refused too.
+    """
+    changes: dict[str, Any] = {}
+    for text in texts:
+        try:
+            changes |= [arguments.setting(text)]
+        except ConfigError as error:
+            raise ConfigError(f"--set: {error}") from None
+    if changes and what not in CHANGEABLE:
+        raise ConfigError(f"--set: {what} has none; it is for {', '.join(CHANGEABLE)}")
+    varied = {"seeds": "train.num_seeds", "capacity": "train.capacity"}
+    for name in changes:
+        if name == varied.get(what):
+            raise ConfigError(f"--set {name}: {what} varies it itself")
+        if what != "efficiency":
+            continue
+        if not name.startswith("agent."):
+            raise ConfigError(f"--set {name}: efficiency measures agents; must be a field of agent")
+        for field, why in UNCHANGEABLE.items():
+            if name.startswith(field):
+                raise ConfigError(f"--set {name}: {why}; must stay as it is")
+    return changes
+
+
+def _prepare(args: argparse.Namespace) -> Iterator[Row]:
+    """The measurement; everything that can be refused is refused before it begins.
+
+    Raises:
+      ConfigError: one line for the user.
+    """
+    changes = _settings(args.what, args.set)
+    sizes = args.size or (["5M", "small"] if args.what == "efficiency" else ["small"])
+    if args.json is not None:
+        files.check_folder(args.json.parent, "--json")
+    numbers = args.seeds or ([2] if args.what == "cores" else [1, 4])
+    seeds = {f"{n} seed{'s' * (n > 1)}": {"train.num_seeds": n} for n in numbers}
+    rings = {f"{n:,} rows": {"train.capacity": n} for n in (10_000, 1_000_000)}
+    varied = rings if args.what == "capacity" else seeds
+    variants = {name: changes | of for name, of in varied.items()}
+    for size in sizes:
+        for of in variants.values():
+            validation.validate_config(small_run(size, of))
+    suites.get(args.suite)
+    parts = {
+        "efficiency": lambda: efficiency(sizes, changes),
+        "seeds": lambda: compare(sizes[0], variants),
+        "cores": lambda: cores(sizes[0], numbers[0]),
+        "capacity": lambda: compare(sizes[0], variants),
+        "methods": lambda: methods(args.suite),
+        "startup": startup,
+    }
+    return parts[args.what]()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
     try:
-        if changes and args.what not in CHANGEABLE:
-            raise ConfigError(f"--set: {args.what} has none; it is for {', '.join(CHANGEABLE)}")
-        validation.validate_config(small_run(size, changes))
+        measured = _prepare(args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    seeds = {f"{n} seed{'s' * (n > 1)}": {"train.num_seeds": n} for n in args.seeds or [1, 4]}
-    rings = {f"{n:,} rows": {"train.capacity": n} for n in (10_000, 1_000_000)}
-    parts = {
-        "efficiency": functools.partial(efficiency, args.size or ["5M", "small"], changes),
-        "seeds": lambda: compare(size, {name: changes | of for name, of in seeds.items()}),
-        "cores": lambda: cores(size, args.seeds[0] if args.seeds else 2),
-        "capacity": lambda: compare(size, {name: changes | of for name, of in rings.items()}),
-        "methods": functools.partial(methods, args.suite),
-        "startup": startup,
-    }
-    command = process.command("experiments.benchmarks.speed", sys.argv)
-    rows.show(parts[args.what](), args.json, command)
+    command = process.command("experiments.benchmarks.speed", list(argv or sys.argv))
+    rows.show(measured, args.json, command)
     return 0
 
 

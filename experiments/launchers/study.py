@@ -63,7 +63,14 @@ def of(args: argparse.Namespace) -> Study:
         raise ConfigError("--suite: is missing; must be a name or a JSON file, --list shows names")
     suite, name = suites.get(args.suite), Path(args.suite).stem
     out = args.out or Path("runs/results") / name
-    return Study(name, suite, out, args.work or Path("runs/reproduce") / out.resolve().name)
+    work = args.work or Path("runs/reproduce") / out.resolve().name
+    found = Study(name, suite, out, work)
+    if any(files.are_nested(place.folder, place.workdir) for place in places(found)):
+        raise ConfigError(
+            f"--out = {str(out)!r}: cells train there; must be another folder than"
+            f" --work = {str(work)!r}"
+        )
+    return found
 
 
 def places(study: Study, methods: Sequence[str] = (), tasks: Sequence[str] = ()) -> list[Place]:
@@ -73,8 +80,10 @@ def places(study: Study, methods: Sequence[str] = (), tasks: Sequence[str] = ())
       ConfigError: a name that the suite does not have.
     """
     suite = study.suite
-    chosen_tasks = [suites.known("--tasks", task, suite.tasks) for task in tasks or suite.tasks]
-    chosen = [suites.known("--methods", m, suite.methods) for m in methods or suite.methods]
+    # Each once: two cells of one name would share a workdir.
+    given, named = dict.fromkeys(tasks or suite.tasks), dict.fromkeys(methods or suite.methods)
+    chosen_tasks = [suites.known("--tasks", task, suite.tasks) for task in given]
+    chosen = [suites.known("--methods", method, suite.methods) for method in named]
     return [
         Place(task, method, study.work / folder / method, study.out / folder / method)
         for task in chosen_tasks

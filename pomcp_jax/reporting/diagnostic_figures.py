@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pomcp_jax.config import ConfigError
 from pomcp_jax.reporting import canvas
 from pomcp_jax.reporting.curves import Curve, mean_curve, read_curves
 
@@ -127,7 +128,7 @@ def draw(runs: list[Path], out: Path, labels: list[str] | None = None) -> None:
         _finish(axes, panel, alone=alone)
     if not drawn:
         shown = ", ".join(str(run) for run in runs)
-        raise ValueError(f"{shown}: metrics.csv has no diagnostics; needs an evaluation")
+        raise ConfigError(f"{shown}: metrics.csv has no diagnostics; needs an evaluation")
     if not alone:
         from matplotlib.lines import Line2D
 

@@ -4,6 +4,7 @@ Workers on the nodes of a cluster keep results too, and need not load NumPy or J
 """
 
 import csv
+import errno
 import io
 import json
 import shutil
@@ -66,7 +67,13 @@ def keep(workdir: Path, folder: Path, facts: dict[str, Any]) -> None:
       workdir: of :mod:`experiments.run`.
       folder: of the cell.
       facts: added to its run.json, or replaced in it: what the cell is.
+
+    Raises:
+      OSError: ``folder`` is, holds or lies in ``workdir``, whose checkpoints would go with what is
+        replaced, or something cannot be written. ``workdir`` is never changed.
     """
+    if files.are_nested(workdir, folder):
+        raise OSError(errno.EINVAL, "results cannot be kept where the run trains", str(folder))
     # Complete under another name first: a process killed at any point leaves either the old or the
     # new results, never a mixture, and dot names are not read as cells.
     partial = folder.with_name(f".{folder.name}.partial")

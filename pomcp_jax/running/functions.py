@@ -92,15 +92,15 @@ def build(config: Config, env: Env | None = None) -> Functions:
     def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
         return seed_axis.spread(function, program.mesh, in_specs, out_specs)
 
-    # ``reads`` are the settings that the traces depend on: without them every change of, say,
-    # checkpoint_keep would compile again.
+    # ``reads`` are what the traces depend on: no other setting compiles them again.
     only_state, reads = (train.SPECS, None), diagnostics.READS
     renewed = spread(renew, (*only_state, seed_axis.SPLIT), train.SPECS)
+    renewed = jax.jit(renewed, donate_argnums=0, compiler_options=compiled.once())
     functions = Functions(
         program,
         Compiled(jax.jit(spread(planner, only_state, seed_axis.SPLIT)), reads, finish=with_nans),
         Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads, finish=own),
-        Compiled(jax.jit(renewed, donate_argnums=0), train.CHUNK_READS),
+        Compiled(renewed, train.CHUNK_READS),
         list if env.outside is None else env.outside.notes,
         buffer,
     )
