@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 SIZES = {
     "cartpole-swingup": (5, 1), "pendulum-swingup": (3, 1), "reacher-easy": (6, 2),
-    "dog-stand": (223, 38), "walker-walk": (24, 6),
+    "dog-stand": (223, 38), "walker-walk": (24, 6), "cheetah-run": (17, 6),
 }  # fmt: skip
 CORE = 95e9
 """Operations per second of one core of the machine of the stored runs (docs/benchmarks.md)."""
