@@ -32,7 +32,7 @@ def text(topic: str, config: Config | None = None) -> str:
     if topic in groups or topic in groups.values():
         return _section(groups.get(topic, topic), values)
     # Several groups may have a field of this name: all are answers.
-    names = [name for name in specs if topic in (name, name.rpartition(".")[2])]
+    names = [name for name in specs if f".{name}".endswith(f".{topic}")]
     if names:
         return "\n".join(_field(name, name, specs[name], values) for name in names)
     hint = nearest.hint(topic, [*groups, *OTHERS, "all", *specs])

@@ -71,6 +71,7 @@ def test_a_section_has_type_default_value_and_meaning():
     "topic,words",
     [
         ("kl_coef", ["agent.policy.kl_coef: float >= 0"]),
+        ("policy.kl_coef", ["agent.policy.kl_coef: float >= 0"]),
         ("divergence", ["agent.policy.divergence: reverse | ", "agent.prior.divergence: "]),
         ("train.seed", ["train.seed: int >= 0; default 0"]),
         ("presets", ["po_mpc_forward", *presets.PRESETS]),

@@ -15,8 +15,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "agent.optimizer.target_rate": 0.1,
         # On cartpole-swingup more updates of a small model beat a larger one (docs/notebook.md).
         "train.updates_per_decision": 2.5,
-        # The actors are 43 % of an update and need fewer of them than the model.
-        "agent.policy.interval": 2,
         # Without these two, agents that had learned fell back from one evaluation to the next.
         "agent.optimizer.decay_updates": 5_000,
         "agent.policy.average_updates": 300,
