@@ -79,7 +79,6 @@ def test_every_part_is_a_program_of_this_project(tmp_path):
         (["--minutes=0"], "--minutes = 0: must be above 0"),
         (["--only", "agnt"], "--only = 'agnt': must be of agent, .* did you mean agent?"),
         (["--out=/dev/null/x"], "--out = '/dev/null/x': '/dev/null' is no folder"),
-        (["--onli=agent"], "--onli: unknown argument; did you mean --only?"),
         (["--against=/nowhere/x.json"], "--against = '/nowhere/x.json': must be a machine.json"),
     ],
 )
@@ -90,6 +89,13 @@ def test_bad_input_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
     assert error.count("\n") == 1
     assert re.search(words, error)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_flag_is_one_line(capsys):
+    with pytest.raises(SystemExit) as error:
+        machine.main(["--onli=agent"])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == "error: --onli: unknown argument; did you mean --only?\n"
 
 
 def test_rows_are_complete_after_each(tmp_path, capsys):
