@@ -14,14 +14,11 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "agent.optimizer.discount": 0.98,
         "agent.optimizer.target_rate": 0.1,
         # On cartpole-swingup more updates of a small model beat a larger one (docs/notebook.md).
-        "train.updates_per_decision": 2.5,
-        # Without these two, agents that had learned fell back from one evaluation to the next.
-        "agent.optimizer.decay_updates": 5_000,
-        "agent.policy.average_updates": 300,
-        "train.total_decisions": 12_000,
-        "train.capacity": 12_000,
+        "train.updates_per_decision": 1.5,
+        "train.total_decisions": 18_000,
+        "train.capacity": 18_000,
         "train.chunk_decisions": 500,
-        "train.eval_decisions": 4_000,
+        "train.eval_decisions": 6_000,
         # A machine that is switched off costs a minute of training.
         "train.checkpoint_decisions": 2_000,
     }
