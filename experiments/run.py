@@ -111,6 +111,7 @@ def _prepare(argv: list[str], whole: settings.Settings, joined: Group | None) ->
         on_checked=lambda trainer: None if options.print_only else announce(options.config),
         command=command,
         began=clock.STARTED,
+        programs=settings.programs(options.cache_dir),
         together=processes.together(joined, options.workdir, control),
     )
     for line in effects.without_effect(options.config):

@@ -231,6 +231,12 @@ def _cache_dir(chosen: str | None) -> str | None:
     return str(Path(home, ".cache", "pomcp_jax", "xla")) if os.path.isabs(home) else None
 
 
+def programs(cache_dir: str | None) -> Path | None:
+    """Folder of whole compiled programs beside the compilation cache; None without a local one."""
+    local = cache_dir is not None and "://" not in cache_dir
+    return Path(cache_dir, "programs") if local else None
+
+
 def _default_workdir(path: str, argument: str, size: str) -> str:
     parts = [*results.folder_name(argument).split(","), size]
     tail = "-".join(part for part in parts if part) or "default"

@@ -124,6 +124,7 @@ def prepare(argv: list[str]) -> tuple[settings.Settings, Trainer]:
             on_checked=checked,
             command=process.command("experiments.sweep", argv),
             began=clock.STARTED,
+            programs=settings.programs(options.cache_dir),
         )
     except ConfigError as error:
         # The trainer names its arguments; here they are flags.

@@ -6,6 +6,7 @@ received all of them would be compiled again for another ``train.checkpoint_keep
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pomcp_jax import program_store
 from pomcp_jax.config import Config
+from pomcp_jax.program_store import Program, Signature, Store
 from pomcp_jax.types import PyTree
 
 LEVEL = "xla_backend_optimization_level"
@@ -81,6 +84,18 @@ class Compiled:
     """Called with the arguments first; raises if they do not fit."""
     finish: Callable[..., Any] | None = None
     """``(result, *arguments) -> result``, on the host."""
+    name: str = ""
+    """Of the programs in ``store``; tells apart functions of the same arguments."""
+    store: Store | None = None
+    """Where programs are kept for later processes; without one, each process traces its own."""
+    types: tuple[type, ...] = ()
+    """Named tuples in the result, as :func:`program_store.find` has to know them."""
+    _programs: dict[Signature, Program | None] = dataclasses.field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+    _lock: Any = dataclasses.field(
+        default_factory=threading.Lock, init=False, compare=False, repr=False
+    )
 
     def _reduced(self, args: tuple) -> tuple:
         return tuple(reduced(x, self.reads) if isinstance(x, Config) else x for x in args)
@@ -90,8 +105,21 @@ class Compiled:
         if self.check is not None:
             self.check(*args)
         # ``check`` and ``finish`` run in Python and get the whole configuration.
-        out = self.function(*self._reduced(args))
+        args_read = self._reduced(args)
+        out = (self._stored(args_read) or self.function)(*args_read)
         return out if self.finish is None else self.finish(out, *args)
+
+    def _stored(self, args: tuple) -> Program | None:
+        """The program for arguments like ``args`` from the store, to which it may be new."""
+        if self.store is None or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args)):
+            return None
+        signature = program_store.signature(args)
+        with self._lock:  # so that two threads do not trace the same
+            if signature not in self._programs:
+                self._programs[signature] = program_store.find(
+                    self.store, self.name, self.function, args, self.types
+                )
+            return self._programs[signature]
 
     def prepare(self, *args: Any) -> Callable[[], None]:
         """A function that compiles for arguments like these, which may be called in a thread.
@@ -102,7 +130,11 @@ class Compiled:
         shapes = jax.tree.map(_shape, self._reduced(args))
 
         def work() -> None:
-            self.function.lower(*shapes).compile()
+            stored = self._stored(shapes)
+            if stored is None:
+                self.function.lower(*shapes).compile()
+            else:
+                stored.compile(*shapes)
 
         return work
 

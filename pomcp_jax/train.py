@@ -522,6 +522,8 @@ def build(config: Config, env: Env) -> Program:
         spec,
         mesh,
         begin_with,
-        Compiled(step, CHUNK_READS, functools.partial(_check_state, extra=extra), finished),
+        Compiled(
+            step, CHUNK_READS, functools.partial(_check_state, extra=extra), finished, "chunk"
+        ),
         *schedule.phases(config),
     )

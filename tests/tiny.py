@@ -64,14 +64,14 @@ def saved(workdir, decisions):
 @contextlib.contextmanager
 def shared_programs():
     """Let trainers of equal configurations, on environments of ours, share compiled functions."""
-    programs, build = {}, trainer.build
+    built, build = {}, trainer.build
 
-    def shared(config, env):
+    def shared(config, env, programs=None):
         if env is not None:
-            return build(config, env)
+            return build(config, env, programs)
         key = repr(config)
-        programs[key] = programs.get(key) or build(config, env)
-        return programs[key]
+        built[key] = built.get(key) or build(config, env, programs)
+        return built[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "build", shared)

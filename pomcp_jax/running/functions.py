@@ -1,8 +1,10 @@
 """Compiled functions of a run: the training program, evaluation, and resets of diverged agents."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +17,7 @@ from pomcp_jax import (
     evaluate,
     fine_tuning,
     prefill,
+    program_store,
     seed_axis,
     state_edits,
     train,
@@ -25,6 +28,7 @@ from pomcp_jax.envs import history
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.fine_tuning import Learned
+from pomcp_jax.program_store import Store
 from pomcp_jax.running import trained
 from pomcp_jax.running.metrics import Results
 from pomcp_jax.train import Program, TrainState
@@ -46,66 +50,82 @@ class Functions(NamedTuple):
     """Reads ``train.buffer`` and checks it; None without one."""
 
 
-def build(config: Config, env: Env | None = None) -> Functions:
+def build(config: Config, env: Env | None = None, programs: Path | None = None) -> Functions:
     """Build the functions of a run without compiling them; ``config.env`` names a missing ``env``.
+
+    ``programs``: folder of lowered programs (:mod:`pomcp_jax.program_store`).
 
     Raises:
       ConfigError: a package, a file or a capability of the physics is missing, or the agent of
         ``train.start_from`` does not fit.
     """
+    ours = env is None and not envs.is_own(config.env.task)
     env = environment(config) if env is None else history.stacked(env, config.env.history)
     # Run.go reports the same doubts as progress lines; a warning would repeat them with a path.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         program = train.build(config, env)
-    buffer = None
-    if config.train.buffer:
-        # Kept between the check at the start and the initial state: files may be large.
-        buffer = functools.lru_cache(maxsize=1)(lambda: prefill.load(config, env))
-        program = program._replace(init=prefill.filling(program.init, buffer, program.mesh))
+    store = _store(programs if ours else None, config, program)
+    program = program._replace(chunk=dataclasses.replace(program.chunk, store=store))
+    program, buffer = _prefilled(program, config)
     # Environments on the host are in the middle of training's episodes.
     apart = env if env.outside is None else env.outside.apart()
 
     def planner(state: TrainState, config: Config) -> tuple[Episodes, Any]:
         played = diagnostics.evaluate_run(state, config, env=apart, spec=program.spec)
+        # NaNs leave the program as masks: under jax_debug_nans a NaN that means "no value" would
+        # raise. They are put back on the host.
         return played[0], compiled.hide_nans(played[1])
 
-    # NaNs leave the program as masks: under jax_debug_nans a NaN that means "no value" would
-    # raise. They are put back on the host.
-    with_nans = functools.partial(_with_nans, program)
-    own = functools.partial(_without_padding, program)
-
     def policy(state: TrainState, config: Config) -> Episodes:
+        keys = train.fold_keys(state, train.EVALUATION, state.iteration)
         return evaluate.rollout(
-            state.agent.params,
-            train.fold_keys(state, train.EVALUATION, state.iteration),
-            env=apart,
-            spec=program.spec,
-            config=config.agent,
-            episodes=config.train.eval_episodes,
-            planner=False,
-        )
+            state.agent.params, keys, env=apart, spec=program.spec, config=config.agent,
+            episodes=config.train.eval_episodes, planner=False,
+        )  # fmt: skip
 
     def renew(state: TrainState, config: Config, which: jax.Array) -> TrainState:
         return state_edits.reset_agents(state, config, program.spec, which)
 
-    def spread(function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
-        return seed_axis.spread(function, program.mesh, in_specs, out_specs)
-
     # ``reads`` are what the traces depend on: no other setting compiles them again.
     only_state, reads = (train.SPECS, None), diagnostics.READS
+    spread = lambda f, *specs: seed_axis.spread(f, program.mesh, *specs)  # noqa: E731
+
+    def evaluation(play: Callable, **options: Any) -> Compiled:
+        jitted = jax.jit(spread(play, only_state, seed_axis.SPLIT))
+        return Compiled(jitted, reads, store=store, types=(Episodes,), **options)
+
     renewed = spread(renew, (*only_state, seed_axis.SPLIT), train.SPECS)
     renewed = jax.jit(renewed, donate_argnums=0, compiler_options=compiled.once())
     functions = Functions(
         program,
-        Compiled(jax.jit(spread(planner, only_state, seed_axis.SPLIT)), reads, finish=with_nans),
-        Compiled(jax.jit(spread(policy, only_state, seed_axis.SPLIT)), reads, finish=own),
+        evaluation(planner, finish=functools.partial(_with_nans, program), name="planner"),
+        evaluation(policy, finish=functools.partial(_without_padding, program), name="policy"),
         Compiled(renewed, train.CHUNK_READS),
         list if env.outside is None else env.outside.notes,
         buffer,
     )
     learned = trained.learned(config, program.spec)
     return _for_all_rows(functions if learned is None else _started(functions, learned))
+
+
+def _store(folder: Path | None, config: Config, program: Program) -> Store | None:
+    """A store if programs are to be kept and can be: those of several devices are bound to them."""
+    if folder is None or program.mesh is not None:
+        return None
+    return program_store.store(folder, config.env)
+
+
+def _prefilled(
+    program: Program, config: Config
+) -> tuple[Program, Callable[[], prefill.Prefill] | None]:
+    """``program`` whose initial replay has the rows of ``train.buffer``, and what reads them."""
+    if not config.train.buffer:
+        return program, None
+    # Kept between the check at the start and the initial state: files may be large.
+    buffer = functools.lru_cache(maxsize=1)(lambda: prefill.load(config, program.env))
+    filled = prefill.filling(program.init, buffer, program.mesh)
+    return program._replace(init=filled), buffer
 
 
 def _without_padding(program: Program, out: Any, _: TrainState, config: Config) -> Any:

@@ -110,6 +110,7 @@ class Trainer:
         command: str = "pomcp_jax.Trainer",
         began: float | None = None,
         together: Together | None = None,
+        programs: Path | None = None,
     ):
         """Check the arguments and prepare a run; compiles and writes nothing.
 
@@ -129,6 +130,7 @@ class Trainer:
           command: how the run was started, for run.json.
           began: start of this sitting by ``time.monotonic``; the call of :meth:`run` by default.
           together: of a run over several processes, each with a Trainer of its own seeds.
+          programs: folder of lowered programs for later runs (:mod:`pomcp_jax.program_store`).
 
         Raises:
           ConfigError: one line that names what is invalid.
@@ -140,17 +142,13 @@ class Trainer:
         validate = validation.validate_config if env is None else validation.validate_run
         validate(self.cells[0].config)
         self.config = cells_lib.joined(self.cells)
-        """Configuration of all seeds: swept floats have the axis S."""
+        """Of all seeds: swept floats have the axis S."""
         # The workdir first: building the functions imports the physics, which takes seconds.
         workdirs.check_workdir(self.options.workdir, config, resume, self.options.grid)
         on_checked(self)
-        self.functions: Functions = build(_as_before(self.config, self.options), env)
+        self.functions: Functions = build(_as_before(self.config, self.options), env, programs)
         self.replay_bytes = _replay_bytes(self.config, self.functions)
-        try:
-            validation.validate_memory(self.config, self.replay_bytes)
-        except ConfigError as error:
-            rows = f" ({len(self.cells)} cells x {config.train.num_seeds} seeds)"
-            raise ConfigError(f"{error}{rows * bool(self.options.grid)}") from None
+        _check_memory(self.config, self.replay_bytes, self.options, len(self.cells))
         _check_buffer(self.options, self.functions)
         self.control = Control(Progress()) if control is None else control
         self.on_row, self.command, self._began = tuple(on_row), command, began
@@ -217,6 +215,14 @@ def _replay_bytes(config: Config, functions: Functions) -> int:
     """Bytes of replay of all rows on the devices."""
     program = functions.program
     return train.replay_bytes(config, program.env, seed_axis.shares(program.mesh))
+
+
+def _check_memory(config: Config, replay_bytes: int, options: Options, num_cells: int) -> None:
+    try:
+        validation.validate_memory(config, replay_bytes)
+    except ConfigError as error:
+        rows = f" ({num_cells} cells x {options.config.train.num_seeds} seeds)"
+        raise ConfigError(f"{error}{rows * bool(options.grid)}") from None
 
 
 def _check_buffer(options: Options, functions: Functions) -> None:
