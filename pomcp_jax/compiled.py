@@ -69,7 +69,9 @@ def _shape(x: Any) -> Any:
     if not isinstance(x, jax.Array):
         return x
     # The placement of an array that was never committed is no part of the cache's key.
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if x.committed else None)
+    place = x.sharding if x.committed else None
+    weak = getattr(x, "weak_type", False)  # arrays of keys have none
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place, weak_type=weak)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +113,13 @@ class Compiled:
 
     def _stored(self, args: tuple) -> Program | None:
         """The program for arguments like ``args`` from the store, to which it may be new."""
-        if self.store is None or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args)):
+        signature = None if self.store is None else program_store.signature(args)
+        if self.store is None or signature is None:
             return None
-        signature = program_store.signature(args)
         with self._lock:  # so that two threads do not trace the same
             if signature not in self._programs:
                 self._programs[signature] = program_store.find(
-                    self.store, self.name, self.function, args, self.types
+                    self.store, self.name, signature, self.function, args, self.types
                 )
             return self._programs[signature]
 

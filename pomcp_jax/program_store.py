@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -27,10 +28,20 @@ from pomcp_jax.types import PyTree
 MOST_BYTES = 256 * 1024**2
 """Size of a folder beyond which the programs that were not used for longest are removed."""
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "mujoco", "mujoco-mjx", "brax", "dm_control")
-DEBUGGING = ("jax_debug_nans", "jax_debug_infs", "jax_disable_jit", "jax_check_tracer_leaks")
-"""Settings of JAX under which programs are not what they would be without."""
-_HARMLESS = ("cache", "dump", "log", "traceback", "transfer", "coordinator", "dir")
-"""Parts of the names of settings of JAX that do not change a program."""
+UNSTORED = (
+    "jax_debug_nans", "jax_debug_infs", "jax_disable_jit", "jax_check_tracer_leaks",
+    "jax_default_device",
+)  # fmt: skip
+"""Settings of JAX with which no program is stored or read: they debug, or choose a device."""
+_HARMLESS = tuple(
+    f"jax_{name}"
+    for name in (
+        "compilation_cache", "persistent_cache", "raise_persistent_cache", "dump_ir", "log_",
+        "logging", "debug_log_modules", "compiler_detailed_logging", "traceback",
+        "tracer_error", "transfer_guard",
+    )
+)  # fmt: skip
+"""Beginnings of the names of settings of JAX that do not change a program."""
 
 Signature = tuple[Any, ...]
 Described = Any
@@ -67,10 +78,10 @@ class Program(NamedTuple):
 
 
 def storable(env: EnvConfig) -> bool:
-    """Whether programs with the environment that ``env`` names depend on our own sources only.
+    """Whether programs with the environment that ``env`` names depend on files that keys cover.
 
-    Environments of a user's own, or of other packages, may change without notice, and programs that
-    call the host are bound to a process.
+    Those of a user's own, or of other packages, may change without notice, and programs that call
+    the host are bound to a process.
     """
     family, slash, _ = env.task.partition("/")
     ours = family == "probe" if slash else ":" not in env.task
@@ -84,27 +95,44 @@ def store(folder: Path, env: EnvConfig) -> Store | None:
       folder: need not exist.
       env: names the environments; it must not be one that the user registered.
     """
-    values = jax.config.values
-    if not storable(env) or any(values.get(name) for name in DEBUGGING):
+    models = _models()
+    if not storable(env) or not _IMPORTED or models is None:
         return None
-    settings = {
-        name: str(value)
-        for name, value in sorted(values.items())
-        if not any(part in name for part in _HARMLESS)
-    }
     # What a program is lowered for; JAX's cache knows what machine code depends on besides.
     device = jax.devices()[0]
-    known = (_sources(), _versions(), device.platform, device.device_kind, settings, repr(env))
+    known = (_IMPORTED, models, _versions(), device.platform, device.device_kind, repr(env))
     return Store(folder, hashlib.sha256(repr(known).encode()).hexdigest())
 
 
-@functools.cache
 def _sources() -> str:
-    """Digest of this package's files."""
+    """Digest of this package's modules; empty if they cannot be read."""
     place, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(place.rglob("*")):
-        if path.is_file() and path.suffix != ".pyc":
+    try:
+        for path in sorted(place.rglob("[!.]*.py")):
             digest.update(f"{path.relative_to(place)}\0".encode() + path.read_bytes())
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+_IMPORTED = _sources()
+"""What this process runs, whatever happens to the files later."""
+
+
+def _models() -> str | None:
+    """Digest of dm_control's models, without which it is that of nothing; None: unreadable."""
+    package = importlib.util.find_spec("dm_control")
+    digest = hashlib.sha256()
+    for place in (package and package.submodule_search_locations) or ():
+        suite = Path(place) / "suite"
+        try:
+            for path in sorted(suite.rglob("*.xml")):
+                digest.update(f"{path.relative_to(suite)}\0".encode() + path.read_bytes())
+            for path in sorted((suite / "dog_assets").rglob("*")):  # 30 MB of meshes
+                about = path.stat()
+                digest.update(f"{path.name} {about.st_size} {about.st_mtime_ns}\0".encode())
+        except OSError:
+            return None
     return digest.hexdigest()
 
 
@@ -118,10 +146,28 @@ def _versions() -> list[str]:
     return [platform.python_version(), *map(installed, PACKAGES)]
 
 
-def signature(args: PyTree) -> Signature:
-    """What a program of these arguments depends on: their structure, shapes and dtypes."""
+def signature(args: PyTree) -> Signature | None:
+    """What a program of these arguments depends on; None if it can be neither stored nor read.
+
+    The arguments' structure, shapes and dtypes, and JAX's settings in this thread.
+    """
+    values = jax.config.values
+    settings = {name: getattr(jax.config, name, value) for name, value in values.items()}
+    if any(settings.get(name) for name in UNSTORED):
+        return None
     leaves, structure = jax.tree.flatten(args)
-    return structure, tuple(map(_leaf, leaves))
+    place = {jax.devices()[0]}
+    for x in leaves:
+        if isinstance(x, jax.core.Tracer):
+            return None
+        if isinstance(x, jax.Array) and x.committed and x.sharding.device_set != place:
+            return None
+    chosen = tuple(
+        (name, str(value))
+        for name, value in sorted(settings.items())
+        if not name.startswith(_HARMLESS)
+    )
+    return structure, tuple(map(_leaf, leaves)), chosen
 
 
 def _leaf(x: Any) -> Any:
@@ -131,19 +177,25 @@ def _leaf(x: Any) -> Any:
 
 
 def find(
-    store: Store, name: str, function: jax.stages.Wrapped, args: tuple, types: tuple[type, ...] = ()
+    store: Store,
+    name: str,
+    signature: Signature,
+    function: jax.stages.Wrapped,
+    args: tuple,
+    types: tuple[type, ...] = (),
 ) -> Program | None:
     """The stored program, or that of ``function``, which is stored then; None without either.
 
     Args:
       store: of this process.
       name: of the function.
+      signature: of ``args``.
       function: from ``jax.jit``; not called if its program is found.
       args: arrays or their shapes, and other leaves.
       types: named tuples of which the result may consist, besides arrays, dictionaries, tuples
         and the structures of arguments.
     """
-    place = store.folder / f"{_key(store, name, signature(args))}.program"
+    place = store.folder / f"{_key(store, name, signature)}.program"
     stored = _load(place)
     if stored is None:
         try:
@@ -157,8 +209,8 @@ def find(
     call = jax.export.deserialize(bytearray(stored.program)).call
     # Results are committed to the device. Without a place for arguments too, a second call, with
     # results of the first, would be another program.
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    function = jax.jit(call, donate_argnums=tuple(stored.donated), in_shardings=place)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    function = jax.jit(call, donate_argnums=tuple(stored.donated), in_shardings=device)
     return Program(function, stored.out, types)
 
 
@@ -194,7 +246,7 @@ def _described(tree: PyTree, args: tuple, types: tuple[type, ...]) -> Described:
     if structure in known:
         return ["argument", known.index(structure)]
     inner = functools.partial(_described, args=args, types=types)
-    if type(tree) is dict:
+    if type(tree) is dict and all(isinstance(key, str) for key in tree):
         return ["dict", {key: inner(tree[key]) for key in sorted(tree)}]
     if type(tree) in (tuple, *types):
         return [type(tree).__name__, [inner(x) for x in tree]]
@@ -217,9 +269,9 @@ def _rebuilt(
 
 
 def _key(store: Store, name: str, signature: Signature) -> str:
-    structure, leaves = signature
+    structure, leaves, settings = signature
     # A structure's text has all static values, those of a configuration included.
-    text = "\n".join([store.origin, name, str(structure), repr(leaves)])
+    text = "\n".join([store.origin, name, str(structure), repr(leaves), repr(settings)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -238,6 +290,8 @@ def _load(place: Path) -> _Stored | None:
 
 
 def _save(place: Path, stored: _Stored) -> None:
+    if _sources() != _IMPORTED:  # edited meanwhile: some modules may have been imported since
+        return
     body = json.dumps([stored.donated, stored.out]).encode() + b"\n" + stored.program
     with contextlib.suppress(OSError):  # a full or read-only disk costs the next start its time
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -204,10 +205,11 @@ def test_what_programs_depend_on_is_in_their_key(tmp_path, monkeypatch):
     before = origin()
     assert origin() == before
     others = [origin(task="walker-walk"), origin(action_repeat=1)]
-    with jax.numpy_rank_promotion("allow"):
+    with monkeypatch.context() as patch:
+        patch.setattr(program_store, "_IMPORTED", "an edited file")
         others.append(origin())
     with monkeypatch.context() as patch:
-        patch.setattr(program_store, "_sources", lambda: "an edited file")
+        patch.setattr(program_store, "_models", lambda: "an edited model")
         others.append(origin())
     with monkeypatch.context() as patch:
         patch.setattr("importlib.metadata.version", lambda name: "0.0")
@@ -215,22 +217,104 @@ def test_what_programs_depend_on_is_in_their_key(tmp_path, monkeypatch):
     assert len({before, *others}) == 1 + len(others)
 
 
-def test_sources_are_all_files_of_the_package(tmp_path, monkeypatch):
-    def digest():
-        return program_store._sources.__wrapped__()
-
+def test_sources_are_all_modules_of_the_package(tmp_path, monkeypatch):
     (tmp_path / "envs").mkdir()
     monkeypatch.setattr(program_store, "__file__", str(tmp_path / "program_store.py"))
-    seen = [digest()]
-    for name, text in [("a.py", "1"), ("a.py", "2"), ("envs/model.xml", "1"), ("envs/b.py", "1")]:
+    seen = [program_store._sources()]
+    for name, text in [("a.py", "1"), ("a.py", "2"), ("envs/b.py", "1")]:
         (tmp_path / name).write_text(text)
-        seen.append(digest())
+        seen.append(program_store._sources())
+    assert len(set(seen)) == len(seen)
+    (tmp_path / ".a.py.swp").write_text("an editor's")
+    (tmp_path / "a.cpython-311.pyc.123").write_text("a compiler's")
+    assert program_store._sources() == seen[-1]
+
+
+def test_models_are_those_that_are_read(tmp_path, monkeypatch):
+    suite = tmp_path / "dm_control" / "suite"
+    (suite / "common").mkdir(parents=True)
+    (tmp_path / "dm_control" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = []
+    for name in ("cartpole.xml", "common/skybox.xml"):
+        for text in ("<mujoco/>", "<mujoco />"):
+            (suite / name).write_text(text)
+            seen.append(program_store._models())
     assert len(set(seen)) == len(seen)
 
 
-def test_nothing_is_stored_while_debugging(tmp_path):
-    with jax.debug_nans(True):
-        assert store(tmp_path) is None
+def test_a_process_whose_files_were_edited_stores_nothing(tmp_path, config, monkeypatch):
+    """Its modules may be the old ones, or some of each."""
+    function = doubled(tmp_path, [])
+    monkeypatch.setattr(program_store, "_sources", lambda: "edited")
+    assert function(jnp.ones(3), 2, config)["out"][0] == 2 * config.agent.mppi.horizon
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_cannot_be_read_cost_nothing_but_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(program_store, "_IMPORTED", "")
+    assert store(tmp_path) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(program_store, "_models", lambda: None)
+    assert store(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        lambda: jax.debug_nans(True),
+        lambda: jax.disable_jit(True),
+        lambda: jax.default_device(jax.devices()[0]),
+    ],
+)
+def test_nothing_is_stored_while_debugging_or_on_a_chosen_device(tmp_path, config, setting):
+    function = doubled(tmp_path, [])
+    with setting():
+        assert function(jnp.ones(3), 2, config)["out"][0] == 2 * config.agent.mppi.horizon
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_those_of_the_call(tmp_path):
+    """Those of another thread, or of when the function was built, are another program's."""
+
+    def draw(key):
+        return jax.random.uniform(key, (5,))
+
+    def drawn(*, prepared=False):
+        function = Compiled(
+            jax.jit(lambda key: draw(key)), frozenset(), name="draw", store=store(tmp_path)
+        )
+        if prepared:
+            thread = threading.Thread(target=function.prepare(jax.random.key(0)))
+            thread.start()
+            thread.join()
+        return np.asarray(function(jax.random.key(0)))
+
+    default = np.asarray(draw(jax.random.key(0)))
+    with jax.threefry_partitionable(False):
+        other = np.asarray(draw(jax.random.key(0)))
+        np.testing.assert_array_equal(drawn(prepared=True), other)
+    assert (default != other).any()
+    for _ in range(2):
+        np.testing.assert_array_equal(drawn(), default)
+
+
+def test_keys_of_dictionaries_are_those_of_the_result(tmp_path):
+    for _ in range(2):
+        function = Compiled(
+            jax.jit(lambda x: {2: x, 10: x + 1}), frozenset(), name="f", store=store(tmp_path)
+        )
+        assert list(function(jnp.ones(2))) == [2, 10]
+
+
+def test_a_prepared_program_is_the_one_that_is_called(tmp_path, config):
+    """Weak types, as in swept floats, are part of it."""
+    function = doubled(tmp_path, [])
+    weak = jnp.broadcast_to(jnp.asarray(1.0), (3,))
+    assert weak.weak_type
+    function.prepare(weak, 2, config)()
+    function(weak, 2, config)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_programs_used_longest_ago_are_removed(tmp_path, monkeypatch, config):
@@ -280,7 +364,7 @@ def test_a_stored_program_may_call_lapack(tmp_path):
 
 def trained(tmp_path, name, config: Config, stores=True):
     """A run that keeps its programs, as in a process of its own."""
-    folder = tmp_path / "programs" if stores else None
+    folder = str(tmp_path / "programs") if stores else None
     run = trainer.Trainer(config, tmp_path / name, programs=folder)
     assert run.run().code == 0
 

@@ -110,7 +110,7 @@ class Trainer:
         command: str = "pomcp_jax.Trainer",
         began: float | None = None,
         together: Together | None = None,
-        programs: Path | None = None,
+        programs: Path | str | None = None,
     ):
         """Check the arguments and prepare a run; compiles and writes nothing.
 
@@ -146,7 +146,8 @@ class Trainer:
         # The workdir first: building the functions imports the physics, which takes seconds.
         workdirs.check_workdir(self.options.workdir, config, resume, self.options.grid)
         on_checked(self)
-        self.functions: Functions = build(_as_before(self.config, self.options), env, programs)
+        kept = None if programs is None else workdirs.expanded(programs, "programs")
+        self.functions: Functions = build(_as_before(self.config, self.options), env, kept)
         self.replay_bytes = _replay_bytes(self.config, self.functions)
         _check_memory(self.config, self.replay_bytes, self.options, len(self.cells))
         _check_buffer(self.options, self.functions)
