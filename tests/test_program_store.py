@@ -235,6 +235,8 @@ def test_models_are_those_that_are_read(tmp_path, monkeypatch):
     (suite / "common").mkdir(parents=True)
     (tmp_path / "dm_control" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    # Another test may have imported the installed one, which would be found before the path is.
+    monkeypatch.delitem(sys.modules, "dm_control", raising=False)
     seen = []
     for name in ("cartpole.xml", "common/skybox.xml"):
         for text in ("<mujoco/>", "<mujoco />"):
