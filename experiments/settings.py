@@ -232,7 +232,7 @@ def _cache_dir(chosen: str | None) -> str | None:
 
 
 def programs(cache_dir: str | None) -> Path | None:
-    """Folder of whole compiled programs beside the compilation cache; None without a local one."""
+    """Folder of lowered programs beside the compilation cache; None without a local one."""
     local = cache_dir is not None and "://" not in cache_dir
     return Path(cache_dir, "programs") if local else None
 

@@ -13,7 +13,6 @@ steps without asking whether the newer ones can be read (docs/reliability.md).
 
 import contextlib
 import functools
-import importlib.metadata
 import math
 import re
 import shutil
@@ -32,6 +31,7 @@ from pomcp_jax.agent import AgentState
 from pomcp_jax.arrays import Arrays, MismatchError
 from pomcp_jax.config import Config
 from pomcp_jax.digests import CheckpointError, DamagedError, ShortageError
+from pomcp_jax.packages import installed
 from pomcp_jax.train import TrainState
 from pomcp_jax.types import PyTree
 
@@ -117,14 +117,6 @@ def snapshot(state: AgentState | TrainState, num_seeds: int | None = None) -> Sn
     # The agent is a separate item, so that it can be read without replay.
     mine = {name: copies.pop(name) for name in leaves if name.startswith(".agent.")}
     return Snapshot({name.removeprefix(".agent"): x for name, x in mine.items()}, copies)
-
-
-def installed(name: str) -> str:
-    """A package's version; ``unknown`` if it is on the path but not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @functools.cache

@@ -8,7 +8,6 @@ Stored and new programs are the same StableHLO, and so compute the same bits.
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 
 from pomcp_jax import files
 from pomcp_jax.config import EnvConfig
+from pomcp_jax.packages import installed
 from pomcp_jax.types import PyTree
 
 MOST_BYTES = 256 * 1024**2
@@ -99,8 +99,8 @@ def store(folder: Path, env: EnvConfig) -> Store | None:
     if not storable(env) or not _IMPORTED or models is None:
         return None
     # What a program is lowered for; JAX's cache knows what machine code depends on besides.
-    device = jax.devices()[0]
-    known = (_IMPORTED, models, _versions(), device.platform, device.device_kind, repr(env))
+    device, versions = jax.devices()[0], (platform.python_version(), *map(installed, PACKAGES))
+    known = (_IMPORTED, models, versions, device.platform, device.device_kind, repr(env))
     return Store(folder, hashlib.sha256(repr(known).encode()).hexdigest())
 
 
@@ -120,7 +120,7 @@ _IMPORTED = _sources()
 
 
 def _models() -> str | None:
-    """Digest of dm_control's models, without which it is that of nothing; None: unreadable."""
+    """Digest of dm_control's models, of nothing if it is not installed; None: unreadable."""
     package = importlib.util.find_spec("dm_control")
     digest = hashlib.sha256()
     for place in (package and package.submodule_search_locations) or ():
@@ -134,16 +134,6 @@ def _models() -> str | None:
         except OSError:
             return None
     return digest.hexdigest()
-
-
-def _versions() -> list[str]:
-    def installed(name: str) -> str:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return ""
-
-    return [platform.python_version(), *map(installed, PACKAGES)]
 
 
 def signature(args: PyTree) -> Signature | None:

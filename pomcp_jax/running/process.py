@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from pomcp_jax import checkpoint
+from pomcp_jax.packages import installed
 
 
 def commit() -> str | None:
@@ -44,7 +44,7 @@ def describe(command: str) -> dict[str, Any]:
         "commit": commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: checkpoint.installed(name) for name in packages},
+        "versions": {name: installed(name) for name in packages},
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
         "cpu_cores": cpu_cores(),

@@ -142,7 +142,7 @@ class Trainer:
         validate = validation.validate_config if env is None else validation.validate_run
         validate(self.cells[0].config)
         self.config = cells_lib.joined(self.cells)
-        """Of all seeds: swept floats have the axis S."""
+        """Configuration of all seeds: swept floats have the axis S."""
         # The workdir first: building the functions imports the physics, which takes seconds.
         workdirs.check_workdir(self.options.workdir, config, resume, self.options.grid)
         on_checked(self)
