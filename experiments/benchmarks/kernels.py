@@ -185,8 +185,8 @@ def compile_ahead(function: Callable, arguments: tuple, donated: tuple[int, ...]
     sharding = SingleDeviceSharding(topology.devices[0])
 
     def described(x: Any) -> jax.ShapeDtypeStruct:
-        weak = isinstance(x, float)
-        dtype = jax.numpy.float32 if weak else x.dtype
+        weak = isinstance(x, int | float)  # Python's numbers, as configurations have them
+        dtype = jax.numpy.result_type(x) if weak else x.dtype
         return jax.ShapeDtypeStruct(jax.numpy.shape(x), dtype, sharding=sharding, weak_type=weak)
 
     arguments = jax.tree.map(described, arguments)
