@@ -353,10 +353,14 @@ class PriorConfig:
 
     divergence: Literal["reverse", "forward"] = "reverse"
     """``reverse`` KL(prior || record) or ``forward`` KL(record || prior)."""
-    weight: Literal["equal", "precision"] = "equal"
-    """Weight of a record in the fit, in each dimension of the action: ``equal``, or its
-    ``precision`` 1 / std^2 relative to the batch's mean, so that sure plans count more than wide
-    ones, as in weighted least squares. Plans get surer as an agent learns: old ones fade."""
+    weight: Literal["equal", "precision", "recent"] = "equal"
+    """Weight of a record in the fit: ``equal``; in each dimension of the action its ``precision``
+    1 / std^2 relative to the batch's mean, so that sure plans count more than wide ones, as in
+    weighted least squares; or more the more ``recent`` it is (``half_life``)."""
+    half_life: Positive = 0.1
+    """Age at which a ``recent`` record has half the weight of a new one, as a share of all updates
+    so far. With equal weights the prior is the mean of all plans in replay, which falls behind a
+    planner that improves."""
     gate: bool = False
     """Fit a record only where it is worth at least what the critic gives the prior's mean."""
     gate_value: Literal["plan", "critic"] = "plan"

@@ -51,6 +51,11 @@ RULES: tuple[Rule, ...] = (
         "prior.weight",
     ),
     _agent(
+        lambda agent: agent.prior.weight != "recent" or not agent.policy.learns_prior,
+        "agent.prior.weight is not 'recent', or no prior is fitted",
+        "prior.half_life",
+    ),
+    _agent(
         lambda agent: agent.policy.prior != "mixture",
         "agent.policy.prior is not 'mixture'",
         "policy.prior_mix",

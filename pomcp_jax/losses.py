@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import actors, maths
 from pomcp_jax.actors import PolicySample
@@ -81,6 +81,21 @@ def precision_weights(record: Gaussian, mask: Bool[Array, "*batch"]) -> Float[Ar
     total = jnp.sum(jnp.where(chosen, precision, 0.0), axis=axes, keepdims=True)
     share = precision / jnp.where(total > 0.0, total, 1.0)
     return jnp.where(chosen, share * jnp.sum(chosen.astype(total.dtype)), 0.0)
+
+
+def recency_weights(
+    made: Int[Array, "*batch"], mask: Bool[Array, "*batch"], half_life: Float[Array, ""] | float
+) -> Float[Array, "*batch"]:
+    """``2^(-age / half_life)`` with a mean of 1 over the records in ``mask``, 0 for the others.
+
+    The age of a record is how many updates it is older than the newest in ``mask``, as a share of
+    the updates before that one. Records made before any update all weigh the same.
+    """
+    newest = jnp.max(jnp.where(mask, made, 0))
+    age = (newest - made).astype(jnp.float32) / jnp.maximum(newest, 1).astype(jnp.float32)
+    weight = jnp.where(mask, jnp.exp2(-age / half_life), 0.0)
+    total = jnp.sum(weight)
+    return weight * jnp.sum(mask.astype(weight.dtype)) / jnp.where(total > 0.0, total, 1.0)
 
 
 def value_weights(

@@ -64,7 +64,8 @@ def prior_loss(
 
     ``reverse`` KL(prior || record) has the precision-weighted geometric mean of
     the records as optimum, ``forward`` their moment match. ``prior.weight`` prefers records of
-    sure plans (:func:`pomcp_jax.losses.precision_weights`). With ``prior.gate`` a
+    sure plans (:func:`pomcp_jax.losses.precision_weights`) or recent ones
+    (:func:`pomcp_jax.losses.recency_weights`). With ``prior.gate`` a
     record counts only if its plan's value, or the critic's value of its mean
     action, is at least the critic's value of the prior's own mean action (the
     gated distillation of GEM-MPC, arXiv 2609.21735).
@@ -93,6 +94,9 @@ def prior_loss(
     cost = kl
     if config.prior.weight == "precision":
         cost = jnp.sum(losses.precision_weights(record, fitted) * by_input, axis=-1)
+    elif config.prior.weight == "recent":
+        made = batch.rows.made[:steps]
+        cost = losses.recency_weights(made, fitted, config.prior.half_life) * kl
     scale = _updated(scale, cost, fitted, config.policy)
     total = maths.rho_mean(cost / scale, fitted, config.optimizer.rho)
     share = maths.masked_mean(fitted.astype(kl.dtype), mask)

@@ -102,6 +102,46 @@ def test_precisions_weigh_the_records_that_count():
     np.testing.assert_array_equal(nothing, 0.0)
 
 
+def test_recent_records_weigh_more():
+    """Half the weight at an age of a tenth of training; a mean of one over those that count."""
+    made = jnp.asarray([[1000, 900, 800, 2000, 0]])
+    mask = jnp.asarray([[True, True, True, False, True]])
+    weights = losses.recency_weights(made, mask, 0.1)[0]
+    np.testing.assert_allclose(weights[:3] / weights[0], [1.0, 0.5, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(weights[4] / weights[0], 2.0**-10, rtol=1e-5)
+    assert weights[3] == 0.0
+    np.testing.assert_allclose(weights.sum(), 4.0, rtol=1e-6)
+    # Nothing to weigh by: records from before any update, or from demonstrations.
+    np.testing.assert_allclose(losses.recency_weights(0 * made, mask, 0.1), mask, rtol=1e-6)
+    np.testing.assert_array_equal(losses.recency_weights(made, jnp.zeros_like(mask), 0.1), 0.0)
+
+
+def test_recent_records_move_the_prior():
+    """The fit ends at the moments of the records, each weighted by its age."""
+    changes = {"prior.divergence": "forward", "prior.weight": "recent", "prior.half_life": 0.25}
+    case, latents, mean, std = one_state(changes)
+    mask = np.asarray(case.batch.transition)
+    made = np.random.default_rng(1).integers(0, 2000, case.batch.rows.made.shape)
+    rows = case.batch.rows._replace(made=jnp.asarray(made, jnp.int32))
+    ages = made[:-1][mask]
+    weight = 2.0 ** ((ages - ages.max()) / ages.max() / 0.25)
+    weight = (weight / weight.sum())[:, None]
+    centre = np.sum(weight * mean, axis=0)
+    spread = np.sqrt(np.sum(weight * (std**2 + (mean - centre) ** 2), axis=0))
+
+    def loss(params):
+        return policy_loss.prior_loss(
+            params, case.params.value, latents, case.batch._replace(rows=rows), jnp.ones(()),
+            nets=case.nets, config=case.config,
+        )[0]  # fmt: skip
+
+    params = minimise(loss, jax.tree.map(jnp.asarray, case.prior))
+    got = actors.distribution(case.nets, params, latents[0, 0], case.config.world_model)
+    assert np.max(np.abs(centre - mean.mean(axis=0))) > 0.02
+    np.testing.assert_allclose(got.mean, centre, atol=1e-3)
+    np.testing.assert_allclose(got.std, spread, rtol=1e-3)
+
+
 def test_forward_is_the_wider_prior():
     _, _, mean, std = one_state({})
     assert np.all(moment_match(mean, std)[1] > 1.2 * geometric_mean(mean, std)[1])
