@@ -29,7 +29,7 @@ from pomcp_jax.checkpoint import CheckpointError, Restored
 from pomcp_jax.config import ConfigError
 from pomcp_jax.datasets import Rows
 from pomcp_jax.envs.protocol import Env
-from pomcp_jax.running.progress import duration
+from pomcp_jax.running.progress import duration, waiting
 
 REPLAY = ".replay."
 """Prefix of the arrays of replay in a checkpoint."""
@@ -73,8 +73,8 @@ def write(args: argparse.Namespace, say: Callable[[str], None]) -> str:
         parts = _replayed(args, agents, seeds)
     else:
         env = trained.environment(args, agents)
-        say("compiling and playing")
-        parts = _played(args, agents, env, select, seeds)
+        with waiting("compiling and playing"):
+            parts = _played(args, agents, env, select, seeds)
     rows = datasets.joined(parts)
     if not rows.transitions:
         raise ValueError(f"{args.run}: has no transitions yet; --episodes=K plays some")

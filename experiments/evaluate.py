@@ -32,7 +32,7 @@ from pomcp_jax.envs.protocol import Env
 from pomcp_jax.evaluate import Episodes
 from pomcp_jax.reporting import statistics
 from pomcp_jax.running.functions import environment
-from pomcp_jax.running.progress import duration
+from pomcp_jax.running.progress import duration, waiting
 
 DM_CONTROL = "dm_control"
 """Backend of dm_control's own Python environments, unmodified."""
@@ -235,8 +235,8 @@ def _main(argv: list[str] | None) -> int:
         if request.backend == DM_CONTROL:
             episodes = play_dm_control(agents, request, say)
         else:
-            say("compiling and playing")
-            episodes = play(agents, request)
+            with waiting("compiling and playing"):
+                episodes = play(agents, request)
             outside = request.env.outside if request.env is not None else None
             for line in outside.notes() if outside is not None else ():
                 say(f"warning: {line}")

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import time
 
 import pytest
 
@@ -76,3 +77,21 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch):
     Progress(stream).line(STATE, share=0.5)
     assert "\x1b[32m━" in stream.getvalue()
     assert "\x1b[" not in progress.bar(0.5, 20)
+
+
+def test_a_long_call_is_seen_to_go_on():
+    """A line at once, one with the time in between, none after the end."""
+    stream = Terminal()
+    with progress.waiting("playing", Progress(stream)):
+        time.sleep(1.2)
+    text = stream.getvalue()
+    assert text.startswith("\r\x1b[2Kplaying\r\x1b[2Kplaying (0:01)") and text.endswith("\n")
+    time.sleep(0.6)
+    assert stream.getvalue() == text
+    log = io.StringIO()
+    with (
+        pytest.raises(ZeroDivisionError),
+        progress.waiting("playing", Progress(log, interval=1000.0)),
+    ):
+        _ = 1 / 0
+    assert log.getvalue() == "playing\n"

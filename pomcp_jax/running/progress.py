@@ -1,10 +1,13 @@
 """Progress on stderr: one live line on a terminal, a status line at intervals in a log file."""
 
+import contextlib
 import math
 import os
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import TextIO
 
 
@@ -100,3 +103,23 @@ class Progress:
             self._stream.write("\n")
             self._stream.flush()
             self._open = False
+
+
+@contextlib.contextmanager
+def waiting(text: str, progress: Progress | None = None) -> Iterator[None]:
+    """Show ``text`` and the time since the block began until it ends, for a single long call."""
+    shown, begin, over = progress or Progress(), time.monotonic(), threading.Event()
+    shown.line(text)
+
+    def show() -> None:
+        while not over.wait(0.5):
+            shown.line(f"{text} ({duration(time.monotonic() - begin)})")
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        shown.close()
