@@ -190,6 +190,11 @@ def report(outcome: Outcome, config: Config) -> None:
             " --resume=never starts over)"
         )
     print(summary(outcome, config))
+    if outcome.code == clock.TIME_IS_UP and not outcome.decisions:
+        print(
+            "hint: nothing was trained: compiling is a part of --minutes, and what it had not"
+            " finished it begins anew; give more minutes"
+        )
 
 
 if __name__ == "__main__":

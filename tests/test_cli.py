@@ -206,6 +206,19 @@ def test_help_and_print_config(capsys, monkeypatch):
     assert [line.partition(" = ")[0] for line in lines] == list(config_lib.flatten(Config()))
 
 
+def test_a_limit_that_compiling_filled_is_explained(tmp_path, capsys):
+    from experiments import clock
+    from experiments import run as run_module
+    from pomcp_jax.running.trainer import Outcome
+
+    nothing = np.full(1, np.nan)
+    end = Outcome(clock.TIME_IS_UP, "stopped", 0, 6.0, nothing, nothing, nothing, tmp_path)
+    run_module.report(end, Config())
+    assert "compiling is a part of --minutes" in capsys.readouterr().out.splitlines()[-1]
+    run_module.report(end._replace(decisions=1000), Config())
+    assert "hint" not in capsys.readouterr().out
+
+
 def test_ctrl_c_ends_cleanly_and_keeps_what_is_there(run, tmp_path):
     workdir = tmp_path / "run"
     long = [f"--workdir={workdir}", "--config.train.total_decisions=1000000",
