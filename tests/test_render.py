@@ -463,3 +463,20 @@ def test_films_run_in_real_time(film_of):
         for seconds in (0.005, 0.02, 1 / 60, 0.04, 1.9)
     }
     assert strides == {0.005: [4, 8], 0.02: [1, 2], 1 / 60: [1, 3], 0.04: [1, 1], 1.9: [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("width", "count", "shape"),
+    [(640, 6, (2, 3840)), (640, 8, (4, 2560)), (928, 8, (4, 3712)), (5000, 2, (4, 5000))],
+)
+def test_wide_strips_take_several_lines(width, count, shape, tmp_path):
+    """8 frames of 928 pixels would be 7,424 across; their order is that of reading."""
+    from PIL import Image
+
+    frames = [np.full((2, width, 3), 10 * i, np.uint8) for i in range(count)]
+    path = tmp_path / "strip.png"
+    formats.write_png(path, iter(frames), [(0, i) for i in range(count)])
+    image = np.asarray(Image.open(path))
+    assert image.shape[:2] == shape
+    shown = image[::2, ::width, 0].ravel()
+    assert list(shown[:count]) == [10 * i for i in range(count)]

@@ -5,6 +5,7 @@ Every file is complete or not written at all.
 
 import importlib.util
 import io
+import math
 import shutil
 import subprocess
 import tempfile
@@ -140,14 +141,18 @@ def write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     files.write_bytes(path, out.getvalue())
 
 
+WIDEST = 4096
+"""Pixels across a strip, beyond which it is broken into lines that screens can show."""
+
+
 def write_png(path: Path, frames: Iterator[np.ndarray], states: Sequence[tuple[int, int]]) -> None:
-    """A strip of frames for each episode, one below the other."""
+    """A strip of frames for each episode, one below the other; wide ones take several lines."""
     from PIL import Image, PngImagePlugin
 
     rows: dict[int, list[np.ndarray]] = {}
     for frame, (episode, _) in zip(frames, states, strict=True):
         rows.setdefault(episode, []).append(frame)
-    strips = [np.concatenate(row, axis=1) for row in rows.values()]
+    strips = [line for row in rows.values() for line in _lines(row)]
     # Short episodes have fewer frames; the rest of their row stays black.
     width = max(strip.shape[1] for strip in strips)
     strips = [np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0))) for x in strips]
@@ -157,6 +162,13 @@ def write_png(path: Path, frames: Iterator[np.ndarray], states: Sequence[tuple[i
     about.add_text("Software", "pomcp_jax")
     Image.fromarray(np.concatenate(strips)).save(out, "PNG", pnginfo=about)
     files.write_bytes(path, out.getvalue())
+
+
+def _lines(row: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Frames side by side, in as few lines of equal length as :data:`WIDEST` permits."""
+    lines = math.ceil(len(row) * row[0].shape[1] / WIDEST)
+    step = math.ceil(len(row) / lines)
+    return [np.concatenate(row[i : i + step], axis=1) for i in range(0, len(row), step)]
 
 
 def write_npz(path: Path, recordings: Sequence[Recording], facts: dict) -> None:
