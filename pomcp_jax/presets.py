@@ -66,6 +66,17 @@ def po_mpc_relative(lambda_: float = 1.0) -> AgentConfig:
     return config_lib.replace(po_mpc_forward(), changes)
 
 
+def po_mpc_gated(lambda_: float = 1.0) -> AgentConfig:
+    """:func:`po_mpc_relative` whose prior forgets plans that the critic has learned to do without.
+
+    It is fitted only to records whose action is worth at least its own by the present critic, the
+    binary filter of CRR (arXiv 2006.15134), and so improves with the critic instead of being the
+    mean of all plans in replay.
+    """
+    changes = {"prior.gate": True, "prior.gate_value": "critic"}
+    return config_lib.replace(po_mpc_relative(lambda_), changes)
+
+
 def gem_mpc() -> AgentConfig:
     """GEM-MPC by its abstract (arXiv 2609.21735): PO-MPC with more exchange between its actors.
 
@@ -184,6 +195,7 @@ PRESETS: dict[str, Callable[[], AgentConfig]] = {
     "po_mpc_forward": po_mpc_forward,
     "po_mpc_direct": po_mpc_direct,
     "po_mpc_relative": po_mpc_relative,
+    "po_mpc_gated": po_mpc_gated,
     "gem_mpc": gem_mpc,
     "tdmpc2": tdmpc2,
     "tdmpc_square": tdmpc_square,
