@@ -25,6 +25,7 @@ RESULTS = ROOT / "experiments" / "results"
 SIZES = {
     "cartpole-swingup": (5, 1), "pendulum-swingup": (3, 1), "reacher-easy": (6, 2),
     "dog-stand": (223, 38), "walker-walk": (24, 6), "cheetah-run": (17, 6),
+    "finger-spin": (9, 2), "quadruped-walk": (78, 12),
 }  # fmt: skip
 CORE = 95e9
 """Operations per second of one core of the machine of the stored runs (docs/benchmarks.md)."""
