@@ -359,8 +359,7 @@ class PriorConfig:
     weighted least squares; or more the more ``recent`` it is (``half_life``)."""
     half_life: Positive = 0.1
     """Age at which a ``recent`` record has half the weight of a new one, as a share of all updates
-    so far. With equal weights the prior is the mean of all plans in replay, which falls behind a
-    planner that improves."""
+    so far."""
     gate: bool = False
     """Fit a record only where it is worth at least what the critic gives the prior's mean."""
     gate_value: Literal["plan", "critic"] = "plan"

@@ -67,11 +67,10 @@ def po_mpc_relative(lambda_: float = 1.0) -> AgentConfig:
 
 
 def po_mpc_gated(lambda_: float = 1.0) -> AgentConfig:
-    """:func:`po_mpc_relative` whose prior forgets plans that the critic has learned to do without.
+    """:func:`po_mpc_relative` whose prior is a prior of good plans, not of all in replay.
 
     It is fitted only to records whose action is worth at least its own by the present critic, the
-    binary filter of CRR (arXiv 2006.15134), and so improves with the critic instead of being the
-    mean of all plans in replay.
+    binary filter of CRR (arXiv 2006.15134), and so improves with the critic.
     """
     changes = {"prior.gate": True, "prior.gate_value": "critic"}
     return config_lib.replace(po_mpc_relative(lambda_), changes)

@@ -577,7 +577,8 @@ def test_presets_of_other_strengths():
     assert presets.get("boom_many_actions").policy.kl_coef == 1e-3
     assert presets.get("boom_many_actions") == presets.boom(1e-3)
     relative, gated = (
-        config_lib.flatten(preset(2.0)) for preset in (presets.po_mpc_relative, presets.po_mpc_gated)
+        config_lib.flatten(preset(2.0))
+        for preset in (presets.po_mpc_relative, presets.po_mpc_gated)
     )
     changed = {name: value for name, value in gated.items() if value != relative[name]}
     assert changed == {"prior.gate": True, "prior.gate_value": "critic"}
