@@ -73,8 +73,7 @@ def write(args: argparse.Namespace, say: Callable[[str], None]) -> str:
         parts = _replayed(args, agents, seeds)
     else:
         env = trained.environment(args, agents)
-        with waiting("compiling and playing"):
-            parts = _played(args, agents, env, select, seeds)
+        parts = _played(args, agents, env, select, seeds)
     rows = datasets.joined(parts)
     if not rows.transitions:
         raise ValueError(f"{args.run}: has no transitions yet; --episodes=K plays some")
@@ -186,7 +185,8 @@ def _played(
         )
         return played, trace._replace(seen=(trace.seen.obs, trace.seen.action, None, None))
 
-    episodes, trace = jax.tree.map(np.asarray, jax.jit(play)(params))
+    with waiting("compiling and playing"):
+        episodes, trace = jax.tree.map(np.asarray, jax.jit(play)(params))
     broken = int(np.sum(~episodes.valid))
     if broken:
         print(f"warning: {broken} episodes broke and are left out", file=sys.stderr)

@@ -358,8 +358,8 @@ class PriorConfig:
     1 / std^2 relative to the batch's mean, so that sure plans count more than wide ones, as in
     weighted least squares; or more the more ``recent`` it is (``half_life``)."""
     half_life: Positive = 0.1
-    """Age at which a ``recent`` record has half the weight of a new one, as a share of all updates
-    so far."""
+    """Age at which a ``recent`` record has half the weight of the newest that is fitted in its
+    batch, as a share of the updates before that one."""
     gate: bool = False
     """Fit a record only where it is worth at least what the critic gives the prior's mean."""
     gate_value: Literal["plan", "critic"] = "plan"

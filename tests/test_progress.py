@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import time
 
@@ -85,7 +86,7 @@ def test_a_long_call_is_seen_to_go_on():
     with progress.waiting("playing", Progress(stream)):
         time.sleep(1.2)
     text = stream.getvalue()
-    assert text.startswith("\r\x1b[2Kplaying\r\x1b[2Kplaying (0:01)") and text.endswith("\n")
+    assert re.match(r"\r\x1b\[2Kplaying\r\x1b\[2Kplaying \(0:0\d\)", text) and text.endswith("\n")
     time.sleep(0.6)
     assert stream.getvalue() == text
     log = io.StringIO()

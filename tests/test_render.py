@@ -467,7 +467,13 @@ def test_films_run_in_real_time(film_of):
 
 @pytest.mark.parametrize(
     ("width", "count", "shape"),
-    [(640, 6, (2, 3840)), (640, 8, (4, 2560)), (928, 8, (4, 3712)), (5000, 2, (4, 5000))],
+    [
+        (640, 6, (2, 3840)),
+        (640, 8, (4, 2560)),
+        (928, 8, (4, 3712)),
+        (1440, 8, (8, 2880)),
+        (5000, 2, (4, 5000)),
+    ],
 )
 def test_wide_strips_take_several_lines(width, count, shape, tmp_path):
     """8 frames of 928 pixels would be 7,424 across; their order is that of reading."""

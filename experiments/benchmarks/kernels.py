@@ -185,7 +185,7 @@ def compile_ahead(function: Callable, arguments: tuple, donated: tuple[int, ...]
     sharding = SingleDeviceSharding(topology.devices[0])
 
     def described(x: Any) -> jax.ShapeDtypeStruct:
-        weak = isinstance(x, int | float)  # Python's numbers, as configurations have them
+        weak = type(x) in (int, float)  # Python's numbers, as configurations have them
         dtype = jax.numpy.result_type(x) if weak else x.dtype
         return jax.ShapeDtypeStruct(jax.numpy.shape(x), dtype, sharding=sharding, weak_type=weak)
 

@@ -166,8 +166,8 @@ def write_png(path: Path, frames: Iterator[np.ndarray], states: Sequence[tuple[i
 
 def _lines(row: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Frames side by side, in as few lines of equal length as :data:`WIDEST` permits."""
-    lines = math.ceil(len(row) * row[0].shape[1] / WIDEST)
-    step = math.ceil(len(row) / lines)
+    fit = max(1, WIDEST // row[0].shape[1])
+    step = math.ceil(len(row) / math.ceil(len(row) / fit))
     return [np.concatenate(row[i : i + step], axis=1) for i in range(0, len(row), step)]
 
 

@@ -107,19 +107,26 @@ class Progress:
 
 @contextlib.contextmanager
 def waiting(text: str, progress: Progress | None = None) -> Iterator[None]:
-    """Show ``text`` and the time since the block began until it ends, for a single long call."""
-    shown, begin, over = progress or Progress(), time.monotonic(), threading.Event()
+    """Show ``text`` and the time since the block began until it ends, for a single long call.
+
+    The block must not print: a thread rewrites the line.
+    """
+    shown, begin, over = progress or Progress(interval=60.0), time.monotonic(), threading.Event()
     shown.line(text)
 
     def show() -> None:
-        while not over.wait(0.5):
-            shown.line(f"{text} ({duration(time.monotonic() - begin)})")
+        # A closed stderr is no reason to lose the result of the call.
+        with contextlib.suppress(OSError, ValueError):
+            while not over.wait(0.5):
+                shown.line(f"{text} ({duration(time.monotonic() - begin)})")
 
     thread = threading.Thread(target=show, daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield
     finally:
         over.set()
-        thread.join()
-        shown.close()
+        if thread.is_alive():
+            thread.join()
+        with contextlib.suppress(OSError, ValueError):
+            shown.close()
