@@ -76,11 +76,7 @@ def precision_weights(record: Gaussian, mask: Bool[Array, "*batch"]) -> Float[Ar
     fit has the precision-weighted mean of the records, and their weighted spread about it.
     """
     precision = 1.0 / jnp.square(record.std)
-    chosen = mask[..., None]
-    axes = tuple(range(mask.ndim))
-    total = jnp.sum(jnp.where(chosen, precision, 0.0), axis=axes, keepdims=True)
-    share = precision / jnp.where(total > 0.0, total, 1.0)
-    return jnp.where(chosen, share * jnp.sum(chosen.astype(total.dtype)), 0.0)
+    return _with_mean_one(precision, mask)
 
 
 def recency_weights(
@@ -93,9 +89,18 @@ def recency_weights(
     """
     newest = jnp.max(jnp.where(mask, made, 0))
     age = (newest - made).astype(jnp.float32) / jnp.maximum(newest, 1).astype(jnp.float32)
-    weight = jnp.where(mask, jnp.exp2(-age / half_life), 0.0)
-    total = jnp.sum(weight)
-    return weight * jnp.sum(mask.astype(weight.dtype)) / jnp.where(total > 0.0, total, 1.0)
+    return _with_mean_one(jnp.exp2(-age / half_life)[..., None], mask)[..., 0]
+
+
+def _with_mean_one(
+    weight: Float[Array, "*batch A"], mask: Bool[Array, "*batch"]
+) -> Float[Array, "*batch A"]:
+    """Weights with a mean of 1 over the entries in ``mask`` in each dimension, 0 elsewhere."""
+    chosen = mask[..., None]
+    axes = tuple(range(mask.ndim))
+    total = jnp.sum(jnp.where(chosen, weight, 0.0), axis=axes, keepdims=True)
+    share = weight / jnp.where(total > 0.0, total, 1.0)
+    return jnp.where(chosen, share * jnp.sum(chosen.astype(total.dtype)), 0.0)
 
 
 def value_weights(
