@@ -77,6 +77,10 @@ PARITY = {
     "train.total_decisions": 20_000,
     "train.capacity": 20_000,
     "train.eval_decisions": 2_500,
+    # A chunk takes minutes on a busy core, and a stop waits for 15 s only: without a checkpoint
+    # all is lost.
+    "train.checkpoint_decisions": 2_500,
+    "train.checkpoint_keep": 1,
 }
 """Sizes at which a JAX port of TD-MPC2 published its training returns (docs/results.md)."""
 
