@@ -344,7 +344,7 @@ def _improve_prior(
     def loss(prior: Params):
         value = params.model.value
         return policy_loss.prior_loss(
-            prior, value, latents, batch, scales.prior, nets=spec.nets, config=config
+            prior, value, latents, batch, scales, nets=spec.nets, config=config
         )
 
     step = _improve_actor(loss, params.prior, state.opt.prior, config, enabled)

@@ -353,18 +353,22 @@ class PriorConfig:
 
     divergence: Literal["reverse", "forward"] = "reverse"
     """``reverse`` KL(prior || record) or ``forward`` KL(record || prior)."""
-    weight: Literal["equal", "precision", "recent"] = "equal"
+    weight: Literal["equal", "precision", "recent", "advantage"] = "equal"
     """Weight of a record in the fit: ``equal``; in each dimension of the action its ``precision``
     1 / std^2 relative to the batch's mean, so that sure plans count more than wide ones, as in
-    weighted least squares; or more the more ``recent`` it is (``half_life``)."""
+    weighted least squares; more the more ``recent`` it is (``half_life``); or by its
+    ``advantage``, how much more it is worth than the prior's mean action."""
     half_life: Positive = 0.1
     """Age at which a ``recent`` record has half the weight of the newest that is fitted in its
     batch, as a share of the updates before that one."""
+    advantage_temperature: Positive = 1.0
+    """With ``advantage``: the weight is exp(advantage / (this times S_Q)), at most e^3; S_Q is what
+    divides the policy's value term (``policy.q_scale``)."""
     gate: bool = False
     """Fit a record only where it is worth at least what the critic gives the prior's mean."""
     gate_value: Literal["plan", "critic"] = "plan"
-    """Worth of a record: its ``plan``'s value when it was made, or what the present ``critic``
-    gives its mean action (the filter of CRR, arXiv 2006.15134)."""
+    """Worth of a record, for the gate and for ``advantage``: its ``plan``'s value when it was made,
+    or what the present ``critic`` gives its mean action (the filter of CRR, arXiv 2006.15134)."""
 
 
 @config

@@ -56,6 +56,11 @@ RULES: tuple[Rule, ...] = (
         "prior.half_life",
     ),
     _agent(
+        lambda agent: agent.prior.weight != "advantage" or not agent.policy.learns_prior,
+        "agent.prior.weight is not 'advantage', or no prior is fitted",
+        "prior.advantage_temperature",
+    ),
+    _agent(
         lambda agent: agent.policy.prior != "mixture",
         "agent.policy.prior is not 'mixture'",
         "policy.prior_mix",
@@ -105,8 +110,8 @@ RULES: tuple[Rule, ...] = (
         "policy.kl_gate",
     ),
     _agent(
-        lambda agent: not agent.prior.gate,
-        "agent.prior.gate is False",
+        lambda agent: not agent.prior.gate and agent.prior.weight != "advantage",
+        "agent.prior.gate is False and agent.prior.weight not 'advantage'",
         "prior.gate_value",
     ),
     _agent(

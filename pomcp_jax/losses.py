@@ -92,6 +92,26 @@ def recency_weights(
     return _with_mean_one(jnp.exp2(-age / half_life)[..., None], mask)[..., 0]
 
 
+MOST_ADVANTAGE = 3.0
+"""Bound of an advantage in :func:`advantage_weights`: a weight of e^3 = 20, as in AWAC's and CRR's
+implementations (arXiv 2006.15134, section 3)."""
+
+
+def advantage_weights(
+    advantage: Float[Array, "*batch"], mask: Bool[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """``exp(advantage)`` with a mean of 1 over the records in ``mask``, 0 for the others.
+
+    The exponential filter of CRR (arXiv 2006.15134) and of advantage-weighted regression (arXiv
+    1910.00177): the fit is that to the replayed plans' distribution times ``exp(advantage)``.
+    """
+    bounded = jnp.minimum(advantage, MOST_ADVANTAGE)
+    # Relative to the largest: a batch of bad records alone must not become zeros.
+    largest = jnp.max(jnp.where(mask, bounded, -jnp.inf), initial=-jnp.inf)
+    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    return _with_mean_one(jnp.exp(bounded - largest)[..., None], mask)[..., 0]
+
+
 def _with_mean_one(
     weight: Float[Array, "*batch A"], mask: Bool[Array, "*batch"]
 ) -> Float[Array, "*batch A"]:

@@ -55,7 +55,7 @@ def prior_loss(
     value: Params,
     latents: Float[Array, "T B L"],
     batch: Batch,
-    scale: Float[Array, ""],
+    scales: Scales,
     *,
     nets: Networks,
     config: AgentConfig,
@@ -63,9 +63,8 @@ def prior_loss(
     """Fit the learned prior to the stored planner records, over the H acted states.
 
     ``reverse`` KL(prior || record) has the precision-weighted geometric mean of
-    the records as optimum, ``forward`` their moment match. ``prior.weight`` prefers records of
-    sure plans (:func:`pomcp_jax.losses.precision_weights`) or recent ones
-    (:func:`pomcp_jax.losses.recency_weights`). With ``prior.gate`` a
+    the records as optimum, ``forward`` their moment match. ``prior.weight`` prefers some of them
+    (:func:`_record_weights`). With ``prior.gate`` a
     record counts only if its plan's value, or the critic's value of its mean
     action, is at least the critic's value of the prior's own mean action (the
     gated distillation of GEM-MPC, arXiv 2609.21735).
@@ -79,28 +78,60 @@ def prior_loss(
     mask = batch.transition & recorded(batch, config)[:steps]
     kl = jnp.sum(by_input, axis=-1)
     fitted = mask
+    gain = jnp.zeros_like(kl)
+    if config.prior.gate or config.prior.weight == "advantage":
+        gain = _gain(value, latents, prior, record, batch, nets=nets, config=config)
     if config.prior.gate:
-        action = None
-        if config.world_model.critic == "q":
-            action = jax.lax.stop_gradient(actors.mode(prior, config.world_model.squash))
-        bins = world_model.bins(config.world_model)
-        # All heads: a random pair would add noise to a yes-or-no decision.
-        own = world_model.values(nets, value, latents, action, bins)
-        worth = batch.rows.prior_value[:steps]
-        if config.prior.gate_value == "critic":
-            planned = jnp.clip(record.mean, -1.0, 1.0)
-            worth = jnp.mean(world_model.values(nets, value, latents, planned, bins), axis=0)
-        fitted = mask & (worth >= jnp.mean(own, axis=0))
-    cost = kl
-    if config.prior.weight == "precision":
-        cost = jnp.sum(losses.precision_weights(record, fitted) * by_input, axis=-1)
-    elif config.prior.weight == "recent":
-        made = batch.rows.made[:steps]
-        cost = losses.recency_weights(made, fitted, config.prior.half_life) * kl
-    scale = _updated(scale, cost, fitted, config.policy)
+        fitted = mask & (gain >= 0.0)
+    weight = _record_weights(record, fitted, batch, gain, scales.q, config)
+    cost = jnp.sum(weight * by_input, axis=-1)
+    scale = _updated(scales.prior, cost, fitted, config.policy)
     total = maths.rho_mean(cost / scale, fitted, config.optimizer.rho)
     share = maths.masked_mean(fitted.astype(kl.dtype), mask)
     return total, PriorAux(scale, maths.masked_mean(kl, mask), share)
+
+
+def _gain(
+    value: Params,
+    latents: Float[Array, "T B L"],
+    prior: Gaussian,
+    record: Gaussian,
+    batch: Batch,
+    *,
+    nets: Networks,
+    config: AgentConfig,
+) -> Float[Array, "T B"]:
+    """How much more a record is worth than the prior's own mean action, in units of value."""
+    bins = world_model.bins(config.world_model)
+    action = None
+    if config.world_model.critic == "q":
+        action = jax.lax.stop_gradient(actors.mode(prior, config.world_model.squash))
+    # All heads: a random pair would add noise to a yes-or-no decision.
+    own = jnp.mean(world_model.values(nets, value, latents, action, bins), axis=0)
+    if config.prior.gate_value == "plan":
+        return batch.rows.prior_value[: latents.shape[0]] - own
+    planned = jnp.clip(record.mean, -1.0, 1.0)
+    return jnp.mean(world_model.values(nets, value, latents, planned, bins), axis=0) - own
+
+
+def _record_weights(
+    record: Gaussian,
+    fitted: Bool[Array, "T B"],
+    batch: Batch,
+    gain: Float[Array, "T B"],
+    scale_q: Float[Array, ""],
+    config: AgentConfig,
+) -> Float[Array, "T B #A"] | float:
+    """Weights of the records in the prior's fit, by ``prior.weight``."""
+    if config.prior.weight == "precision":
+        return losses.precision_weights(record, fitted)
+    if config.prior.weight == "recent":
+        made = batch.rows.made[: fitted.shape[0]]
+        return losses.recency_weights(made, fitted, config.prior.half_life)[..., None]
+    if config.prior.weight == "advantage":
+        unit = config.prior.advantage_temperature * scale_q
+        return losses.advantage_weights(gain / unit, fitted)[..., None]
+    return 1.0
 
 
 def policy_loss(

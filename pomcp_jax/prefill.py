@@ -85,13 +85,14 @@ def _fitting(data: Dataset, config: Config, env: Env) -> Rows:
 
 
 def _check_records(rows: Rows, config: Config) -> None:
-    """Refuse a gate that compares with the value of plans that were never made.
+    """Refuse a gate or weights by the value of plans that were never made.
 
     Raises:
       ConfigError: names the settings that would work.
     """
     agent = config.agent
-    gated = agent.prior.gate and agent.prior.gate_value == "plan"
+    chooses = agent.prior.gate or agent.prior.weight == "advantage"
+    gated = chooses and agent.prior.gate_value == "plan"
     if gated and agent.policy.data_record == "action" and not rows.recorded[~rows.last].all():
         raise ConfigError(
             f"agent.prior.gate_value = 'plan': must be 'critic' with {FIELD} ="

@@ -62,7 +62,7 @@ def test_the_learned_prior_is_fitted_to_records_alone():
     loss, aux = case.run(
         policy_loss.prior_loss,
         case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
-        jnp.ones(()),
+        scales(1.0, 1.0),
     )  # fmt: skip
     (_, mean, std), _, _ = case.actor(case.prior, latents[:-1])
     record = jax.tree.map(lambda x: x[:-1], case.rows.prior)

@@ -34,6 +34,8 @@ WARNED = [
      {"policy.prior": "learned"}),
     ("po_mpc_direct", {"prior.weight": "precision"}, "prior.weight", {"policy.prior": "learned"}),
     ("po_mpc", {"prior.half_life": 0.2}, "prior.half_life", {"prior.weight": "recent"}),
+    ("po_mpc", {"prior.advantage_temperature": 0.2}, "prior.advantage_temperature",
+     {"prior.weight": "advantage"}),
     ("po_mpc", {"policy.prior_mix": 0.1}, "policy.prior_mix", {"policy.prior": "mixture"}),
     ("po_mpc", {"policy.kl_target": 1.0}, "policy.kl_target", {"policy.kl_tuning": "dual"}),
     ("po_mpc", {"policy.dual_rate": 1.0}, "policy.dual_rate", {"policy.kl_tuning": "dual"}),

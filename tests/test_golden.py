@@ -784,7 +784,7 @@ def test_prior_loss(kind):
     total, aux = case.run(
         policy_loss.prior_loss,
         case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
-        jnp.asarray(1.3),
+        scales(4.0, 1.5)._replace(prior=jnp.asarray(1.3)),
     )  # fmt: skip
     _, raw, log_std = case.actor(case.prior, latents[:-1])
     record = case.rows.prior.mean[:-1], case.rows.prior.std[:-1]
@@ -803,7 +803,7 @@ def test_gate_by_the_critic():
     _, aux = case.run(
         policy_loss.prior_loss,
         case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
-        jnp.asarray(1.3),
+        scales(4.0, 1.5)._replace(prior=jnp.asarray(1.3)),
     )  # fmt: skip
     z = latents[:-1]
     own = case.values(case.params.value, z, case.actor(case.prior, z)[0][1]).mean(0)
@@ -812,6 +812,32 @@ def test_gate_by_the_critic():
     fitted = (case.values(case.params.value, z, record).mean(0) >= own)[mask]
     assert 0 < fitted.mean() < 1
     near(aux.fitted, fitted.mean(), F32)
+
+
+def test_prior_weighted_by_advantage():
+    """Records weigh ``exp(advantage / (temperature S_Q))``, at most e^3, with a mean of one."""
+    changes = {"prior.weight": "advantage", "prior.advantage_temperature": 0.02}
+    case = Setting(changes | {"prior.gate_value": "critic", "prior.divergence": "forward"})
+    latents, mask = case.roll_out(), np.asarray(case.batch.transition)
+    total, aux = case.run(
+        policy_loss.prior_loss,
+        case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
+        scales(4.0, 1.5)._replace(prior=jnp.asarray(1.3)),
+    )  # fmt: skip
+    z, (mean, std) = latents[:-1], (x[:-1] for x in case.rows.prior)
+    (_, own, _), raw, log_std = case.actor(case.prior, z)
+    own, record = (
+        case.values(case.params.value, z, a).mean(0) for a in (own, np.clip(mean, -1, 1))
+    )
+    advantage = (record - own) / (0.02 * 4.0)
+    assert 0.1 < (advantage[mask] > 3.0).mean() < 0.9
+    weight = np.where(mask, np.exp(np.minimum(advantage, 3.0)), 0.0)
+    weight *= mask.sum() / weight.sum()
+    kl = ref.learned_prior_fit(raw, log_std, mean, std, 1.0, "forward")
+    scale = ref.running_scale_update(1.3, ref.percentile_spread((weight * kl)[0][mask[0]]))
+    near(aux.scale, scale, 3e-5)
+    near(total, ref.rho_mean(weight * kl, mask, case.config.optimizer.rho) / scale, 3e-5)
+    near(aux.kl, kl[mask].mean(), 3e-5)
 
 
 @pytest.mark.parametrize("prior,last_state", [("stored", False), ("learned", True)])

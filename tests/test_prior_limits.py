@@ -73,7 +73,7 @@ def test_learned_prior_converges(fit, weight, optimum):
 
     def loss(params):
         return policy_loss.prior_loss(
-            params, case.params.value, latents, case.batch, jnp.ones(()),
+            params, case.params.value, latents, case.batch, scales(1.0, 1.0),
             nets=case.nets, config=case.config,
         )[0]  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_recent_records_move_the_prior():
 
     def loss(params):
         return policy_loss.prior_loss(
-            params, case.params.value, latents, case.batch._replace(rows=rows), jnp.ones(()),
+            params, case.params.value, latents, case.batch._replace(rows=rows), scales(1.0, 1.0),
             nets=case.nets, config=case.config,
         )[0]  # fmt: skip
 
@@ -140,6 +140,19 @@ def test_recent_records_move_the_prior():
     assert np.max(np.abs(centre - mean.mean(axis=0))) > 0.02
     np.testing.assert_allclose(got.mean, centre, atol=1e-3)
     np.testing.assert_allclose(got.std, spread, rtol=1e-3)
+
+
+def test_advantages_of_records_that_are_all_bad():
+    """Only differences count below the bound, however low all are; above it records are equal."""
+    advantage = jnp.asarray([-5000.0, -5001.0, 7.0, -5000.0 - np.log(4.0)])
+    mask = jnp.asarray([True, True, False, True])
+    weights = losses.advantage_weights(advantage, mask)
+    shares = np.array([1.0, np.exp(-1.0), 0.0, 0.25])
+    np.testing.assert_allclose(weights, 3.0 * shares / shares.sum(), rtol=1e-3)
+    np.testing.assert_allclose(losses.advantage_weights(advantage + 6000.0, mask), mask, rtol=1e-6)
+    np.testing.assert_array_equal(losses.advantage_weights(advantage, ~mask), ~mask)
+    nothing = losses.advantage_weights(advantage, jnp.zeros_like(mask))
+    np.testing.assert_array_equal(nothing, 0.0)
 
 
 def test_forward_is_the_wider_prior():

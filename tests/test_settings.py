@@ -173,13 +173,14 @@ def test_gate_drops_the_records_that_are_worth_less_than_the_prior(critic):
     rows = case.batch.rows._replace(prior_value=jnp.asarray(worth, jnp.float32))
 
     prior, value = jax.tree.map(jnp.asarray, (case.prior, case.params.value))
+    before = scales(4.0, 1.5)._replace(prior=jnp.asarray(1.3))
 
     @jax.jit
     def run(batch):
         def loss(params):
             z = jnp.asarray(latents, jnp.float32)
             return policy_loss.prior_loss(
-                params, value, z, batch, jnp.asarray(1.3), nets=case.nets, config=case.config
+                params, value, z, batch, before, nets=case.nets, config=case.config
             )
 
         return jax.value_and_grad(loss, has_aux=True)(prior)
