@@ -93,8 +93,8 @@ def recency_weights(
 
 
 MOST_ADVANTAGE = 3.0
-"""Bound of an advantage in :func:`advantage_weights`: a weight of e^3 = 20, as in AWAC's and CRR's
-implementations (arXiv 2006.15134, section 3)."""
+"""Bound of an advantage in :func:`advantage_weights`, a weight of 20: the bound of CRR
+(arXiv 2006.15134) in DeepMind's acme (``ratio_upper_bound``)."""
 
 
 def advantage_weights(

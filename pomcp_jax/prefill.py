@@ -91,9 +91,9 @@ def _check_records(rows: Rows, config: Config) -> None:
       ConfigError: names the settings that would work.
     """
     agent = config.agent
-    chooses = agent.prior.gate or agent.prior.weight == "advantage"
-    gated = chooses and agent.prior.gate_value == "plan"
-    if gated and agent.policy.data_record == "action" and not rows.recorded[~rows.last].all():
+    compares = agent.prior.gate or agent.prior.weight == "advantage"
+    needed = compares and agent.prior.gate_value == "plan"
+    if needed and agent.policy.data_record == "action" and not rows.recorded[~rows.last].all():
         raise ConfigError(
             f"agent.prior.gate_value = 'plan': must be 'critic' with {FIELD} ="
             f" {config.train.buffer!r:.200}, whose actions no plan valued (or"

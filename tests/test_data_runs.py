@@ -236,8 +236,9 @@ def test_files_that_do_not_fit_the_run_are_refused_before_anything_is_written(tm
     assert "has history = 3; must be 1, or env.history = 2" in refused(tmp_path, short)
 
 
-def test_a_gate_needs_the_value_of_plans(tmp_path, file):
-    gated = {"prior__gate": True, "policy__data_record": "action"}
+@pytest.mark.parametrize("setting", [{"prior__gate": True}, {"prior__weight": "advantage"}])
+def test_gates_and_advantages_need_the_value_of_plans(tmp_path, file, setting):
+    gated = setting | {"policy__data_record": "action"}
     made = tiny.run("po_mpc", AGENT | gated, train__buffer=str(file), **SMALL)
     with pytest.raises(
         ConfigError, match="gate_value = 'plan': must be 'critic' with train.buffer"
