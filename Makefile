@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 .PHONY: help quickstart test lint docs site bench clean
 
 help:
-	@echo "make quickstart  install into $(VENV) and train the quick start (about ten minutes with installing, two cores)"
+	@echo "make quickstart  install into $(VENV) and train the quick start (about seven minutes with installing, two cores)"
 	@echo "make test        install into $(VENV) and run the tests"
 	@echo "make lint        ruff and mypy, as CI runs them"
 	@echo "make docs        write docs/configuration_fields.md from the code"
