@@ -110,8 +110,11 @@ RULES: tuple[Rule, ...] = (
         "policy.kl_gate",
     ),
     _agent(
-        lambda agent: not agent.prior.gate and agent.prior.weight != "advantage",
-        "agent.prior.gate is False and agent.prior.weight not 'advantage'",
+        lambda agent: (
+            not agent.prior.gate
+            and (agent.prior.weight != "advantage" or not agent.policy.learns_prior)
+        ),
+        "agent.prior.gate is False and no prior is fitted with agent.prior.weight 'advantage'",
         "prior.gate_value",
     ),
     _agent(

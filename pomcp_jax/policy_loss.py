@@ -101,7 +101,11 @@ def _gain(
     nets: Networks,
     config: AgentConfig,
 ) -> Float[Array, "T B"]:
-    """How much more a record is worth than the prior's own mean action, in units of value."""
+    """How much more a record is worth than the prior's own mean action, in units of value.
+
+    Compared with plans' values, what no plan valued (random seeding, whose value is 0) is worth
+    nothing: ``-inf``.
+    """
     bins = world_model.bins(config.world_model)
     action = None
     if config.world_model.critic == "q":
@@ -109,7 +113,9 @@ def _gain(
     # All heads: a random pair would add noise to a yes-or-no decision.
     own = jnp.mean(world_model.values(nets, value, latents, action, bins), axis=0)
     if config.prior.gate_value == "plan":
-        return batch.rows.prior_value[: latents.shape[0]] - own
+        planned_value = batch.rows.prior_value[: latents.shape[0]]
+        # A 0 would be the best of all where rewards are costs.
+        return jnp.where(planned_value == 0.0, -jnp.inf, planned_value - own)
     planned = jnp.clip(record.mean, -1.0, 1.0)
     return jnp.mean(world_model.values(nets, value, latents, planned, bins), axis=0) - own
 

@@ -92,13 +92,19 @@ def _check_records(rows: Rows, config: Config) -> None:
     """
     agent = config.agent
     compares = agent.prior.gate or agent.prior.weight == "advantage"
-    needed = compares and agent.prior.gate_value == "plan"
-    if needed and agent.policy.data_record == "action" and not rows.recorded[~rows.last].all():
-        raise ConfigError(
-            f"agent.prior.gate_value = 'plan': must be 'critic' with {FIELD} ="
-            f" {config.train.buffer!r:.200}, whose actions no plan valued (or"
-            " agent.policy.data_record 'none')"
-        )
+    if not compares or agent.prior.gate_value != "plan":
+        return
+    acted = ~rows.last
+    wrong = (
+        f"agent.prior.gate_value = 'plan': must be 'critic' with {FIELD} ="
+        f" {config.train.buffer!r:.200}, whose"
+    )
+    if agent.policy.data_record == "action" and not rows.recorded[acted].all():
+        raise ConfigError(f"{wrong} actions no plan valued (or agent.policy.data_record 'none')")
+    planned = acted & rows.recorded
+    # A file's ``prior_value`` is optional, and 0 without it.
+    if planned.any() and not rows.prior_value[planned].any():
+        raise ConfigError(f"{wrong} plans have no prior_value")
 
 
 def _check_length(laid: Rows, rows: Rows, config: Config) -> None:

@@ -247,6 +247,20 @@ def test_gates_and_advantages_need_the_value_of_plans(tmp_path, file, setting):
     Trainer(config_lib.replace(made, {"agent.prior.gate_value": "critic"}), tmp_path / "run")
 
 
+@pytest.mark.parametrize("setting", [{"prior__gate": True}, {"prior__weight": "advantage"}])
+def test_plans_in_a_file_need_their_values(tmp_path, setting):
+    rows = count_up()
+    plans = rows._replace(prior_std=np.ones_like(rows.prior_std))
+    for value, name in ((0.0, "without.npz"), (-1.5, "with.npz")):
+        valued = plans._replace(prior_value=np.full_like(rows.reward, value))
+        datasets.write(tmp_path / name, valued)
+    made = tiny.run("po_mpc", AGENT | setting, train__buffer=str(tmp_path / "without.npz"), **SMALL)
+    with pytest.raises(ConfigError, match="must be 'critic' .* whose plans have no prior_value"):
+        Trainer(made, tmp_path / "run")
+    made = config_lib.replace(made, {"train.buffer": str(tmp_path / "with.npz")})
+    Trainer(made, tmp_path / "run")
+
+
 def test_settings_that_need_a_file_or_updates():
     with pytest.raises(ConfigError, match="or train.buffer names a file"):
         validation.validate_run(tiny.run(train__seed_decisions=0))

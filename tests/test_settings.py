@@ -202,6 +202,10 @@ def test_gate_drops_the_records_that_are_worth_less_than_the_prior(critic):
     assert again == total
     jax.tree.map(np.testing.assert_array_equal, gradient, same)
 
+    # Random actions have no plan's value: a 0 must not be the best where rewards are costs.
+    unvalued = rows._replace(prior_value=jnp.where(rows.prior_value > 0.0, -1e3, 0.0))
+    assert run(case.batch._replace(rows=unvalued))[0][1].fitted == 0.0
+
     # With nothing to fit there is no step, and all numbers stay finite.
     none = rows._replace(prior_value=jnp.full_like(rows.prior_value, -1e6))
     (total, aux), gradient = run(case.batch._replace(rows=none))
