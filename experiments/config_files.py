@@ -89,7 +89,10 @@ def _function(path: str, name: str) -> Callable[..., Any]:
     """The function ``get_config`` of a file."""
     try:
         if Path(path).is_file():
-            Path(path).read_bytes()  # raises here, where the reason is known, if it is unreadable
+            # Raises here, where the reason is known, if the file is unreadable.
+            if b"\0" in Path(path).read_bytes():
+                # Python before 3.11.4 has a ValueError for them, as if the file's code raised it.
+                raise ConfigError(f"{name}: not valid Python (it holds null bytes)")
         elif Path(path).is_dir():
             raise ConfigError(f"{name}: is a folder; must be a file like {EXAMPLE}")
         elif Path(path).exists():  # reading a pipe would block
