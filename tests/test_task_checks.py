@@ -324,3 +324,25 @@ def test_a_broken_first_observation_is_no_transition():
     steps = play(env, 4)[1]
     assert steps.is_first.all() and steps.invalid.all()
     assert not steps.reward.any() and not steps.is_last.any() and not steps.episode_length.any()
+
+
+def test_functions_of_the_package_are_traced_once_for_resets_and_steps_of_any_batch():
+    calls = []
+    plain = task()
+
+    def counted(name):
+        def function(*args):
+            calls.append(name)
+            return getattr(plain, name)(*args)
+
+        return function
+
+    names = ("reset", "step", "observe", "reward", "terminated")
+    env = make_env(full_precision(task(**{n: counted(n) for n in names}), trusted=True), 2)
+    calls.clear()  # making asks whether an episode can terminate
+    for batch in (2, 3):
+        keys = jax.random.split(jax.random.key(0), batch)
+        state, _ = jax.eval_shape(env.reset, keys)
+        jax.eval_shape(env.step, state, jnp.zeros((batch, 2)))
+    assert sorted(calls) == sorted(names)
+    np.testing.assert_array_equal(play(env)[1].obs, play(make_env(plain, 2))[1].obs)
