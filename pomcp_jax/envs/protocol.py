@@ -132,12 +132,12 @@ def full_precision(task: Task, *, trusted: bool = False) -> Task:
 
     By default accelerators round the factors of float32 products (mantissas to 10 bits on NVIDIA
     GPUs, 7 on TPUs): good enough for networks, but not for rigid bodies. :func:`make_env` does
-    not check ``trusted`` functions: tracing the physics of a large body for its shapes takes
-    seconds.
+    not check ``trusted`` functions, and they are traced once in a process: tracing the physics of
+    a large body takes seconds.
     """
 
     def exactly(function: Callable, jit: bool = trusted) -> Callable:
-        # A program resets in its steps too, and a run has three: physics are traced once for all.
+        # A step contains a reset, and a run several programs: physics are traced once for all.
         # A user's function stays as it is, since checks judge what it returns.
         once = jax.jit(function) if jit else function
 
