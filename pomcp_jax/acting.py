@@ -298,7 +298,7 @@ def replan(
     vmapped plan for all ``H b`` states.
     """
     rows = normalised(params, batch).rows
-    size, horizon = config.replan.batch_size, rows.obs.shape[0] - 1
+    size, horizon = config.replan.batch_size, config.mppi.horizon
     # From observations, not stored latents: the encoder has changed since.
     obs = rows.obs[:horizon, :size].reshape(horizon * size, -1)
     key_heads, key_plan = jax.random.split(key)
@@ -343,8 +343,9 @@ def replan_order(
     ``oldest`` sorts by the mean age of their records, ``kl`` by the mean KL(policy || record);
     windows without a transition come last.
     """
-    rows, mask = normalised(params, batch).rows, batch.transition
-    steps = mask.shape[0]
+    # The states that would be planned for: those after them are only there for their rewards.
+    steps = config.mppi.horizon
+    rows, mask = normalised(params, batch).rows, batch.transition[:steps]
     if config.replan.select == "oldest":
         urgency = (updates - rows.made[:steps]).astype(rows.reward.dtype)
     else:

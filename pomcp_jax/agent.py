@@ -154,7 +154,7 @@ def update(
 
     Args:
       state: of one seed.
-      batch: windows of H + 1 rows.
+      batch: windows of W + 1 rows (``config.window``).
       key: consumed.
       spec: static part of the agent.
       config: of the agent.
@@ -179,6 +179,9 @@ def update(
         kl_weight=kl_weight,
     )
     target = jax.lax.stop_gradient(target)
+    if config.window > config.mppi.horizon:
+        # Later rows are there for their rewards, which are in the targets now.
+        batch, target = batch.head(config.mppi.horizon + 1), target.head(config.mppi.horizon)
     # TD-MPC2's order: the policy climbs the updated critic, at latents from before that update.
     # The prior comes before the policy, whose loss treats it as a constant.
     state, model, metrics = _improve_model(state, batch, target, key_dropout, spec, config)

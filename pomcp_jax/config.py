@@ -175,7 +175,7 @@ class MppiConfig:
     """The planner, MPPI as in TD-MPC2; see :func:`pomcp_jax.mppi.plan`."""
 
     horizon: Count = 3
-    """Steps of a plan, H; training windows have the same number of transitions."""
+    """Steps of a plan, H, and of the model's unrolling in training windows."""
     num_samples: Count = 512
     """Candidate plans of an iteration, proposals included."""
     num_proposals: CountOrZero = 24
@@ -243,6 +243,9 @@ class CriticConfig:
     td_lambda: Share = 0.0
     """Weight of longer returns in a target: 0 bootstraps after one reward, as in TD-MPC2, 1 after
     all rewards until the window's end."""
+    return_steps: CountOrZero = 0
+    """Rewards of a window's longest return, and so transitions of a training window, of which the
+    model is unrolled over the first ``mppi.horizon``; 0: ``mppi.horizon``."""
     soft_target: bool = False
     """Subtract the policy's closed-form KL to the prior at the next state (needs a prior)."""
     soft_target_clip: NotNegative = 10.0
@@ -435,6 +438,11 @@ class AgentConfig:
     prior: PriorConfig = PriorConfig()
     replan: ReplanConfig = ReplanConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @property
+    def window(self) -> int:
+        """Transitions of a training window, W: H, or more for longer returns."""
+        return self.critic.return_steps or self.mppi.horizon
 
 
 @config

@@ -129,9 +129,14 @@ RULES: tuple[Rule, ...] = (
         "mppi.interpolation",
     ),
     _agent(
-        lambda agent: agent.mppi.horizon == 1,
+        lambda agent: agent.window == 1,
         "agent.mppi.horizon is 1: windows have a single reward",
         "critic.td_lambda",
+    ),
+    _agent(
+        lambda agent: agent.critic.td_lambda == 0.0,
+        "agent.critic.td_lambda is 0: targets have a single reward",
+        "critic.return_steps",
     ),
     _agent(
         lambda agent: not agent.critic.soft_target,

@@ -24,6 +24,10 @@ class Targets(NamedTuple):
     next_latent: Float[Array, "H B L"]
     value: Float[Array, "H B"]
 
+    def head(self, length: int) -> "Targets":
+        """Those of the first ``length`` transitions of every window."""
+        return jax.tree.map(lambda x: x[:length], self)
+
 
 class ModelLoss(NamedTuple):
     """Loss terms before coefficients, and the detached roll-out."""

@@ -5,7 +5,7 @@ observation a step. Row ``t + 1`` of the same environment is the successor of
 row ``t`` unless ``last[t]``: then row ``t`` is an episode's final observation
 (or led to a broken state), and its action, reward and record have no meaning.
 
-Symbols: C rows per environment, N environments, B windows, T = H + 1 rows of a window.
+Symbols: C rows per environment, N environments, B windows, T rows of a window.
 For seeds, ``vmap`` with ``in_axes=SEEDS``: the cursor is shared, so inserting stays one
 contiguous in-place write.
 """
@@ -84,6 +84,10 @@ class Batch(NamedTuple):
     def recorded(self) -> Bool[Array, "T B"]:
         """Whether a state has a planner record; final observations count as others do."""
         return self.rows.made >= 0
+
+    def head(self, length: int) -> "Batch":
+        """The first ``length`` rows of every window."""
+        return jax.tree.map(lambda x: x[:length], self)
 
 
 def init(

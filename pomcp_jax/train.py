@@ -204,7 +204,7 @@ def update_step(
     state: TrainState, config: Config, spec: AgentSpec, work: Work
 ) -> tuple[TrainState, dict[str, Float[Array, " S"]]]:
     """One update of every seed: sample, re-plan where it is due, learn."""
-    length = config.agent.mppi.horizon + 1
+    length = config.agent.window + 1
     # Sampling, learning and re-planning each have a key, so switching re-planning on changes
     # neither the batches nor the noise of the losses.
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(fold_keys(state, UPDATING, state.updates))
@@ -222,7 +222,7 @@ def update_step(
             prior, value = over_seeds(replan_seed, config.agent, learners, keys[:, 2], batch)
             return prior, value, jnp.full(value.shape, state.updates, jnp.int32)
 
-        horizon, width = length - 1, config.agent.replan.batch_size
+        horizon, width = config.agent.mppi.horizon, config.agent.replan.batch_size
         due = (jnp.mod(state.updates, config.agent.replan.interval) == 0) & work.replan
         if config.agent.replan.select != "first":
             batch = _reorder(state, batch, due, config, spec)

@@ -372,6 +372,17 @@ def long_returns_have_rewards(agent: AgentConfig) -> str | None:
     )
 
 
+def long_returns_contain_the_unrolling(agent: AgentConfig) -> str | None:
+    """Every step that the model is unrolled over has a target."""
+    if agent.critic.return_steps == 0 or agent.critic.return_steps >= agent.mppi.horizon:
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.return_steps",
+        f"0, or >= agent.mppi.horizon = {agent.mppi.horizon}",
+    )
+
+
 def soft_target_has_prior_and_q(agent: AgentConfig) -> str | None:
     """Soft targets need a Q critic, and a prior at next states, which only a network has."""
     if not agent.critic.soft_target:
@@ -453,6 +464,7 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     target_actor_exists,
     target_values_plans,
     long_returns_have_rewards,
+    long_returns_contain_the_unrolling,
     soft_target_has_prior_and_q,
     value_weight_has_values,
     divergence_compares_like_with_like,
@@ -468,8 +480,13 @@ def seeds_are_int32(config: Config) -> str | None:
     return _wrong(config.train, "train.seed", "<= 2**31 - 1 - train.num_seeds")
 
 
+def window_field(agent: AgentConfig) -> str:
+    """Name of the field that sets the length of training windows."""
+    return "agent.critic.return_steps" if agent.critic.return_steps else "agent.mppi.horizon"
+
+
 def _window_rows(config: Config) -> int:
-    return (config.agent.mppi.horizon + 1) * config.env.num_envs
+    return (config.agent.window + 1) * config.env.num_envs
 
 
 def random_phase_fills_a_window(config: Config) -> str | None:
@@ -481,7 +498,7 @@ def random_phase_fills_a_window(config: Config) -> str | None:
     return _wrong(
         config.train,
         "train.seed_decisions",
-        f">= (agent.mppi.horizon + 1) x env.num_envs = {rows}:"
+        f">= ({window_field(config.agent)} + 1) x env.num_envs = {rows}:"
         " the first update needs a window of every environment (or train.buffer names a file)",
     )
 

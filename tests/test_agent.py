@@ -269,6 +269,36 @@ def test_no_work_is_done_for_actors_of_several_seeds_that_are_not_due():
     assert " cond[" in program  # a select would compute both sides
 
 
+@functools.cache
+def update_on_long_windows(td_lambda):
+    """An update whose model is unrolled over one transition of windows of three."""
+    config, spec, _ = match()
+    changes = {"mppi.horizon": 1, "critic.return_steps": 3, "critic.td_lambda": td_lambda}
+    config = config_lib.replace(config, changes | {"critic.target_action": "mode"})
+    return jax.jit(functools.partial(agent.update, spec=spec, config=config))
+
+
+def test_later_rows_of_a_window_are_only_in_the_returns():
+    config, spec, state = match()
+    batch, key = some_batch(), jax.random.key(0)
+    changes = {"mppi.horizon": 1, "critic.target_action": "mode"}
+    short = functools.partial(agent.update, spec=spec, config=config_lib.replace(config, changes))
+    expected, _ = jax.jit(short)(state, batch.head(2), key)
+    found, _ = update_on_long_windows(0.0)(state, batch, key)
+    near = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6)
+    jax.tree.map(near, expected.params, found.params)
+
+    def target(td_lambda, row):
+        reward = batch.rows.reward.at[row].add(1.0)
+        after = batch._replace(rows=batch.rows._replace(reward=reward))
+        return float(update_on_long_windows(td_lambda)(state, after, key)[1]["value/target"])
+
+    gamma = float(config.optimizer.discount)
+    for td_lambda, weights in ((0.0, [1.0, 0.0, 0.0, 0.0]), (1.0, [1.0, gamma, gamma**2, 0.0])):
+        gains = [target(td_lambda, row) - target(td_lambda, 3) for row in range(4)]
+        np.testing.assert_allclose(gains, weights, atol=1e-4)
+
+
 def test_a_prior_that_is_always_refused_does_not_look_healthy_in_between():
     state, batch = spoil("prior")
     counts = []

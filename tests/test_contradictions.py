@@ -120,6 +120,10 @@ CONTRADICTIONS = [
     ("bmpc", {"critic.td_lambda": 0.5}, "critic.td_lambda", {
         "must be 0": {"critic.td_lambda": 0.0},
     }),
+    ("po_mpc", {"critic.return_steps": 2}, "critic.return_steps", {
+        "must be 0": {"critic.return_steps": 0},
+        "or >= agent.mppi.horizon = 3": {"critic.return_steps": 3},
+    }),
     ("qbmpc", {"policy.prior": "learned", "prior.gate": True, "prior.gate_value": "critic"},
      "prior.gate_value", {
         "must be 'plan'": {"prior.gate_value": "plan"},

@@ -56,6 +56,7 @@ WARNED = [
     ("po_mpc", {"mppi.interpolation": "cubic"}, "mppi.interpolation", {"mppi.knots": 3}),
     ("po_mpc", {"mppi.horizon": 1, "critic.td_lambda": 0.5}, "critic.td_lambda",
      {"mppi.horizon": 2}),
+    ("po_mpc", {"critic.return_steps": 5}, "critic.return_steps", {"critic.td_lambda": 1.0}),
     ("po_mpc", {"optimizer.termination_coef": 2.0}, "optimizer.termination_coef",
      {"world_model.termination": True}),
     ("po_mpc", {"replan.num_samples": 256}, "replan.num_samples", {"replan.interval": 1}),

@@ -37,6 +37,7 @@ RUNS = {
         agent_changes=WINDOWS | {
             "critic__soft_target": True, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
             "policy__divergence": "forward", "policy__value_weight": True,
+            "critic__td_lambda": 0.9, "critic__return_steps": 5,
         },
         train__num_seeds=2,
     ),

@@ -134,8 +134,9 @@ def update(agent: AgentConfig, observation: int, action: int) -> Arithmetic:
     n, model = networks(agent, observation, action), agent.world_model
     horizon, batch = agent.mppi.horizon, agent.optimizer.batch_size
     heads, states = agent.critic.num_target_heads, horizon + 1
-    one = (states + 2) * n["encoder"]
-    one += horizon * (n["policy"] + heads * n["head"])
+    window = agent.window
+    one = (window + 3) * n["encoder"]
+    one += window * (n["policy"] + heads * n["head"])
     one += 3 * horizon * (n["dynamics"] + n["reward"] + model.num_heads * n["head"])
     actors = states * (3 * n["policy"] + 2 * agent.policy.num_q_heads * n["head"])
     if agent.policy.learns_prior:
