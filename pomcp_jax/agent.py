@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pomcp_jax import (
     acting,
+    calibration,
     maths,
     model_loss,
     normalising,
@@ -26,6 +27,7 @@ from pomcp_jax import (
 )
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.actors import AgentParams
+from pomcp_jax.calibration import Outcomes
 from pomcp_jax.config import AgentConfig
 from pomcp_jax.optimise import Improved
 from pomcp_jax.policy_loss import Scales
@@ -149,6 +151,7 @@ def update(
     config: AgentConfig,
     train_actors: Bool[Array, ""] | bool = True,
     due: Bool[Array, ""] | bool = True,
+    outcomes: Outcomes | None = None,
 ) -> tuple[AgentState, dict[str, Float[Array, ""]]]:
     """One optimisation step of everything on one batch.
 
@@ -160,6 +163,7 @@ def update(
       config: of the agent.
       train_actors: False leaves policy, prior and scales alone (BMPC's pre-training).
       due: False does so too, in updates between those of ``policy.interval``.
+      outcomes: of recent actions, for ``policy.kl_tuning`` ``calibrated``.
 
     Returns:
       The new state and scalar metrics. A part whose loss or gradient is not
@@ -199,7 +203,24 @@ def update(
     # Only a wait for the next turn leaves their health open; pre-training has nothing to judge.
     complete = True if config.policy.interval == 1 else due | ~jnp.asarray(train_actors)
     faults = _count_faults(state.faults, finite, complete)
+    if outcomes is not None:
+        state, calibrated = _calibrate(state, outcomes, spec, config, train_actors)
+        more = more | calibrated
     return state._replace(target_value=target_value, faults=faults), metrics | more
+
+
+def _calibrate(
+    state: AgentState,
+    outcomes: Outcomes,
+    spec: AgentSpec,
+    config: AgentConfig,
+    enabled: Bool[Array, ""] | bool,
+) -> tuple[AgentState, dict[str, Float[Array, ""]]]:
+    """A step of the factor of ``kl_coef``, and the bias that it answers to."""
+    bias = calibration.bias(state.params, outcomes, nets=spec.nets, config=config)
+    log = calibration.step(state.scales.log_multiplier, bias, config.policy)
+    log = jnp.where(enabled, log, state.scales.log_multiplier)
+    return state._replace(scales=state.scales._replace(log_multiplier=log)), {"value/bias": bias}
 
 
 Part = tuple[AgentState, Improved, dict[str, Float[Array, ""]]]

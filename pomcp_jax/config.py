@@ -274,13 +274,18 @@ class PolicyConfig:
     whatever the task and the number of actions (docs/method.md)."""
     kl_coef: NotNegative = 1.0
     """Weight of the divergence from the prior, the paper's lambda."""
-    kl_tuning: Literal["fixed", "dual"] = "fixed"
-    """``dual`` multiplies ``kl_coef`` by a factor that is learned so that the divergence per
-    dimension approaches ``kl_target``."""
+    kl_tuning: Literal["fixed", "dual", "calibrated"] = "fixed"
+    """A factor of ``kl_coef``. ``dual``: learned so that the divergence per dimension approaches
+    ``kl_target``. ``calibrated``: at least 1, and rising while the critic values recent actions
+    higher than what followed them by more than ``bias_limit`` (docs/method.md)."""
     kl_target: NotNegative = 0.1
     """Target of the dual factor, in nats per dimension of the action."""
     dual_rate: NotNegative = 1e-3
-    """Change of the dual factor's logarithm per update and nat."""
+    """Change of the factor's logarithm per update and nat, or unit of ``bias_limit``."""
+    bias_limit: NotNegative = 1.0
+    """Overestimation that ``calibrated`` tolerates, in standard deviations of value over states."""
+    bias_steps: Count = 100
+    """Decisions whose rewards a value is compared with, at most; then the critic's value again."""
     kl_dim_power: Power = 0.0
     """The KL term is multiplied by A to this power: 0 sums over dimensions, -1 averages."""
     entropy_coef: NotNegative = 1e-4

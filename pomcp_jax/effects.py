@@ -69,6 +69,16 @@ RULES: tuple[Rule, ...] = (
         lambda agent: agent.policy.kl_tuning != "dual",
         "agent.policy.kl_tuning is not 'dual'",
         "policy.kl_target",
+    ),
+    _agent(
+        lambda agent: agent.policy.kl_tuning != "calibrated",
+        "agent.policy.kl_tuning is not 'calibrated'",
+        "policy.bias_limit",
+        "policy.bias_steps",
+    ),
+    _agent(
+        lambda agent: agent.policy.kl_tuning == "fixed",
+        "agent.policy.kl_tuning is 'fixed'",
         "policy.dual_rate",
     ),
     _agent(

@@ -232,7 +232,7 @@ def _tuned(
 
     ``kl`` is the mean over ``near``; without any such state nothing changes.
     """
-    if config.kl_tuning == "fixed":
+    if config.kl_tuning != "dual":
         return scales
     if _lacks_records(config):
         kl = jnp.where(jnp.any(near), kl, jnp.nan)

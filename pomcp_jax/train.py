@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pomcp_jax import (
     acting,
     agent,
+    calibration,
     compiled,
     counters,
     data_axis,
@@ -35,6 +36,7 @@ from pomcp_jax import (
 )
 from pomcp_jax.acting import AgentSpec
 from pomcp_jax.agent import AgentState
+from pomcp_jax.calibration import Outcomes
 from pomcp_jax.compiled import Compiled
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.envs.protocol import Env
@@ -45,6 +47,7 @@ from pomcp_jax.seed_axis import over_seeds
 from pomcp_jax.train_state import (
     ACTING,
     AGENT,
+    CALIBRATING,
     ENVIRONMENT,
     EVALUATION,
     SPECS,
@@ -241,12 +244,24 @@ def update_step(
 
     turn = {"train_actors": work.train_actors, "due": agent.actors_due(state.updates, config.agent)}
 
-    def learn(config, learner, batch, key):
-        return agent.update(learner, batch, key, spec=spec, config=config, **turn)
+    def learn(config, learner, batch, key, seen):
+        return agent.update(learner, batch, key, spec=spec, config=config, outcomes=seen, **turn)
 
-    agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1])
+    seen = _outcomes(state, config) if config.agent.policy.kl_tuning == "calibrated" else None
+    agents, metrics = over_seeds(learn, config.agent, state.agent, batch, keys[:, 1], seen)
     agents, ring = data_axis.whole((agents, ring))
     return state._replace(agent=agents, replay=ring, updates=state.updates + 1), metrics
+
+
+def _outcomes(state: TrainState, config: Config) -> Outcomes:
+    """What followed recent actions of every seed."""
+
+    def of_seed(config, ring, key):
+        return calibration.draw(ring, key, config)
+
+    keys = fold_keys(state, CALIBRATING, state.updates)
+    axes = (seed_axis.axes(config.agent), replay.SEEDS, 0)
+    return jax.vmap(of_seed, in_axes=axes)(config.agent, state.replay, keys)
 
 
 def _reorder(

@@ -20,7 +20,7 @@ from pomcp_jax.replay import Replay
 from pomcp_jax.types import Key, PyTree, TimeStep
 
 # The order is part of every result: another one would change all random numbers.
-AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION = range(5)
+AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION, CALIBRATING = range(6)
 """Streams of randomness of a seed."""
 
 

@@ -201,19 +201,20 @@ def tuning_has_a_prior(agent: AgentConfig) -> str | None:
 
 def tuning_has_a_weight(agent: AgentConfig) -> str | None:
     """The dual factor multiplies a weight that is not zero."""
-    if agent.policy.kl_tuning == "fixed" or agent.policy.kl_coef > 0.0:
+    tuning = agent.policy.kl_tuning
+    if tuning == "fixed" or agent.policy.kl_coef > 0.0:
         return None
     return _wrong(
         agent.policy,
         "agent.policy.kl_coef",
-        "> 0 when agent.policy.kl_tuning is 'dual': that multiplies it",
+        f"> 0 when agent.policy.kl_tuning is {tuning!r}: that multiplies it",
     )
 
 
 def tuning_has_a_kl(agent: AgentConfig) -> str | None:
     """The dual factor aims at a KL, which not every divergence is."""
     divergence = agent.policy.divergence
-    if agent.policy.kl_tuning == "fixed" or divergence in ("reverse", "forward"):
+    if agent.policy.kl_tuning != "dual" or divergence in ("reverse", "forward"):
         return None
     return _wrong(
         agent.policy,
