@@ -162,13 +162,18 @@ def update(
       spec: static part of the agent.
       config: of the agent.
       train_actors: False leaves policy, prior and scales alone (BMPC's pre-training).
-      due: False does so too, in updates between those of ``policy.interval``.
+      due: False leaves policy, prior and their scales alone, in updates between those of
+        ``policy.interval``.
       outcomes: of recent actions, for ``policy.kl_tuning`` ``calibrated``.
 
     Returns:
       The new state and scalar metrics. A part whose loss or gradient is not
       finite keeps its parameters, and the fault is counted.
+
+    Raises:
+      ValueError: while tracing, if windows have another length, or outcomes are missing.
     """
+    _check_inputs(batch, outcomes, config)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
     batch = acting.normalised(state.params, batch)
     # From the scales of the latest policy loss: the soft target prices KL as that loss did.
@@ -204,23 +209,23 @@ def update(
     complete = True if config.policy.interval == 1 else due | ~jnp.asarray(train_actors)
     faults = _count_faults(state.faults, finite, complete)
     if outcomes is not None:
-        state, calibrated = _calibrate(state, outcomes, spec, config, train_actors)
-        more = more | calibrated
+        key_bias = jax.random.fold_in(key_target, 1)
+        bias = calibration.bias(state.params, outcomes, key_bias, nets=spec.nets, config=config)
+        bias = calibration.relative(bias, target.value, batch.transition)
+        log = calibration.step(state.scales.log_multiplier, bias, config.policy)
+        log = jnp.where(train_actors, log, state.scales.log_multiplier)
+        state = state._replace(scales=state.scales._replace(log_multiplier=log))
+        more = more | {"value/bias": bias}
     return state._replace(target_value=target_value, faults=faults), metrics | more
 
 
-def _calibrate(
-    state: AgentState,
-    outcomes: Outcomes,
-    spec: AgentSpec,
-    config: AgentConfig,
-    enabled: Bool[Array, ""] | bool,
-) -> tuple[AgentState, dict[str, Float[Array, ""]]]:
-    """A step of the factor of ``kl_coef``, and the bias that it answers to."""
-    bias = calibration.bias(state.params, outcomes, nets=spec.nets, config=config)
-    log = calibration.step(state.scales.log_multiplier, bias, config.policy)
-    log = jnp.where(enabled, log, state.scales.log_multiplier)
-    return state._replace(scales=state.scales._replace(log_multiplier=log)), {"value/bias": bias}
+def _check_inputs(batch: Batch, outcomes: Outcomes | None, config: AgentConfig) -> None:
+    rows, tuning = batch.valid.shape[0], config.policy.kl_tuning
+    if rows != config.window + 1:
+        raise ValueError(f"batch: has windows of {rows} rows; must have {config.window + 1}")
+    if (outcomes is None) == (tuning == "calibrated"):
+        right = "be given" if outcomes is None else "be None"
+        raise ValueError(f"outcomes: must {right} when policy.kl_tuning is {tuning!r}")
 
 
 Part = tuple[AgentState, Improved, dict[str, Float[Array, ""]]]

@@ -243,7 +243,7 @@ class CriticConfig:
     td_lambda: Share = 0.0
     """Weight of longer returns in a target: 0 bootstraps after one reward, as in TD-MPC2, 1 after
     all rewards until the window's end."""
-    return_steps: CountOrZero = 0
+    return_steps: Annotated[int, Range(0, 100)] = 0
     """Rewards of a window's longest return, and so transitions of a training window, of which the
     model is unrolled over the first ``mppi.horizon``; 0: ``mppi.horizon``."""
     soft_target: bool = False
@@ -276,14 +276,14 @@ class PolicyConfig:
     """Weight of the divergence from the prior, the paper's lambda."""
     kl_tuning: Literal["fixed", "dual", "calibrated"] = "fixed"
     """A factor of ``kl_coef``. ``dual``: learned so that the divergence per dimension approaches
-    ``kl_target``. ``calibrated``: at least 1, and rising while the critic values recent actions
+    ``kl_target``. ``calibrated``: at least 1, and rising while the critic values recent plans
     higher than what followed them by more than ``bias_limit`` (docs/method.md)."""
     kl_target: NotNegative = 0.1
     """Target of the dual factor, in nats per dimension of the action."""
     dual_rate: NotNegative = 1e-3
     """Change of the factor's logarithm per update and nat, or unit of ``bias_limit``."""
-    bias_limit: NotNegative = 1.0
-    """Overestimation that ``calibrated`` tolerates, in standard deviations of value over states."""
+    bias_limit: NotNegative = 0.0
+    """Overestimation that ``calibrated`` tolerates, in standard deviations of value over replay."""
     bias_steps: Count = 100
     """Decisions whose rewards a value is compared with, at most; then the critic's value again."""
     kl_dim_power: Power = 0.0

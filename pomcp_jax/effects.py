@@ -86,6 +86,8 @@ RULES: tuple[Rule, ...] = (
         "agent.policy.dual_rate is 0: the factor never changes",
         "policy.kl_tuning",
         "policy.kl_target",
+        "policy.bias_limit",
+        "policy.bias_steps",
     ),
     _agent(
         lambda agent: not agent.policy.value_weight,

@@ -214,14 +214,14 @@ def td_target(
 
 
 def lambda_returns(
-    reward: Float[Array, "H *batch"],
-    terminated: Float[Array, "H *batch"],
-    next_value: Float[Array, "H *batch"],
-    transition: Bool[Array, "H *batch"],
+    reward: Float[Array, "W *batch"],
+    terminated: Float[Array, "W *batch"],
+    next_value: Float[Array, "W *batch"],
+    transition: Bool[Array, "W *batch"],
     *,
     discount: Float[Array, ""] | float,
     td_lambda: Float[Array, ""] | float,
-) -> Float[Array, "H *batch"]:
+) -> Float[Array, "W *batch"]:
     """Returns ``G_t = r_t + gamma (1 - d_t) [(1 - l) V_{t+1} + l G_{t+1}]`` within a window.
 
     With l = ``td_lambda`` 0 these are one-step targets. The last step, and steps whose next

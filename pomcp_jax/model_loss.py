@@ -19,10 +19,10 @@ TERMS = ("consistency", "reward", "value", "termination", "model_gradient")
 
 
 class Targets(NamedTuple):
-    """Regression targets of a batch, without gradient."""
+    """Regression targets of a batch, without gradient: of all W transitions until :meth:`head`."""
 
-    next_latent: Float[Array, "H B L"]
-    value: Float[Array, "H B"]
+    next_latent: Float[Array, "W B L"]
+    value: Float[Array, "W B"]
 
     def head(self, length: int) -> "Targets":
         """Those of the first ``length`` transitions of every window."""
@@ -139,8 +139,8 @@ def targets(
 
 
 def _of_plans(
-    own: Float[Array, "H B"], planned: Float[Array, "H B"], batch: Batch, config: AgentConfig
-) -> Float[Array, "H B"]:
+    own: Float[Array, "W B"], planned: Float[Array, "W B"], batch: Batch, config: AgentConfig
+) -> Float[Array, "W B"]:
     """Next values under ``critic.target_actor`` ``stored`` or ``best``.
 
     ``own`` are those of the actor's actions, ``planned`` those of the stored plans.

@@ -28,7 +28,7 @@ class Scales(NamedTuple):
     kl: Float[Array, ""]
     prior: Float[Array, ""]
     log_multiplier: Float[Array, ""]
-    """Logarithm of what multiplies ``policy.kl_coef``; stays 0 unless ``kl_tuning`` is dual."""
+    """Logarithm of what multiplies ``policy.kl_coef``; stays 0 if ``kl_tuning`` is fixed."""
 
 
 class PriorAux(NamedTuple):

@@ -130,24 +130,32 @@ def insert(replay: Replay, row: Row) -> Replay:
     return Replay(rows, replay.inserted + 1)
 
 
-def sample(replay: Replay, key: Key, batch_size: int, length: int) -> Batch:
+def sample(
+    replay: Replay, key: Key, batch_size: int, length: int, least: int | None = None
+) -> Batch:
     """Draw windows of ``length`` consecutive rows, uniformly over start rows and environments.
 
-    Needs at least ``length`` rows per environment. A window may extend beyond an
-    episode's end; later states are not ``valid``.
+    A window may extend beyond an episode's end, and beyond the newest row if its first ``least``
+    rows (by default all) do not; later states are not ``valid``. Needs at least ``least`` rows per
+    environment.
     """
+    least = length if least is None else least
     key_row, key_env = jax.random.split(key)
     num_envs = replay.rows.reward.shape[1]
     oldest = replay.inserted - replay.size
     # Configurations guarantee a window before the first update; the bound is for other callers,
     # because a range that is empty cannot raise on the device.
-    starts = jnp.maximum(replay.size - length + 1, 1)
+    starts = jnp.maximum(replay.size - least + 1, 1)
     # Absolute numbers, which never repeat: :func:`write_back` recognises rows overwritten since.
     start = oldest + jax.random.randint(key_row, (batch_size,), 0, starts, jnp.int32)
     env = jax.random.randint(key_env, (batch_size,), 0, num_envs, jnp.int32)
     row = start[None] + jnp.arange(length, dtype=start.dtype)[:, None]
     index = Index(row, jnp.broadcast_to(env[None], row.shape))
     rows = read(replay, index)
+    if least < length:
+        # The newest row ends a window as an episode's last one does.
+        cut = (row >= replay.inserted - 1).at[: least - 1].set(False)
+        rows = rows._replace(last=rows.last | cut)
     # Ends *before* each row: a final observation is still a state of its episode.
     ended = jnp.cumsum(rows.last.astype(jnp.int32), axis=0) - rows.last.astype(jnp.int32)
     return Batch(rows, index, ended == 0)

@@ -14,9 +14,6 @@ from pomcp_jax.envs.protocol import Env
 from pomcp_jax.schedule import Chunks, Work
 from pomcp_jax.train import Program, TrainState
 
-_FRESH, _RENEWED = train.EVALUATION + 1, train.EVALUATION + 2
-"""Streams of randomness of environments and of agents that were reset on purpose."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Works:
@@ -94,7 +91,7 @@ def reset_environments(state: TrainState, config: Config, env: Env) -> TrainStat
 
     def fresh(key):
         # A separate stream: environments must not repeat their first episodes.
-        folded = jax.random.fold_in(jax.random.fold_in(key, _FRESH), state.iteration)
+        folded = jax.random.fold_in(jax.random.fold_in(key, train_state.FRESH), state.iteration)
         return jax.random.split(folded, config.env.num_envs)
 
     env_state, timestep = env.reset(jax.vmap(fresh)(state.keys).reshape(-1))
@@ -120,7 +117,7 @@ def reset_agents(
     New parameters are drawn from the seed's key and the iteration, so an interruption does not
     change them. The total of refused updates stays; the count of consecutive ones is reset.
     """
-    keys = train.fold_keys(state, _RENEWED, state.iteration)
+    keys = train.fold_keys(state, train_state.RENEWED, state.iteration)
     old, new = state.agent, train.init_agents(keys, config, spec)
     # The total is a count of the run; only the streak belonged to the old agent.
     new = new._replace(faults=new.faults._replace(total=old.faults.total))

@@ -212,7 +212,9 @@ def update_step(
     # neither the batches nor the noise of the losses.
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(fold_keys(state, UPDATING, state.updates))
     size = config.agent.optimizer.batch_size
-    sample = jax.vmap(lambda r, key: replay.sample(r, key, size, length), in_axes=(replay.SEEDS, 0))
+    least = config.agent.mppi.horizon + 1
+    draw = lambda ring, key: replay.sample(ring, key, size, length, least)  # noqa: E731
+    sample = jax.vmap(draw, in_axes=(replay.SEEDS, 0))
     batch = data_axis.split(sample(state.replay, keys[:, 0]), 2)
     ring = state.replay
     if config.agent.replan.interval:

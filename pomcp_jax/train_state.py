@@ -20,8 +20,9 @@ from pomcp_jax.replay import Replay
 from pomcp_jax.types import Key, PyTree, TimeStep
 
 # The order is part of every result: another one would change all random numbers.
-AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION, CALIBRATING = range(6)
-"""Streams of randomness of a seed."""
+AGENT, ENVIRONMENT, ACTING, UPDATING, EVALUATION, FRESH, RENEWED, CALIBRATING = range(8)
+"""Streams of randomness of a seed; environments and agents reset on purpose are ``FRESH`` and
+``RENEWED``."""
 
 
 class TrainState(NamedTuple):

@@ -191,7 +191,7 @@ def value_scale_exists(agent: AgentConfig) -> str | None:
 
 
 def tuning_has_a_prior(agent: AgentConfig) -> str | None:
-    """The dual factor tunes a divergence that exists."""
+    """The factor tunes the weight of a divergence that exists."""
     if agent.policy.kl_tuning == "fixed" or agent.policy.prior != "none":
         return None
     return _wrong(
@@ -200,7 +200,7 @@ def tuning_has_a_prior(agent: AgentConfig) -> str | None:
 
 
 def tuning_has_a_weight(agent: AgentConfig) -> str | None:
-    """The dual factor multiplies a weight that is not zero."""
+    """The factor multiplies a weight that is not zero."""
     tuning = agent.policy.kl_tuning
     if tuning == "fixed" or agent.policy.kl_coef > 0.0:
         return None
@@ -219,7 +219,19 @@ def tuning_has_a_kl(agent: AgentConfig) -> str | None:
     return _wrong(
         agent.policy,
         "agent.policy.kl_tuning",
-        f"'fixed' when agent.policy.divergence is {divergence!r}: agent.policy.kl_target is a KL",
+        f"'fixed' or 'calibrated' when agent.policy.divergence is {divergence!r}:"
+        " agent.policy.kl_target is a KL",
+    )
+
+
+def bias_is_of_returns(agent: AgentConfig) -> str | None:
+    """Returns without the price of the divergence are no measure of values with it."""
+    if agent.policy.kl_tuning != "calibrated" or not agent.critic.soft_target:
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.kl_tuning",
+        "'fixed' or 'dual' when agent.critic.soft_target is True: values include the divergence",
     )
 
 
@@ -375,13 +387,16 @@ def long_returns_have_rewards(agent: AgentConfig) -> str | None:
 
 def long_returns_contain_the_unrolling(agent: AgentConfig) -> str | None:
     """Every step that the model is unrolled over has a target."""
-    if agent.critic.return_steps == 0 or agent.critic.return_steps >= agent.mppi.horizon:
+    steps, name = agent.critic.return_steps, "agent.critic.return_steps"
+    if steps and agent.world_model.critic == "v":
+        return _wrong(
+            agent.critic,
+            name,
+            "0 when agent.world_model.critic is 'v': its targets are one step of the model",
+        )
+    if steps == 0 or steps >= agent.mppi.horizon:
         return None
-    return _wrong(
-        agent.critic,
-        "agent.critic.return_steps",
-        f"0, or >= agent.mppi.horizon = {agent.mppi.horizon}",
-    )
+    return _wrong(agent.critic, name, f"0, or >= agent.mppi.horizon = {agent.mppi.horizon}")
 
 
 def soft_target_has_prior_and_q(agent: AgentConfig) -> str | None:
@@ -452,6 +467,7 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     tuning_has_a_weight,
     proposer_exists,
     tuning_has_a_kl,
+    bias_is_of_returns,
     proposers_have_proposals,
     tail_has_an_action,
     tail_penalty_has_heads,

@@ -299,6 +299,16 @@ def test_later_rows_of_a_window_are_only_in_the_returns():
         np.testing.assert_allclose(gains, weights, atol=1e-4)
 
 
+def test_an_update_refuses_windows_of_another_length_and_missing_outcomes():
+    config, spec, state = match()
+    batch, key = some_batch(), jax.random.key(0)
+    with pytest.raises(ValueError, match="batch: has windows of 3 rows; must have 4"):
+        agent.update(state, batch.head(3), key, spec=spec, config=config)
+    calibrated = config_lib.replace(config, {"policy.kl_tuning": "calibrated"})
+    with pytest.raises(ValueError, match="must be given when policy.kl_tuning is 'calibrated'"):
+        agent.update(state, batch, key, spec=spec, config=calibrated)
+
+
 def test_a_prior_that_is_always_refused_does_not_look_healthy_in_between():
     state, batch = spoil("prior")
     counts = []

@@ -53,7 +53,8 @@ CONTRADICTIONS = [
         "must be > 0": {"policy.kl_coef": 0.1},
     }),
     ("boom", {"policy.kl_tuning": "dual"}, "policy.kl_tuning", {
-        "must be 'fixed' when agent.policy.divergence is": {"policy.kl_tuning": "fixed"},
+        "must be 'fixed'": {"policy.kl_tuning": "fixed"},
+        "or 'calibrated' when agent.policy.divergence is": {"policy.kl_tuning": "calibrated"},
     }),
     ("po_mpc_direct", {"policy.proposer": "both"}, "policy.proposer", {
         "must be 'policy'": {"policy.proposer": "policy"},
@@ -123,6 +124,14 @@ CONTRADICTIONS = [
     ("po_mpc", {"critic.return_steps": 2}, "critic.return_steps", {
         "must be 0": {"critic.return_steps": 0},
         "or >= agent.mppi.horizon = 3": {"critic.return_steps": 3},
+    }),
+    ("bmpc", {"critic.return_steps": 5}, "critic.return_steps", {
+        "must be 0": {"critic.return_steps": 0},
+    }),
+    ("po_mpc", {"critic.soft_target": True, "policy.kl_tuning": "calibrated"}, "policy.kl_tuning", {
+        "must be 'fixed'": {"policy.kl_tuning": "fixed"},
+        "or 'dual'": {"policy.kl_tuning": "dual"},
+        "when agent.critic.soft_target is True": {"critic.soft_target": False},
     }),
     ("qbmpc", {"policy.prior": "learned", "prior.gate": True, "prior.gate_value": "critic"},
      "prior.gate_value", {

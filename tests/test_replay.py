@@ -167,6 +167,30 @@ def test_no_transition_crosses_an_episode_end(case):
     np.testing.assert_array_equal(batch.transition, same)
 
 
+@hypothesis.given(filled())
+def test_windows_that_reach_beyond_the_newest_row_end_there(case):
+    ring, rows, key = case
+    batch = replay.sample(ring, key, 64, LENGTH + 3, LENGTH)
+    starts = np.asarray(batch.index.row[0])
+    assert starts.max() <= len(rows) - LENGTH
+    lasts = np.stack([row.last for row in rows])
+    for b, first in enumerate(starts):
+        env = batch.index.env[0, b]
+        # What is there, and then nothing: as the end of an episode.
+        ends = [*lasts[first : first + LENGTH + 3, env]]
+        ends += [True] * (LENGTH + 3 - len(ends))
+        there = [first + t < len(rows) for t in range(LENGTH + 3)]
+        expected = [not any(ends[: t + 1]) and there[t + 1] for t in range(LENGTH + 2)]
+        np.testing.assert_array_equal(batch.transition[:, b], expected)
+
+
+def test_long_windows_start_everywhere_that_short_ones_do():
+    ring, _ = fill(CAPACITY + 3)
+    index = replay.sample(ring, jax.random.key(1), 4000, LENGTH + 3, LENGTH).index
+    expected = set(range(3, CAPACITY + 3 - LENGTH + 1))
+    assert set(np.asarray(index.row[0]).tolist()) == expected
+
+
 def test_window_of_one_episode_is_all_transitions():
     """Guards the tests above: masking everything would be wrong."""
     ring, _ = fill(CAPACITY + 2)

@@ -246,18 +246,23 @@ def update(config: Any, seeds: int, envs: int) -> tuple[Callable, tuple, tuple[i
     import jax
     from jax.flatten_util import ravel_pytree
 
-    from pomcp_jax import agent, packing, replay, seed_axis
+    from pomcp_jax import agent, calibration, packing, replay, seed_axis
 
     spec, state, key = _state(config, seeds)
     ring = jax.eval_shape(lambda: replay.init(CAPACITY // envs, envs, OBS, ACTIONS))
-    size, length = config.optimizer.batch_size, config.mppi.horizon + 1
+    size, length = config.optimizer.batch_size, config.window + 1
+    calibrated = config.policy.kl_tuning == "calibrated"
     # A chunk of training packs and joins once, not in every update.
     on_gpu = config.world_model.arranged_for == "gpu"
     state = jax.eval_shape(packing.pack, state) if on_gpu else state
 
     def learn(config, state, keys, rows):
-        batch = replay.sample(replay.Replay(rows, keys[2]), keys[0], size, length)
-        state, metrics = agent.update(state, batch, keys[1], spec=spec, config=config)
+        ring = replay.Replay(rows, keys[2])
+        batch = replay.sample(ring, keys[0], size, length)
+        seen = calibration.draw(ring, keys[0], config) if calibrated else None
+        state, metrics = agent.update(
+            state, batch, keys[1], spec=spec, config=config, outcomes=seen
+        )
         return state, ravel_pytree(metrics)[0] if on_gpu else metrics
 
     def function(config, state, key, rows, inserted):

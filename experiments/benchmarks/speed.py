@@ -34,7 +34,18 @@ from experiments.benchmarks.rows import Row
 from experiments.benchmarks.timing import exclusive
 from experiments.launchers import plans
 from experiments.launchers.study import Study
-from pomcp_jax import acting, agent, envs, files, packing, presets, replay, train, validation
+from pomcp_jax import (
+    acting,
+    agent,
+    calibration,
+    envs,
+    files,
+    packing,
+    presets,
+    replay,
+    train,
+    validation,
+)
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.errors import ConfigError
@@ -129,9 +140,11 @@ def update_call(config: AgentConfig, times: int) -> Callable[[], Any]:
 
     def improve(i, state):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(4), i))
-        length = config.mppi.horizon + 1
-        batch = replay.sample(ring, keys[0], config.optimizer.batch_size, length)
-        return (agent.update(state, batch, keys[1], spec=spec, config=config)[0],)
+        batch = replay.sample(ring, keys[0], config.optimizer.batch_size, config.window + 1)
+        seen = None
+        if config.policy.kl_tuning == "calibrated":
+            seen = calibration.draw(ring, keys[0], config)
+        return (agent.update(state, batch, keys[1], spec=spec, config=config, outcomes=seen)[0],)
 
     return repeated(improve, times, state)
 

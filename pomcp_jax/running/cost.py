@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pomcp_jax import envs, seed_axis
+from pomcp_jax import calibration, envs, seed_axis
 from pomcp_jax.config import AgentConfig, Config
 from pomcp_jax.envs.protocol import Env
 from pomcp_jax.running import process
@@ -142,6 +142,9 @@ def update(agent: AgentConfig, observation: int, action: int) -> Arithmetic:
     if agent.policy.learns_prior:
         actors += states * 4 * n["policy"]
     one += actors * (1.0 / agent.policy.interval)
+    if agent.policy.kl_tuning == "calibrated":
+        ends = calibration.ACTIONS / batch
+        one += ends * (2 * n["encoder"] + n["policy"] + 2 * model.num_heads * n["head"])
     networks_of = {"head": model.num_heads, "policy": 1 + agent.policy.learns_prior}
     weights = sum(count.products / 2 * networks_of.get(k, 1) for k, count in n.items())
     out = batch * one + Arithmetic(0.0, PARAMETER * weights)
