@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from pomcp_jax import datasets, normalising, seed_axis, train_state, validation
+from pomcp_jax import datasets, normalising, seed_axis, train_state
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.datasets import Dataset, Rows
 from pomcp_jax.envs.protocol import Env
@@ -114,14 +114,13 @@ def _check_length(laid: Rows, rows: Rows, config: Config) -> None:
       ConfigError: names the capacity that would do.
     """
     height, num_envs = laid.last.shape
-    window, capacity = config.agent.window + 1, train_state.rows_per_env(config)
+    window, capacity = config.agent.mppi.horizon + 1, train_state.rows_per_env(config)
     if height < window:
-        field = validation.window_field(config.agent)
         raise _error(
             config,
             f"holds {rows.transitions:,} transitions; must hold at least"
-            f" {(window - 2) * num_envs + 1:,}, a window of {field} ="
-            f" {window - 1} for each of env.num_envs = {num_envs}",
+            f" {(window - 2) * num_envs + 1:,}, a window of agent.mppi.horizon ="
+            f" {config.agent.mppi.horizon} for each of env.num_envs = {num_envs}",
         )
     if height > capacity:
         raise ConfigError(

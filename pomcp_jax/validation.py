@@ -497,13 +497,8 @@ def seeds_are_int32(config: Config) -> str | None:
     return _wrong(config.train, "train.seed", "<= 2**31 - 1 - train.num_seeds")
 
 
-def window_field(agent: AgentConfig) -> str:
-    """Name of the field that sets the length of training windows."""
-    return "agent.critic.return_steps" if agent.critic.return_steps else "agent.mppi.horizon"
-
-
 def _window_rows(config: Config) -> int:
-    return (config.agent.window + 1) * config.env.num_envs
+    return (config.agent.mppi.horizon + 1) * config.env.num_envs
 
 
 def random_phase_fills_a_window(config: Config) -> str | None:
@@ -515,7 +510,7 @@ def random_phase_fills_a_window(config: Config) -> str | None:
     return _wrong(
         config.train,
         "train.seed_decisions",
-        f">= ({window_field(config.agent)} + 1) x env.num_envs = {rows}:"
+        f">= (agent.mppi.horizon + 1) x env.num_envs = {rows}:"
         " the first update needs a window of every environment (or train.buffer names a file)",
     )
 
