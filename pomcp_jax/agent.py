@@ -175,22 +175,7 @@ def update(
     """
     _check_inputs(batch, outcomes, config)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
-    batch = acting.normalised(state.params, batch)
-    # From the scales of the latest policy loss: the soft target prices KL as that loss did.
-    kl_weight = _kl_price(state.scales, spec.action_size, config)
-    target = model_loss.targets(
-        state.params,
-        state.target_value,
-        batch,
-        key_target,
-        nets=spec.nets,
-        config=config,
-        kl_weight=kl_weight,
-    )
-    target = jax.lax.stop_gradient(target)
-    if config.window > config.mppi.horizon:
-        # Later rows are there for their rewards, which are in the targets now.
-        batch, target = batch.head(config.mppi.horizon + 1), target.head(config.mppi.horizon)
+    batch, target = _with_targets(state, batch, key_target, spec, config)
     # TD-MPC2's order: the policy climbs the updated critic, at latents from before that update.
     # The prior comes before the policy, whose loss treats it as a constant.
     state, model, metrics = _improve_model(state, batch, target, key_dropout, spec, config)
@@ -209,14 +194,43 @@ def update(
     complete = True if config.policy.interval == 1 else due | ~jnp.asarray(train_actors)
     faults = _count_faults(state.faults, finite, complete)
     if outcomes is not None:
-        key_bias = jax.random.fold_in(key_target, 1)
-        bias = calibration.bias(state.params, outcomes, key_bias, nets=spec.nets, config=config)
+        bias = calibration.bias(
+            state.params, outcomes, jax.random.fold_in(key_target, 1), nets=spec.nets, config=config
+        )
         bias = calibration.relative(bias, target.value, batch.transition)
-        log = calibration.step(state.scales.log_multiplier, bias, config.policy)
-        log = jnp.where(train_actors, log, state.scales.log_multiplier)
-        state = state._replace(scales=state.scales._replace(log_multiplier=log))
-        more = more | {"value/bias": bias}
+        state, more = _calibrated(state, bias, train_actors, config), more | {"value/bias": bias}
     return state._replace(target_value=target_value, faults=faults), metrics | more
+
+
+def _with_targets(
+    state: AgentState, batch: Batch, key: Key, spec: AgentSpec, config: AgentConfig
+) -> tuple[Batch, model_loss.Targets]:
+    """Windows of H + 1 normalised rows, and their targets from all W + 1."""
+    batch = acting.normalised(state.params, batch)
+    # From the scales of the latest policy loss: the soft target prices KL as that loss did.
+    kl_weight = _kl_price(state.scales, spec.action_size, config)
+    target = model_loss.targets(
+        state.params,
+        state.target_value,
+        batch,
+        key,
+        nets=spec.nets,
+        config=config,
+        kl_weight=kl_weight,
+    )
+    target = jax.lax.stop_gradient(target)
+    if config.window > config.mppi.horizon:
+        # Later rows are there for their rewards, which are in the targets now.
+        batch, target = batch.head(config.mppi.horizon + 1), target.head(config.mppi.horizon)
+    return batch, target
+
+
+def _calibrated(
+    state: AgentState, bias: Float[Array, ""], enabled: Bool[Array, ""] | bool, config: AgentConfig
+) -> AgentState:
+    log = calibration.step(state.scales.log_multiplier, bias, config.policy)
+    log = jnp.where(enabled, log, state.scales.log_multiplier)
+    return state._replace(scales=state.scales._replace(log_multiplier=log))
 
 
 def _check_inputs(batch: Batch, outcomes: Outcomes | None, config: AgentConfig) -> None:
