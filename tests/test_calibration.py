@@ -9,7 +9,7 @@ import pytest
 import tiny
 from setting import OBS, A, Setting, near
 
-from pomcp_jax import acting, agent, calibration, envs, replay, train
+from pomcp_jax import acting, agent, calibration, envs, normalising, replay, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.calibration import MOST, Outcomes
 from pomcp_jax.config import PolicyConfig
@@ -140,6 +140,33 @@ def test_the_last_value_is_of_the_action_that_targets_evaluate():
         rest = float(case.run(calibration.bias, case.agent, without, key)) * acted.sum()
         expected = (rest - np.sum((weight * last)[acted])) / np.sum(1.0 - weight[acted])
         near(found, expected, 1e-3)
+
+
+def test_a_critic_of_states_is_compared_at_both_ends():
+    case, seen = Setting({"world_model.critic": "v"}), some_outcomes(4)
+    found = case.run(calibration.bias, case.agent, seen, jax.random.key(0))
+    first, last = (
+        case.values(case.params.value, case.encode(np.asarray(x, np.float64))).mean(0)
+        for x in (seen.obs, seen.final_obs)
+    )
+    weight, acted = np.asarray(seen.weight, np.float64), np.asarray(seen.acted)
+    error = np.sum((first - np.asarray(seen.total) - weight * last)[acted])
+    near(found, error / np.sum(1.0 - weight[acted]), 1e-3)
+
+
+def test_observations_are_normalised_as_in_acting():
+    shift, std = np.linspace(-50.0, 50.0, OBS), np.linspace(0.5, 20.0, OBS)
+    case, seen = Setting({"critic.target_action": "mode"}), some_outcomes(5)
+    plain = case.run(calibration.bias, case.agent, seen, jax.random.key(0))
+    moments = normalising.init(OBS)._replace(
+        shift=jnp.asarray(shift, jnp.float32),
+        variance=jnp.asarray(std**2, jnp.float32),
+        count=jnp.int32(10),
+    )
+    scaled = lambda x: jnp.asarray(shift + std * np.asarray(x), jnp.float32)  # noqa: E731
+    raw = seen._replace(obs=scaled(seen.obs), final_obs=scaled(seen.final_obs))
+    agent_of = case.agent._replace(moments=moments)
+    near(case.run(calibration.bias, agent_of, raw, jax.random.key(0)), plain, 1e-3)
 
 
 def test_the_unit_of_bias_is_how_much_values_differ():
