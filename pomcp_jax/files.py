@@ -26,14 +26,20 @@ def check_folder(path: Path, name: str) -> None:
     Raises:
       ConfigError: one line.
     """
-    # What decides is the nearest thing that exists: the folder will be created below it.
-    existing = Path(os.path.abspath(path))
-    while not os.path.lexists(existing):
-        existing = existing.parent
+    existing = nearest_existing(path)
     if not existing.is_dir():
         raise ConfigError(f"{name} = {str(path)!r}: {str(existing)!r} is no folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"{name} = {str(path)!r}: {str(existing)!r} is not writable")
+
+
+def nearest_existing(path: Path) -> Path:
+    """``path`` or the folder nearest above it that exists, below which it would be created."""
+    existing = Path(os.path.abspath(path))
+    # A link to nothing exists too: no folder can be made in its place.
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    return existing
 
 
 def are_nested(one: Path, other: Path) -> bool:

@@ -495,16 +495,19 @@ LONG = "x" * 300
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (LONG, "File name too long|longer than 255"),
+        (LONG, "longer than 255"),
         ("/".join(["x" * 200] * 25), "too long"),
         ("a\0b", "zero byte"),
         ("\udcff", "is not UTF-8"),
         ("file", "is a file"),
-        ("file/below", "is a file"),
+        ("file/below", "is no folder"),
+        ("link", "is no folder"),
+        ("link/below", "is no folder"),
     ],
 )
 def test_workdirs_that_cannot_be(name, words, tmp_path):
     (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nothing")
     with pytest.raises(ConfigError, match=words) as error:
         workdirs.check_workdir(tmp_path / name, tiny.run())
     text = str(error.value)

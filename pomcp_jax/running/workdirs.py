@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import parts
+from pomcp_jax import files, parts
 from pomcp_jax.cells import Grid, cells
 from pomcp_jax.config import Config, ConfigError
 from pomcp_jax.running import crash
@@ -254,19 +254,16 @@ def _check_place(workdir: Path, name: str) -> None:
         raise ConfigError(f"{name}: is not UTF-8; checkpoints need a path that is") from None
     if len(absolute) + LONGEST_NAME > os.pathconf("/", "PC_PATH_MAX"):
         raise ConfigError(f"{name}: is too long for the names of checkpoints in it")
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"{name}: is a file; must be a folder")
-    # What decides is the nearest existing folder: the workdir will be created below it.
-    existing = workdir
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ConfigError(f"{name}: {str(existing)!r:.300} is a file; must be a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"{name}: {str(existing)!r:.300} is not writable")
     for part in workdir.parts:
         if len(os.fsencode(part)) > 255:
             raise ConfigError(f"{name}: a name in it is longer than 255 bytes")
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"{name}: is a file; must be a folder")
+    existing = files.nearest_existing(workdir)
+    if not existing.is_dir():
+        raise ConfigError(f"{name}: {str(existing)!r:.300} is no folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{name}: {str(existing)!r:.300} is not writable")
 
 
 def _check_kinds(workdir: Path, name: str, cell_names: Sequence[str]) -> None:
