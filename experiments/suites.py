@@ -345,6 +345,8 @@ def load(path: Path) -> Suite:
     for field in (*filled["overrides"], *(f for m in methods.values() for f in m.overrides)):
         if field.removeprefix("config.") == "env.task":
             raise ConfigError(f"{name}: overrides env.task; tasks are named in its entry tasks")
+        if field.removeprefix("config.") == "train.num_seeds":
+            raise ConfigError(f"{name}: overrides train.num_seeds; its entry num_seeds has it")
     return Suite(**filled | {"methods": methods, "tasks": tuple(filled["tasks"])})
 
 

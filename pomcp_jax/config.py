@@ -282,7 +282,7 @@ class PolicyConfig:
     """Target of the dual factor, in nats per dimension of the action."""
     dual_rate: NotNegative = 1e-3
     """Change of the factor's logarithm per update and nat, or unit of ``bias_limit``."""
-    bias_limit: NotNegative = 0.0
+    bias_limit: Annotated[float, Range(0.0, 10.0, high_open=True)] = 0.0
     """Overestimation that ``calibrated`` tolerates, in standard deviations of value over replay."""
     bias_steps: Count = 100
     """Decisions whose rewards a value is compared with, at most; then the critic's value again."""
@@ -377,6 +377,9 @@ class PriorConfig:
     gate_value: Literal["plan", "critic"] = "plan"
     """Worth of a record, for the gate and for ``advantage``: its ``plan``'s value when it was made,
     or what the present ``critic`` gives its mean action (the filter of CRR, arXiv 2006.15134)."""
+    gate_tolerance: NotNegative = 0.0
+    """With ``policy.kl_tuning = calibrated``, whose factor is m: the gate also lets through what is
+    worth less by up to this times S_Q log m, so that it opens where the critic overestimates."""
 
 
 @config

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pomcp_jax import acting, checkpoint, envs, parts
+from pomcp_jax import acting, checkpoint, envs, parts, planner_checks
 from pomcp_jax import cells as cells_lib
 from pomcp_jax import config as config_lib
 from pomcp_jax.acting import AgentParams, AgentSpec
@@ -72,19 +72,17 @@ def make_fns(
       spec: static part of the agent.
       actor: ``planner`` (MPPI), ``policy`` (the bare network) or ``prior`` (the learned prior).
       select: elite that the planner executes: ``argmax`` the best one, ``sample`` as in training.
-      explore: scale of the exploration noise; 0 for none.
+      explore: scale of the exploration noise, a number or ``[A]``; 0 for none.
 
     Raises:
-      ValueError: for an unknown actor or select, a negative ``explore``, or ``prior`` if the agent
+      ValueError: for an unknown actor or select, a wrong ``explore``, or ``prior`` if the agent
         learned none.
     """
     if actor not in ACTORS:
         raise ValueError(f"actor = {actor!r}: must be one of {', '.join(ACTORS)}")
     if select not in ("argmax", "sample"):
         raise ValueError(f"select = {select!r}: must be 'argmax' or 'sample'")
-    # An array or a tracer passes: pure functions may be transformed over it.
-    if isinstance(explore, str) or isinstance(explore, numbers.Real) and not explore >= 0.0:
-        raise ValueError(f"explore = {explore!r}: must be a number >= 0")
+    planner_checks.check_explore(explore, spec.action_size)
     if actor == "prior" and not config.policy.learns_prior:
         raise ValueError(
             f"actor = 'prior': this agent learned none (policy.prior = {config.policy.prior!r});"
@@ -148,8 +146,11 @@ class Controller:
         Raises:
           ValueError: as :func:`make_fns`, or if the budget is too short for any plan.
         """
-        if isinstance(key, bool) or not isinstance(key, int | np.integer):
-            raise ValueError(f"key = {key!r}: must be an integer, a seed of random numbers")
+        known = isinstance(key, int | np.integer) and not isinstance(key, bool)
+        if not known or not -(2**63) <= key < 2**63:
+            raise ValueError(
+                f"key = {key!r:.80}: must be an integer of 64 bits, a seed of random numbers"
+            )
         self.history, self.action_size = config.env.history, spec.action_size
         # The agent sees the latest observations at once; callers give one at a time.
         self.observation_size = spec.obs_size // self.history
@@ -174,7 +175,8 @@ class Controller:
     def _fit(self, budget: float) -> None:
         """Choose the largest number of iterations whose slowest measured decision fits."""
         # The slowest, not the median: a control loop has to meet its deadline every time.
-        if not isinstance(budget, numbers.Real) or not budget > 0.0:
+        known = isinstance(budget, numbers.Real) and not isinstance(budget, bool)
+        if not known or not budget > 0.0:
             raise ValueError(f"time_budget = {budget!r}: must be > 0 seconds")
         for iterations in range(self.iterations, 0, -1):
             self._use(iterations)
@@ -200,7 +202,13 @@ class Controller:
         return out
 
     def warm_up(self, num: int | None = None) -> None:
-        """Compile for one observation ``[O]``, or for ``num`` of them; resets the controller."""
+        """Compile for one observation ``[O]``, or for ``num`` of them; resets the controller.
+
+        Raises:
+          ValueError: ``num`` is no positive integer.
+        """
+        if num is not None:
+            planner_checks.check_count("num", num)
         shape = (self.observation_size,) if num is None else (num, self.observation_size)
         self.reset()
         self.act(np.zeros(shape, np.float32))
@@ -229,9 +237,10 @@ class Controller:
           Actions ``[A]`` or ``[N, A]``, within the controller's bounds.
 
         Raises:
-          ValueError: for another shape than at the start of the episode, or non-finite numbers.
+          ValueError: for another shape than at the start of the episode, non-finite numbers, or
+            what are no real numbers.
         """
-        obs = np.asarray(observation, np.float32)
+        obs = _numbers(observation)
         if obs.ndim not in (1, 2) or obs.shape[-1] != self.observation_size:
             raise ValueError(
                 f"observation of shape {obs.shape}: must be [{self.observation_size}] or"
@@ -256,6 +265,24 @@ class Controller:
             # Exploration noise may leave [-1, 1]; a robot must never see more than its bounds.
             action = low + (np.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
         return action[0] if obs.ndim == 1 else action
+
+
+def _numbers(observation: Any) -> np.ndarray:
+    """``observation`` in float32.
+
+    Raises:
+      ValueError: it is no array of real numbers, or some are masked.
+    """
+    try:
+        given = np.asarray(observation)
+    except (TypeError, ValueError):  # a ragged list
+        given = np.asarray(None)
+    # Not ``dtype.kind``: bfloat16 has none of its own.
+    real = any(jnp.issubdtype(given.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+    if not real or np.ma.is_masked(observation):
+        kind = "masked values" if real else f"{type(observation).__name__} of {given.dtype}"
+        raise ValueError(f"observation: has {kind}; must be an array of real numbers")
+    return given.astype(np.float32)
 
 
 def _checked(bounds: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:

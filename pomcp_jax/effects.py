@@ -89,6 +89,13 @@ RULES: tuple[Rule, ...] = (
         "policy.bias_limit",
         "policy.bias_steps",
     ),
+    Rule(
+        lambda config: (
+            config.agent.policy.kl_tuning == "calibrated" and config.train.updates_per_decision == 0
+        ),
+        "train.updates_per_decision is 0: nothing is learned after the first plan",
+        ("agent.policy.kl_tuning", "agent.policy.bias_limit", "agent.policy.bias_steps"),
+    ),
     _agent(
         lambda agent: not agent.policy.value_weight,
         "agent.policy.value_weight is False",
@@ -128,6 +135,11 @@ RULES: tuple[Rule, ...] = (
         ),
         "agent.prior.gate is False and no prior is fitted with agent.prior.weight 'advantage'",
         "prior.gate_value",
+    ),
+    _agent(
+        lambda agent: not agent.prior.gate or agent.policy.kl_tuning != "calibrated",
+        "agent.prior.gate is False or agent.policy.kl_tuning is not 'calibrated'",
+        "prior.gate_tolerance",
     ),
     _agent(
         lambda agent: agent.mppi.temperature == 0.0,

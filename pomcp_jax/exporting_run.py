@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import jax
 from pomcp_jax import checkpoint, controller, files
 from pomcp_jax import config as config_lib
 from pomcp_jax.agent import AgentState
-from pomcp_jax.checkpoint import Restored
+from pomcp_jax.checkpoint import CheckpointError, Restored
+from pomcp_jax.reporting import columns
 
 FACTS = (
     "preset", "method", "suite", "commit", "versions", "python", "device", "cpu_cores", "started",
@@ -51,7 +53,8 @@ def write(out: Path, run: Path, agents: Restored, index: int) -> int:
       index: row of the agent.
 
     Raises:
-      CheckpointError: it could not be written.
+      CheckpointError: it could not be written, or the run's record not be read.
+      ConfigError: the run's evaluations could not be read.
     """
     seed, score = agents.config.train.seed + index, _score(run, agents, index)
     changes = {"train.seed": seed, "train.num_seeds": 1}
@@ -80,9 +83,11 @@ def save(
     Raises:
       CheckpointError: it could not be written.
     """
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     config = agents.config
+    # A name of its own: one made of ``out``'s may be somebody's folder.
+    out.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
+    partial = place / "agent"
     try:
         folder = partial / "checkpoints"
         checkpoint.save(folder, agents.decisions, agents.state, config, agents.spec, score=score)
@@ -90,7 +95,7 @@ def save(
         describe(partial)
         partial.replace(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 
@@ -110,13 +115,18 @@ def _score(run: Path, agents: Restored, index: int) -> float | None:
 def _describe(run: Path, out: Path, seed: int) -> None:
     """Keep what run.json says of the method, and the seed's rows of evaluations.csv."""
     if (run / RECORD).is_file():
-        about = json.loads((run / RECORD).read_text())
-        files.write_json(out / RECORD, {name: about[name] for name in FACTS if name in about})
-    if (run / EVALUATIONS).is_file():
-        with (run / EVALUATIONS).open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]) if rows else (), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row for row in rows if row["seed"] == str(seed))
+        try:
+            about = json.loads((run / RECORD).read_text())
+            facts = {name: about[name] for name in FACTS if name in about}
+        except (OSError, ValueError, TypeError, RecursionError):
+            raise CheckpointError(
+                f"{run / RECORD}: is unreadable; must be as a run writes it, or not there"
+            ) from None
+        files.write_json(out / RECORD, facts)
+    table = columns.read(run / EVALUATIONS)
+    if table is not None:
+        text, at = io.StringIO(newline=""), table.columns["seed"]
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(table.columns)
+        writer.writerows(row for row in table.rows if row[at] == str(seed))
         files.write_text(out / EVALUATIONS, text.getvalue())

@@ -117,8 +117,9 @@ def init(config: MppiConfig, action_size: int, dtype: DTypeLike = float) -> Plan
     """The state before an episode's first plan: the middle of the bounds, float64 under x64 only.
 
     Raises:
-      ConfigError: for bounds that do not fit ``action_size``.
+      ConfigError: for bounds that do not fit ``action_size``, or one that is no size.
     """
+    planner_checks.check_count("action_size", action_size)
     # Not all numbers: those of a sweep may still have the seeds' axis here.
     planner_checks.check_bounds(config, size=action_size)
     middle = sequences.middle(config)

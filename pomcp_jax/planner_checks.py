@@ -154,6 +154,16 @@ def check_state(
     return mean, jnp.asarray(action)
 
 
+def check_count(name: str, value: Any) -> None:
+    """Check a number of things.
+
+    Raises:
+      ConfigError: it is no integer, or less than 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ConfigError(f"{name} = {value!r:.80}: must be an integer >= 1")
+
+
 def check_explore(explore: Any, size: int) -> None:
     """Check the shape of the exploration's scale, and its value where it is known.
 

@@ -67,7 +67,7 @@ def prior_loss(
     (:func:`_record_weights`). With ``prior.gate`` a
     record counts only if its plan's value, or the critic's value of its mean
     action, is at least the critic's value of the prior's own mean action (the
-    gated distillation of GEM-MPC, arXiv 2609.21735).
+    gated distillation of GEM-MPC, arXiv 2609.21735), less ``prior.gate_tolerance``.
     """
     steps = latents.shape[0] - 1
     latents = latents[:steps]
@@ -82,13 +82,20 @@ def prior_loss(
     if config.prior.gate or config.prior.weight == "advantage":
         gain = _gain(value, latents, prior, record, batch, nets=nets, config=config)
     if config.prior.gate:
-        fitted = mask & (gain >= 0.0)
+        fitted = mask & (gain >= -_tolerance(scales, config))
     weight = _record_weights(record, fitted, batch, gain, scales.q, config)
     cost = jnp.sum(weight * by_input, axis=-1)
     scale = _updated(scales.prior, cost, fitted, config.policy)
     total = maths.rho_mean(cost / scale, fitted, config.optimizer.rho)
     share = maths.masked_mean(fitted.astype(kl.dtype), mask)
     return total, PriorAux(scale, maths.masked_mean(kl, mask), share)
+
+
+def _tolerance(scales: Scales, config: AgentConfig) -> Float[Array, ""] | float:
+    """By how much less a record may be worth and still pass the gate, in units of value."""
+    if config.policy.kl_tuning != "calibrated":
+        return 0.0
+    return config.prior.gate_tolerance * scales.log_multiplier * scales.q
 
 
 def _gain(

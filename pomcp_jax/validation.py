@@ -235,6 +235,17 @@ def bias_is_of_returns(agent: AgentConfig) -> str | None:
     )
 
 
+def plans_are_of_their_actions(agent: AgentConfig) -> str | None:
+    """A record that was planned later hides that the action was random."""
+    if agent.policy.kl_tuning != "calibrated" or agent.replan.interval == 0:
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.kl_tuning",
+        "'fixed' or 'dual' when agent.replan.interval > 0: whose actions were plans is not known",
+    )
+
+
 def proposer_exists(agent: AgentConfig) -> str | None:
     """Only a learned prior can propose plans."""
     if agent.policy.proposer == "policy" or agent.policy.learns_prior:
@@ -468,6 +479,7 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     proposer_exists,
     tuning_has_a_kl,
     bias_is_of_returns,
+    plans_are_of_their_actions,
     proposers_have_proposals,
     tail_has_an_action,
     tail_penalty_has_heads,
@@ -538,6 +550,41 @@ def replay_feeds_a_batch(config: Config) -> str | None:
     )
 
 
+def outcomes_are_in_replay(config: Config) -> str | None:
+    """Replay has as many rewards in a row as a value is compared with."""
+    rows, policy = config.train.capacity // config.env.num_envs, config.agent.policy
+    if policy.kl_tuning != "calibrated" or policy.bias_steps < rows:
+        return None
+    return _wrong(
+        policy,
+        "agent.policy.bias_steps",
+        f"< {rows}, the rows of one environment (train.capacity / env.num_envs)",
+    )
+
+
+def returns_are_in_replay(config: Config) -> str | None:
+    """Replay has as many rewards in a row as a return."""
+    rows, critic = config.train.capacity // config.env.num_envs, config.agent.critic
+    if critic.td_lambda == 0.0 or critic.return_steps < rows:
+        return None
+    return _wrong(
+        critic,
+        "agent.critic.return_steps",
+        f"< {rows}, the rows of one environment (train.capacity / env.num_envs)",
+    )
+
+
+def outcomes_are_of_the_agent(config: Config) -> str | None:
+    """Without acting there are no recent plans whose outcome is known."""
+    if config.agent.policy.kl_tuning != "calibrated" or not config.train.offline:
+        return None
+    return _wrong(
+        config.agent.policy,
+        "agent.policy.kl_tuning",
+        "'fixed' or 'dual' when train.offline is True: the agent does not act",
+    )
+
+
 def offline_runs_learn(config: Config) -> str | None:
     """A run that does not act has nothing to do but updates."""
     if not config.train.offline or config.train.updates_per_decision > 0:
@@ -582,6 +629,9 @@ RUN_RULES: tuple[RunRule, ...] = (
     random_phase_fills_a_window,
     run_outlasts_the_random_phase,
     replay_feeds_a_batch,
+    outcomes_are_in_replay,
+    returns_are_in_replay,
+    outcomes_are_of_the_agent,
     offline_runs_learn,
     buffer_is_a_file_of_arrays,
 )

@@ -9,10 +9,10 @@ import pytest
 import tiny
 from setting import OBS, A, Setting, near
 
-from pomcp_jax import acting, agent, calibration, envs, normalising, replay, train
+from pomcp_jax import acting, agent, calibration, envs, normalising, replay, train, validation
 from pomcp_jax import config as config_lib
 from pomcp_jax.calibration import MOST, Outcomes
-from pomcp_jax.config import PolicyConfig
+from pomcp_jax.config import ConfigError, PolicyConfig
 from pomcp_jax.replay import Row
 from pomcp_jax.types import Gaussian
 
@@ -251,3 +251,26 @@ def test_pre_training_without_the_actors_leaves_the_factor():
         )
         np.testing.assert_allclose(after.scales.log_multiplier, expected, rtol=1e-5)
         assert metrics["value/bias"] > 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"agent.policy.bias_steps": 500}, "agent.policy.bias_steps = 500: must be < 500"),
+        ({"train.offline": True}, "agent.policy.kl_tuning = 'calibrated': must be 'fixed'"),
+        ({"agent.policy.bias_limit": 10.0}, "agent.policy.bias_limit = 10.0: must be in [0, 10)"),
+        (
+            {"agent.critic.td_lambda": 0.5, "agent.critic.return_steps": 90, "train.capacity": 180,
+             "agent.policy.bias_steps": 9, "agent.optimizer.batch_size": 20},
+            "agent.critic.return_steps = 90: must be < 90, the rows",
+        ),
+    ],
+)  # fmt: skip
+def test_what_replay_cannot_hold_or_nobody_does_is_refused(changes, line):
+    config = tiny.run(agent_changes={"policy__kl_tuning": "calibrated"}, env__num_envs=2)
+    config = config_lib.replace(
+        config, {"train.capacity": 1_000, "train.buffer": "a.npz"} | changes
+    )
+    with pytest.raises(ConfigError) as error:
+        validation.validate_config(config)
+    assert str(error.value).startswith(line)

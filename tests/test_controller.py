@@ -145,8 +145,13 @@ def test_which_checkpoint(run, which, decisions):
         (dict(seed=7), "seed = 7: this run has the seeds 5 to 6"),
         (dict(seed="5"), "seed = '5': must be the number of a training seed"),
         (dict(key="5"), "key = '5': must be an integer"),
-        (dict(explore="no"), "explore = 'no': must be a number >= 0"),
-        (dict(explore=-1.0), "explore = -1.0: must be a number >= 0"),
+        (dict(key=2**70), "key = 1180591620717411303424: must be an integer of 64 bits"),
+        (dict(time_budget=True), "time_budget = True: must be > 0 seconds"),
+        (dict(explore="no"), "explore is 'no': must be a number"),
+        (dict(explore=None), "explore is None: must be a number"),
+        (dict(explore=-1.0), "explore = -1: must be a finite number >= 0"),
+        (dict(explore=float("inf")), "explore = inf: must be a finite number >= 0"),
+        (dict(explore=[1.0, 2.0, 3.0, 4.0]), "explore is .*: must be a number, or .A. = "),
         (dict(time_budget="fast"), "time_budget = 'fast': must be > 0 seconds"),
         (dict(units="si"), "units = 'si': must be"),
         (dict(checkpoint="last"), "checkpoint = 'last': must be 'best', 'newest' or a number"),
@@ -165,6 +170,14 @@ def test_wrong_observations(planner):
         planner.act(np.zeros(4))
     with pytest.raises(ValueError, match=r"observation\[1\] is not finite"):
         planner.act([0.0, np.nan, 0.0])
+    masked = np.ma.masked_array(np.zeros(3), [True, False, False])
+    wrong = [{}, ["a", "a", "a"], [[0.0], [0.0, 1.0]], np.zeros(3, complex), masked, None]
+    for observation in [*wrong, np.zeros(3, "datetime64[s]")]:
+        with pytest.raises(ValueError, match=r"^observation: has .*; must be an array of real"):
+            planner.act(observation)
+    for num in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match=f"num = {num}: must be an integer >= 1"):
+            planner.warm_up(num)
 
 
 def test_missing_run(tmp_path):

@@ -55,6 +55,8 @@ WARNED = [
     ("po_mpc", {"critic.soft_target_clip": 1.0}, "critic.soft_target_clip",
      {"critic.soft_target": True}),
     ("po_mpc", {"prior.gate_value": "critic"}, "prior.gate_value", {"prior.gate": True}),
+    ("po_mpc_gated", {"prior.gate_tolerance": 1.0}, "prior.gate_tolerance",
+     {"policy.kl_tuning": "calibrated"}),
     ("po_mpc", {"mppi.temperature": 0.0, "mppi.temperature_scale": "spread"},
      "mppi.temperature_scale", {"mppi.temperature": 1.0}),
     ("po_mpc", {"mppi.interpolation": "cubic"}, "mppi.interpolation", {"mppi.knots": 3}),
@@ -94,6 +96,10 @@ def test_settings_of_training():
     config = config_lib.replace(Config(), {"train.max_seed_resets": 5, "train.pretrain_updates": 0,
                                            "agent.policy.train_in_pretraining": False})  # fmt: skip
     assert names(config) == ["train.max_seed_resets", "agent.policy.train_in_pretraining"]
+    config = config_lib.replace(Config(), {"agent.policy.kl_tuning": "calibrated"})
+    assert names(config) == []
+    idle = config_lib.replace(config, {"train.updates_per_decision": 0.0})
+    assert names(idle) == ["agent.policy.kl_tuning"]
     config = config_lib.replace(Config(), {"agent.policy.data_std": 0.1})
     assert names(config) == ["agent.policy.data_std"]
     config = config_lib.replace(config, {"train.buffer": "a.npz"})
@@ -127,6 +133,7 @@ def test_every_rule_can_be_broken():
         broken |= {line.split(", ", 1)[1] for line in effects.without_effect(config)}
     assert {rule.why for rule in effects.RULES} - broken == {
         "train.on_broken_seed is not 'reset'", "train.pretrain_updates is 0",
+        "train.updates_per_decision is 0: nothing is learned after the first plan",
         "train.buffer is empty", "agent.policy.data_record is not 'action', or there is no prior",
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -236,6 +237,35 @@ def test_a_folder_holds_one_agent_and_nothing_else(run, folder):
         return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
 
     assert size(folder) < 0.4 * size(run / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("evaluations.csv", "x,y\n1,2\n"),
+        ("evaluations.csv", "seed,decisions,frames,seconds\n0,1,2,3,4\n"),
+        ("evaluations.csv", "seed,decisions,frames,seconds\n0,1,2," + "3" * 200_000 + "\n"),
+        ("run.json", ""),
+        ("run.json", "3"),
+        ("run.json", "[" * 100_000),
+    ],
+    ids=["columns", "long row", "long cell", "empty", "number", "nested"],
+)
+def test_a_damaged_record_is_named_and_nothing_is_written(folder, tmp_path, capsys, name, text):
+    shutil.copytree(folder, tmp_path / "agent")
+    (tmp_path / "agent" / name).write_text(text)
+    assert command.main([str(tmp_path / "agent"), f"--out={tmp_path / 'again'}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path / 'agent' / name}: "), error
+    assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+
+
+def test_a_folder_of_somebody_elses_is_kept(folder, tmp_path):
+    precious = tmp_path / ".x.partial" / "precious"
+    precious.parent.mkdir()
+    precious.touch()
+    assert command.main([str(folder), f"--out={tmp_path / 'x'}"]) == 0
+    assert precious.exists() and (tmp_path / "x" / "config.json").exists()
 
 
 def test_commands_accept_the_folder(folder, tmp_path, capsys):

@@ -796,21 +796,27 @@ def test_prior_loss(kind):
     near(aux.kl, kl[mask].mean(), 3e-5)
 
 
-def test_gate_by_the_critic():
-    """Records whose mean action the critic prefers to the prior's own mean are fitted."""
-    case = Setting({"prior.gate": True, "prior.gate_value": "critic"})
+@pytest.mark.parametrize("tuning,tolerance", [("fixed", 0.0), ("calibrated", 0.002)])
+def test_gate_by_the_critic(tuning, tolerance):
+    """Records whose mean action the critic prefers to the prior's own mean are fitted.
+
+    A calibrated strength of m = e^2 also lets through what is worth less by ``2 tolerance S_Q``.
+    """
+    case = Setting({"prior.gate": True, "prior.gate_value": "critic", "policy.kl_tuning": tuning,
+                    "prior.gate_tolerance": 0.002})  # fmt: skip
     latents = case.roll_out()
     _, aux = case.run(
         policy_loss.prior_loss,
         case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
-        scales(4.0, 1.5)._replace(prior=jnp.asarray(1.3)),
+        scales(4.0, 1.5)._replace(prior=jnp.asarray(1.3), log_multiplier=jnp.asarray(2.0)),
     )  # fmt: skip
     z = latents[:-1]
     own = case.values(case.params.value, z, case.actor(case.prior, z)[0][1]).mean(0)
     record = np.clip(case.rows.prior.mean[:-1], -1, 1)
     mask = np.asarray(case.batch.transition)
-    fitted = (case.values(case.params.value, z, record).mean(0) >= own)[mask]
-    assert 0 < fitted.mean() < 1
+    gain = (case.values(case.params.value, z, record).mean(0) - own)[mask]
+    fitted = gain >= -tolerance * 2.0 * 4.0
+    assert 0 < fitted.mean() < 1 and (tolerance == 0.0 or np.any(fitted & (gain < 0.0)))
     near(aux.fitted, fitted.mean(), F32)
 
 

@@ -421,6 +421,12 @@ def test_warm_starts_that_do_not_fit_are_refused(state, message):
     refused(message, model=ModelFns(walk, zero), root=jnp.zeros(1), state=state, jit=False)
 
 
+@pytest.mark.parametrize("size", [0, -1, 1.5, True, None])
+def test_actions_have_a_size(size):
+    with pytest.raises(ConfigError, match=f"^action_size = {size}: must be an integer >= 1$"):
+        mppi.init(MppiConfig(), size)
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError, TypeError, ConfigError, KeyError])
 def test_exceptions_of_the_model_pass_unchanged(error):
     mine = error("mine")

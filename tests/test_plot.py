@@ -304,6 +304,10 @@ def refused(capsys, folder, argv, words):
     [
         (["--metric=loss/valu"], "did you mean loss/value?"),
         (["--metric=zzz"], "lists them"),
+        (["--metric=,,"], "--metric: names nothing"),
+        (["--metric="], "--metric: names nothing"),
+        (["--labels="], "--labels: names nothing"),
+        (["--labels"], "--labels: names nothing"),
         (["--metric=loss/none"], "has no value of a healthy seed yet"),
         (["--size=3.3"], "--size = 3.3: must be WIDTHxHEIGHT"),
         (["--size=0x3"], "must be WIDTHxHEIGHT"),

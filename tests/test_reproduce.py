@@ -272,6 +272,7 @@ def test_a_suite_of_ones_own(tmp_path, capsys):
         ({"tasks": ["a/b", "a_b"]}, "tasks has 'a/b'; must be a task with its own folder"),
         ({"tasks": ["a", "a"]}, "tasks has 'a'; must be a task with its own folder"),
         ({"overrides": {"env.task": "b"}}, "overrides env.task; tasks are named in its entry"),
+        ({"overrides": {"train.num_seeds": 3}}, "overrides train.num_seeds; its entry num_seeds"),
         ({"methods": {"a": {"preset": "bmcp"}}}, "preset = 'bmcp'"),
         ({"overrides": {"train.sed": 1}}, "config.train.sed"),
         ({"config": "none.py"}, "--config = 'none.py': no such file"),

@@ -114,14 +114,31 @@ def test_a_stop_before_the_first_checkpoint_promises_no_resumption(whole, tmp_pa
     assert about["status"] == outcome.text and about["last_checkpoint"] is None
 
 
-def test_an_interrupted_notebook_saves(tmp_path):
-    def interrupt(row):
-        raise KeyboardInterrupt
+def test_ctrl_c_in_a_script_saves_and_stops_the_script(tmp_path):
+    presses = [KeyboardInterrupt()]
 
-    outcome = make(tmp_path, on_row=[interrupt]).run()
-    assert (outcome.code, outcome.text) == (130, "stopped by SIGINT")
+    def interrupt(row):
+        for error in presses:
+            raise error
+
+    trainer = make(tmp_path, on_row=[interrupt])
+    with pytest.raises(KeyboardInterrupt, match="^stopped by SIGINT"):
+        trainer.run()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped by SIGINT"
-    assert make(tmp_path).run().code == 0
+    presses.clear()
+    # In a notebook the same object is still there.
+    assert trainer.run().code == 0
+
+
+def test_ctrl_c_during_a_chunk_is_raised_once_it_is_saved(tmp_path, monkeypatch):
+    trainer = make(tmp_path)
+    monkeypatch.setattr(
+        trainer.control.progress, "line", lambda *_, **__: trainer.control.interrupt()
+    )
+    with pytest.raises(KeyboardInterrupt, match="SIGINT"):
+        trainer.run()
+    assert json.loads((tmp_path / "run.json").read_text())["exit_code"] == 130
+    assert not trainer.control.requested
 
 
 def test_a_callback_that_fails_raises_and_the_run_resumes(tmp_path):

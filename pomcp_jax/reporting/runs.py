@@ -161,7 +161,7 @@ def _run(folder: Path, *, cell: bool = False) -> Run:
         seeds = range(first, first + int(train.get("num_seeds", 1)))
         diverged = frozenset(int(seed) for seed in about.get("diverged") or {})
         flat = config_lib.flatten(config)
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         raise ConfigError(
             f"{folder}: its config.json or run.json is not of a run of experiments.run"
         ) from None

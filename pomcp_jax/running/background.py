@@ -38,6 +38,8 @@ class Control:
         self.progress = progress
         self._stop: Stop | None = None
         self._since = 0.0
+        self.interrupted = False
+        """Whether a ``KeyboardInterrupt`` reached the latest run: it stops the caller as well."""
 
     @property
     def requested(self) -> bool:
@@ -61,6 +63,11 @@ class Control:
         if self._stop is None:
             self._since = time.monotonic()
             self._stop = Stop(code, text)
+
+    def interrupt(self) -> None:
+        """Request a stop because of a ``KeyboardInterrupt``."""
+        self.interrupted = True
+        self.request(128 + signal.SIGINT, "stopped by SIGINT")
 
     def forget(self) -> None:
         """Withdraw a request, after the run that it was for has ended."""
@@ -118,7 +125,7 @@ class Worker:
                 if self._control.requested:
                     self.abandoned = True
                     raise
-                self._control.request(128 + signal.SIGINT, "stopped by SIGINT")
+                self._control.interrupt()
                 self._control.progress.say("stopping after this chunk; once more to stop at once")
 
 

@@ -159,9 +159,13 @@ class Trainer:
 
         Raises:
           ConfigError: the workdir's earlier run does not match; nothing was changed.
+          KeyboardInterrupt: Ctrl-C in a script or a notebook, after saving: what comes after this
+            call is not wanted either.
           Exception: any unexpected exception, after saving what can be saved.
         """
         ended = self.attempt()
+        if self.control.interrupted:
+            raise KeyboardInterrupt(f"{ended.text} (workdir {ended.workdir})")
         if ended.error is not None:
             raise ended.error
         return ended
@@ -171,7 +175,7 @@ class Trainer:
         options, began = self.options, self._began
         # ``began`` is of the first run only: a second run of this trainer is a new sitting.
         began, self._began = time.monotonic() if began is None else began, None
-        lock = workdirs.lock(options.workdir)
+        lock, self.control.interrupted = workdirs.lock(options.workdir), False
         try:
             start = starting.begin(options, self.functions.program)
             run = Run(options, self.functions, start, self.control, began, self.on_row)
@@ -302,6 +306,7 @@ def finish(run: Run, command: str) -> Outcome:
         status = text
         said = text if code in (BROKE, DISK) else ""
     except KeyboardInterrupt:  # without a handler for SIGINT: in a notebook or a script
+        run.control.interrupt()
         code, status = INTERRUPTED, "stopped by SIGINT"
         text = status
     except Exception as unexpected:  # a bug, or a failing device: keep what was trained

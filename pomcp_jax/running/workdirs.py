@@ -132,6 +132,8 @@ def check_workdir(
       ConfigError: one line for the user.
     """
     name = f"--workdir = {str(workdir)!r:.300}"
+    if not str(workdir).isprintable():
+        raise ConfigError(f"{name}: must have no line breaks or control characters")
     try:
         _check_place(workdir, name)
         if resume == "never":
