@@ -95,7 +95,9 @@ def _tolerance(scales: Scales, config: AgentConfig) -> Float[Array, ""] | float:
     """By how much less a record may be worth and still pass the gate, in units of value."""
     if config.policy.kl_tuning != "calibrated":
         return 0.0
-    return config.prior.gate_tolerance * scales.log_multiplier * scales.q
+    # Noise alone moves the factor to 1.5, and a gate that is a little open is open to half of all.
+    trust_lost = jnp.maximum(scales.log_multiplier - 1.0, 0.0)
+    return config.prior.gate_tolerance * trust_lost * scales.q
 
 
 def _gain(

@@ -177,7 +177,7 @@ def test_deploy(as_users_have_it, tmp_path):
     export_policy = [args for name, args in commands(page) if "--actor=policy" in args]
     assert export.main(export_policy[0]) == 0
     scope = {"observation": np.zeros(3, np.float32)}
-    run_page("deploy", scope, budget=("time_budget=0.01", "time_budget=60.0"))
+    run_page("deploy", scope, budget=("time_budget=0.1", "time_budget=60.0"))
     assert scope["action"].shape == (2,) and scope["actions"].shape == (4, 2)
     assert scope["quick"].iterations == config.agent.mppi.iterations
 

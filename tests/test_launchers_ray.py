@@ -228,5 +228,5 @@ def test_no_cluster_is_one_line(tmp_path, capsys):
 def test_without_ray_it_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert reproduce.main(["--suite=debug", "--launcher=ray", f"--work={tmp_path / 'w'}"]) == 2
-    assert "`pip install pomcp_jax[ray]`" in capsys.readouterr().err
+    assert "`pip install 'pomcp_jax[ray]'`" in capsys.readouterr().err
     assert not Path(tmp_path / "w").exists()

@@ -215,5 +215,5 @@ def test_bad_input_is_one_line_and_submits_nothing(flags, words, tmp_path, capsy
 def test_without_submitit_it_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert reproduce.main(["--suite=debug", "--launcher=slurm", f"--work={tmp_path / 'w'}"]) == 2
-    assert "`pip install pomcp_jax[slurm]`" in capsys.readouterr().err
+    assert "`pip install 'pomcp_jax[slurm]'`" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

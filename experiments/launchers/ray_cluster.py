@@ -105,7 +105,7 @@ def _imported() -> ModuleType:
             import ray
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--launcher = 'ray': {error.name} is not installed; `pip install pomcp_jax[ray]`"
+            f"--launcher = 'ray': {error.name} is not installed; `pip install 'pomcp_jax[ray]'`"
         ) from None
     return ray
 

@@ -102,7 +102,7 @@ def _imported() -> ModuleType:
             import submitit
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--launcher = 'slurm': {error.name} is not installed; `pip install pomcp_jax[slurm]`"
+            f"--launcher = 'slurm': {error.name} is not installed; `pip install 'pomcp_jax[slurm]'`"
         ) from None
     return submitit
 
