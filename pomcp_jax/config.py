@@ -378,8 +378,8 @@ class PriorConfig:
     """Worth of a record, for the gate and for ``advantage``: its ``plan``'s value when it was made,
     or what the present ``critic`` gives its mean action (the filter of CRR, arXiv 2006.15134)."""
     gate_tolerance: NotNegative = 0.0
-    """With ``policy.kl_tuning = calibrated``: the gate also lets through what is worth less by up to
-    this times S_Q (log m - 1), where the factor m is above e: it opens if the critic
+    """With ``policy.kl_tuning = calibrated``: the gate also lets through what is worth less by up
+    to this times S_Q (log m - 1), where the factor m is above e: it opens if the critic
     overestimates."""
 
 
