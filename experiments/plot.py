@@ -123,10 +123,8 @@ def _draw(args: argparse.Namespace) -> None:
         labels = [run.label for run in runs] if args.labels else None
         diagnostic_figures.draw([run.folder for run in runs], args.out, labels)
         return
-    for flag, value in (("--metric", args.metric), ("--labels", args.labels)):
-        names = value if isinstance(value, list) else [value]
-        if value is not None and not any((name or "").strip(" ,") for name in names):
-            raise ConfigError(f"{flag}: names nothing")
+    if args.metric is not None and not args.metric.strip(" ,"):
+        raise ConfigError("--metric: names nothing")
     default = comparison.TRAINING if args.returns == "training" else comparison.RETURN
     metrics = [name.strip() for name in (args.metric or default).split(",") if name.strip()]
     loaded = comparison.load(runs_lib.find(args.runs, args.labels))

@@ -550,28 +550,26 @@ def replay_feeds_a_batch(config: Config) -> str | None:
     )
 
 
+def _longer_than_replay(config: Config, group: object, name: str) -> str | None:
+    rows = config.train.capacity // config.env.num_envs
+    if getattr(group, name.rpartition(".")[2]) < rows:
+        return None
+    hint = f"< {rows}, the rows of one environment (train.capacity / env.num_envs)"
+    return _wrong(group, name, hint)
+
+
 def outcomes_are_in_replay(config: Config) -> str | None:
     """Replay has as many rewards in a row as a value is compared with."""
-    rows, policy = config.train.capacity // config.env.num_envs, config.agent.policy
-    if policy.kl_tuning != "calibrated" or policy.bias_steps < rows:
+    if config.agent.policy.kl_tuning != "calibrated":
         return None
-    return _wrong(
-        policy,
-        "agent.policy.bias_steps",
-        f"< {rows}, the rows of one environment (train.capacity / env.num_envs)",
-    )
+    return _longer_than_replay(config, config.agent.policy, "agent.policy.bias_steps")
 
 
 def returns_are_in_replay(config: Config) -> str | None:
     """Replay has as many rewards in a row as a return."""
-    rows, critic = config.train.capacity // config.env.num_envs, config.agent.critic
-    if critic.td_lambda == 0.0 or critic.return_steps < rows:
+    if config.agent.critic.td_lambda == 0.0:
         return None
-    return _wrong(
-        critic,
-        "agent.critic.return_steps",
-        f"< {rows}, the rows of one environment (train.capacity / env.num_envs)",
-    )
+    return _longer_than_replay(config, config.agent.critic, "agent.critic.return_steps")
 
 
 def outcomes_are_of_the_agent(config: Config) -> str | None:

@@ -88,7 +88,9 @@ def find(paths: Sequence[Path], labels: Sequence[str] | None = None) -> list[Run
     """
     found = {run.folder.resolve(): run for path in paths for run in _runs(path)}
     runs = list(found.values())
-    if not labels:
+    if labels is not None and not any(label.strip(" ,") for label in labels):
+        raise ConfigError("--labels: names nothing")
+    if labels is None:
         return _apart(runs)
     if len(labels) == 1 and len(runs) > 1:
         labels = labels[0].split(",")
