@@ -499,6 +499,8 @@ LONG = "x" * 300
         ("/".join(["x" * 200] * 25), "too long"),
         ("a\0b", "zero byte"),
         ("\udcff", "is not UTF-8"),
+        ("a\nb", "line breaks"),
+        ("a\x1b[2Jb", "control characters"),
         ("file", "is a file"),
         ("file/below", "is no folder"),
         ("link", "is no folder"),

@@ -132,10 +132,10 @@ def check_workdir(
       ConfigError: one line for the user.
     """
     name = f"--workdir = {str(workdir)!r:.300}"
-    if not str(workdir).isprintable():
-        raise ConfigError(f"{name}: must have no line breaks or control characters")
     try:
         _check_place(workdir, name)
+        if not str(workdir).isprintable():
+            raise ConfigError(f"{name}: must have no line breaks or control characters")
         if resume == "never":
             return
         if (workdir / parts.RECORD).exists():
