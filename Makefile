@@ -17,6 +17,7 @@ help:
 # A stamp for each set of extras: pip runs again only when pyproject.toml has changed.
 $(VENV)/.installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing [$*] into $(VENV) (a few minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
 	touch $@
 

@@ -248,6 +248,7 @@ def twice(folder):
         (None, ["--baseline=tdmpc"], "--baseline = tdmpc: no method of these runs; did you mean"),
         (None, ["--baseline="], "--baseline: is empty"),
         (None, ["--baseline=zzz"], "must be one of po_mpc, tdmpc2"),
+        (None, ["--labels="], "--labels: names nothing"),
         (None, ["--max-return=0"], "--max-return = 0: must be > 0"),
         (None, ["--out=FOLDER/x.doc"], "x.doc: must end in one of .md, .txt, .csv, .tex"),
         (None, ["--csv", "--out=FOLDER/x.tex"], "is latex by its suffix, not csv"),

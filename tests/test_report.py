@@ -465,6 +465,7 @@ def test_a_damaged_run_is_one_line(tmp_path, capsys, break_it, words):
         (["--video={}/x.avi"], "x.avi: must end in .mp4, .gif, .png"),
         (["--video={}/text.mp4"], "text.mp4: is no mp4 file"),
         (["--max_return=0"], "--max-return = 0: must be > 0 and finite"),
+        (["--labels="], "--labels: names nothing"),
         (["--labels", "a", "b"], "--labels: 2 for 1 runs"),
         (["{}/nothing"], "nothing: holds no config.json"),
         (["{}/gone"], "gone: no such folder; `python -m experiments.run --config=FILE"),
