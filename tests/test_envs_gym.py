@@ -358,6 +358,26 @@ def test_a_killed_worker_breaks_its_rows_and_starts_again(monkeypatch):
         time.sleep(0.05)
 
 
+def test_a_worker_that_hangs_is_replaced(monkeypatch):
+    made, start = [], Workers.__init__
+    monkeypatch.setattr(Workers, "__init__", lambda self, *a: made.append(self) or start(self, *a))
+    env = envs.make("gym/gym_worlds:Walk-v0", workers=2)
+    step, actions = jax.jit(env.step), some_actions(env, 3, 2)
+    state, _ = env.reset(keys(2))
+    state, _ = step(state, actions[0])
+    stopped = made[0].pids()[1]
+    made[0]._workers[1].patience = 0.2  # the one that takes its place has the usual time
+    os.kill(stopped, signal.SIGSTOP)
+    state, timestep = step(state, actions[1])
+    np.testing.assert_array_equal(timestep.invalid, [False, True])
+    (note,) = env.outside.notes()
+    assert "worker 2 is lost: it did not answer for 0.2 s; it starts again" in note
+    assert not os.path.exists(f"/proc/{stopped}/status")
+    state, timestep = step(state, actions[2])
+    assert not timestep.invalid.any() and not timestep.is_first.any()
+    made[0].close()
+
+
 def test_a_worker_that_always_dies_is_given_up():
     env = envs.make("gym/gym_worlds:Faulty_exit-v0", workers=1)
     step, actions = jax.jit(env.step), some_actions(env, 1, 1)[0]

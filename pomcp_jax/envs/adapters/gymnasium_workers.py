@@ -27,6 +27,9 @@ from pomcp_jax.envs.adapters.gymnasium_rows import (
 
 MOST_FAILURES = 3
 """Starts of a worker in a row that fail before its rows are given up."""
+PATIENCE = 600.0
+"""Seconds after which a worker that does not answer is ended and replaced. Slow simulators step in
+seconds; a socket or a lock that waits for something that never comes waits for ever."""
 
 
 class _Worker:
@@ -45,6 +48,7 @@ class _Worker:
                 start_new_session=True,
             )
         self.connection = Connection(ours.detach())
+        self.patience = PATIENCE
         self.ready = False
         """Its environments are made: it has answered the first message."""
 
@@ -55,6 +59,9 @@ class _Worker:
         self.connection.send_bytes(text + b"\n" + data)
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
+        """Its next answer; raises TimeoutError after ``patience``, EOFError when it ended."""
+        if not self.connection.poll(self.patience):
+            raise TimeoutError(f"it did not answer for {self.patience:g} s")
         text, _, data = self.connection.recv_bytes().partition(b"\n")
         return json.loads(text), data
 
@@ -147,6 +154,9 @@ class Workers:
                 worker.ready = True
             worker.send({"do": do}, *arrays)
             return True
+        except TimeoutError as error:
+            self._lost(k, str(error))
+            return False
         except (EOFError, OSError):
             self._lost(k)
             return False
@@ -157,6 +167,9 @@ class Workers:
         assert worker is not None
         try:
             answer, data = worker.receive()
+        except TimeoutError as error:
+            self._lost(k, str(error))
+            return None
         except (EOFError, OSError):
             self._lost(k)
             return None
