@@ -155,6 +155,30 @@ def test_every_seed_has_the_rows_of_the_file(offline, file):
     assert isinstance(moments, normalising.Moments)
 
 
+def test_a_seed_that_is_added_later_has_the_rows_of_the_file_too(file, tmp_path):
+    path, run = tmp_path / "steps.npz", tmp_path / "run"
+    path.write_bytes(file.read_bytes())
+    more = config(path, train__offline=True)
+    one = config_lib.replace(more, {"train.num_seeds": 1})
+    quiet = lambda: Control(Progress(interval=float("inf")))  # noqa: E731
+    assert Trainer(one, run, control=quiet()).run().code == 0
+    path.rename(tmp_path / "elsewhere.npz")
+    with pytest.raises(ConfigError, match="steps.npz"):
+        Trainer(more, run, control=quiet(), resume="change_seeds").run()
+    assert dict(tiny.saved(run, 40))["run", ".replay.rows.obs"][1][0] == 1
+    (tmp_path / "elsewhere.npz").rename(path)
+    assert Trainer(more, run, control=quiet(), resume="change_seeds").run().code == 0
+    saved = tiny.saved(run, 40)
+    for name in ("obs", "action", "reward", "last"):
+        dtype, shape, data = saved["run", f".replay.rows.{name}"]
+        rows = np.frombuffer(data, dtype).reshape(shape)[:, :19]
+        assert len(rows) == 2
+        np.testing.assert_array_equal(rows[0], rows[1])
+    final = [row for row in table(run / "metrics.csv") if row["decisions"] == "40"]
+    losses = [float(row["loss/model"]) for row in final]
+    assert len(losses) == 2 and losses[0] != losses[1] and np.isfinite(losses).all()
+
+
 def test_acting_continues_after_the_data_and_no_window_crosses_the_seam(offline, file):
     """The file's observations count the steps of their episodes: every step is +1."""
     functions = offline[1]
