@@ -75,7 +75,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("must name either workdirs or --results=FOLDER")
     if args.results and args.diagnostics:
         raise ConfigError("--diagnostics: for workdirs only, not for --results")
-    if args.results and args.labels:
+    if args.results and args.labels is not None:
         raise ConfigError("--labels: for workdirs only; --results names its methods")
     mode = "--results" if args.results else "--diagnostics" if args.diagnostics else ""
     for name, default in parsers.PICTURE.items():

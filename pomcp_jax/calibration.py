@@ -39,7 +39,8 @@ class Outcomes(NamedTuple):
     weight: Float[Array, "B"]
     """Discount of the value of ``final_obs``; 0 after a termination."""
     acted: Bool[Array, "B"]
-    """Whether a plan's action was taken: a final observation has none, random actions no plan."""
+    """Whether the agent's action was taken, which is a plan's, in seeding also the policy's
+    (``train.seed_actions``): a final observation has none, and random ones are not the agent's."""
 
 
 def draw(ring: Replay, key: Key, config: AgentConfig) -> Outcomes:

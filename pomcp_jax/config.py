@@ -380,7 +380,7 @@ class PriorConfig:
     gate_tolerance: NotNegative = 0.0
     """With ``policy.kl_tuning = calibrated``: the gate also lets through what is worth less by up
     to this times S_Q (log m - 1), where the factor m is above e: it opens if the critic
-    overestimates."""
+    overestimates. S_Q is the policy's scale of values, 1 without a value term."""
 
 
 @config

@@ -275,10 +275,13 @@ def _numbers(observation: Any) -> np.ndarray:
     """
     try:
         given = np.asarray(observation)
+    except jax.errors.TracerArrayConversionError:
+        raise  # it says what to do
     except (TypeError, ValueError):  # a ragged list
         given = np.asarray(None)
-    # Not ``dtype.kind``: bfloat16 has none of its own.
+    # Not ``dtype.kind`` alone: bfloat16 has none of its own. numpy calls times integers.
     real = any(jnp.issubdtype(given.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+    real &= given.dtype.kind != "m"
     if not real or np.ma.is_masked(observation):
         kind = "masked values" if real else f"{type(observation).__name__} of {given.dtype}"
         raise ValueError(f"observation: has {kind}; must be an array of real numbers")

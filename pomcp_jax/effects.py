@@ -88,13 +88,25 @@ RULES: tuple[Rule, ...] = (
         "policy.kl_target",
         "policy.bias_limit",
         "policy.bias_steps",
+        "prior.gate_tolerance",
     ),
     Rule(
         lambda config: (
-            config.agent.policy.kl_tuning == "calibrated" and config.train.updates_per_decision == 0
+            config.agent.policy.kl_tuning == "calibrated"
+            and config.train.updates_per_decision == 0
+            # Otherwise updates before the first decision may see the outcomes of plans.
+            and not (
+                config.train.pretrain_updates
+                and (config.train.buffer or config.train.seed_actions != "random")
+            )
         ),
         "train.updates_per_decision is 0: nothing is learned after the first plan",
-        ("agent.policy.kl_tuning", "agent.policy.bias_limit", "agent.policy.bias_steps"),
+        (
+            "agent.policy.kl_tuning",
+            "agent.policy.bias_limit",
+            "agent.policy.bias_steps",
+            "agent.prior.gate_tolerance",
+        ),
     ),
     _agent(
         lambda agent: not agent.policy.value_weight,

@@ -67,7 +67,7 @@ def prior_loss(
     (:func:`_record_weights`). With ``prior.gate`` a
     record counts only if its plan's value, or the critic's value of its mean
     action, is at least the critic's value of the prior's own mean action (the
-    gated distillation of GEM-MPC, arXiv 2609.21735), less ``prior.gate_tolerance``.
+    gated distillation of GEM-MPC, arXiv 2609.21735), less :func:`_tolerance`.
     """
     steps = latents.shape[0] - 1
     latents = latents[:steps]
@@ -92,7 +92,11 @@ def prior_loss(
 
 
 def _tolerance(scales: Scales, config: AgentConfig) -> Float[Array, ""] | float:
-    """By how much less a record may be worth and still pass the gate, in units of value."""
+    """By how much less a record may be worth and still pass the gate, in units of value.
+
+    ``gate_tolerance S_Q max(log m - 1, 0)`` where the strength's factor m is calibrated, else 0.
+    Without a value term S_Q stays 1.
+    """
     if config.policy.kl_tuning != "calibrated":
         return 0.0
     # Noise alone moves the factor to 1.5, and a gate that is a little open is open to half of all.

@@ -235,17 +235,6 @@ def bias_is_of_returns(agent: AgentConfig) -> str | None:
     )
 
 
-def plans_are_of_their_actions(agent: AgentConfig) -> str | None:
-    """A record that was planned later hides that the action was random."""
-    if agent.policy.kl_tuning != "calibrated" or agent.replan.interval == 0:
-        return None
-    return _wrong(
-        agent.policy,
-        "agent.policy.kl_tuning",
-        "'fixed' or 'dual' when agent.replan.interval > 0: whose actions were plans is not known",
-    )
-
-
 def proposer_exists(agent: AgentConfig) -> str | None:
     """Only a learned prior can propose plans."""
     if agent.policy.proposer == "policy" or agent.policy.learns_prior:
@@ -479,7 +468,6 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     proposer_exists,
     tuning_has_a_kl,
     bias_is_of_returns,
-    plans_are_of_their_actions,
     proposers_have_proposals,
     tail_has_an_action,
     tail_penalty_has_heads,
@@ -572,8 +560,20 @@ def returns_are_in_replay(config: Config) -> str | None:
     return _longer_than_replay(config, config.agent.critic, "agent.critic.return_steps")
 
 
+def plans_are_of_their_actions(config: Config) -> str | None:
+    """A record that was planned later hides that the action was random."""
+    agent = config.agent
+    if agent.policy.kl_tuning != "calibrated" or agent.replan.interval == 0:
+        return None
+    return _wrong(
+        agent.policy,
+        "agent.policy.kl_tuning",
+        "'fixed' or 'dual' when agent.replan.interval > 0: whose actions were plans is not known",
+    )
+
+
 def outcomes_are_of_the_agent(config: Config) -> str | None:
-    """Without acting there are no recent plans whose outcome is known."""
+    """Without acting there are no recent plans of this agent whose outcome is known."""
     if config.agent.policy.kl_tuning != "calibrated" or not config.train.offline:
         return None
     return _wrong(
@@ -630,6 +630,7 @@ RUN_RULES: tuple[RunRule, ...] = (
     outcomes_are_in_replay,
     returns_are_in_replay,
     outcomes_are_of_the_agent,
+    plans_are_of_their_actions,
     offline_runs_learn,
     buffer_is_a_file_of_arrays,
 )

@@ -133,11 +133,6 @@ CONTRADICTIONS = [
         "or 'dual'": {"policy.kl_tuning": "dual"},
         "when agent.critic.soft_target is True": {"critic.soft_target": False},
     }),
-    ("po_mpc", {"replan.interval": 10, "policy.kl_tuning": "calibrated"}, "policy.kl_tuning", {
-        "must be 'fixed'": {"policy.kl_tuning": "fixed"},
-        "or 'dual'": {"policy.kl_tuning": "dual"},
-        "when agent.replan.interval > 0": {"replan.interval": 0},
-    }),
     ("qbmpc", {"policy.prior": "learned", "prior.gate": True, "prior.gate_value": "critic"},
      "prior.gate_value", {
         "must be 'plan'": {"prior.gate_value": "plan"},

@@ -172,7 +172,7 @@ def test_wrong_observations(planner):
         planner.act([0.0, np.nan, 0.0])
     masked = np.ma.masked_array(np.zeros(3), [True, False, False])
     wrong = [{}, ["a", "a", "a"], [[0.0], [0.0, 1.0]], np.zeros(3, complex), masked, None]
-    for observation in [*wrong, np.zeros(3, "datetime64[s]")]:
+    for observation in [*wrong, np.zeros(3, "datetime64[s]"), np.zeros(3, "timedelta64[s]")]:
         with pytest.raises(ValueError, match=r"^observation: has .*; must be an array of real"):
             planner.act(observation)
     for num in (0, -1, 1.5, True):

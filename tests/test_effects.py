@@ -57,6 +57,9 @@ WARNED = [
     ("po_mpc", {"prior.gate_value": "critic"}, "prior.gate_value", {"prior.gate": True}),
     ("po_mpc_gated", {"prior.gate_tolerance": 1.0}, "prior.gate_tolerance",
      {"policy.kl_tuning": "calibrated"}),
+    ("po_mpc_gated", {"policy.kl_tuning": "calibrated", "policy.dual_rate": 0.0,
+                      "prior.gate_tolerance": 1.0},
+     "prior.gate_tolerance", {"policy.dual_rate": 0.1}),
     ("po_mpc", {"mppi.temperature": 0.0, "mppi.temperature_scale": "spread"},
      "mppi.temperature_scale", {"mppi.temperature": 1.0}),
     ("po_mpc", {"mppi.interpolation": "cubic"}, "mppi.interpolation", {"mppi.knots": 3}),
@@ -99,6 +102,11 @@ def test_settings_of_training():
     config = config_lib.replace(Config(), {"agent.policy.kl_tuning": "calibrated"})
     assert names(config) == []
     idle = config_lib.replace(config, {"train.updates_per_decision": 0.0})
+    assert names(idle) == ["agent.policy.kl_tuning"]
+    # Updates before training see the outcomes of the agent's actions if it acts while seeding.
+    assert config.train.pretrain_updates > 0
+    assert names(config_lib.replace(idle, {"train.seed_actions": "planner"})) == []
+    idle = config_lib.replace(idle, {"train.pretrain_updates": 0})
     assert names(idle) == ["agent.policy.kl_tuning"]
     config = config_lib.replace(Config(), {"agent.policy.data_std": 0.1})
     assert names(config) == ["agent.policy.data_std"]

@@ -15,6 +15,7 @@ import tiny
 
 from pomcp_jax import Trainer, envs, seed_axis, train
 from pomcp_jax.config import ConfigError
+from pomcp_jax.envs.adapters import gymnasium_workers
 from pomcp_jax.envs.adapters.gymnasium_rows import Rows, seed_of
 from pomcp_jax.envs.adapters.gymnasium_workers import Workers
 from pomcp_jax.rendering import frames
@@ -365,13 +366,25 @@ def test_a_worker_that_hangs_is_replaced(monkeypatch):
     step, actions = jax.jit(env.step), some_actions(env, 3, 2)
     state, _ = env.reset(keys(2))
     state, _ = step(state, actions[0])
-    stopped = made[0].pids()[1]
-    made[0]._workers[1].patience = 0.2  # the one that takes its place has the usual time
+    stopped, ask = made[0].pids()[1], Workers._ask
+    # Only the first answers are late at once; a new process has the usual time to start.
+    late = iter([(0.2, 0.1)])
+
+    def impatient(self, *args):
+        per_request = next(late, None)
+        if per_request is None:
+            return ask(self, *args)
+        with monkeypatch.context() as patch:
+            for name, value in zip(("PATIENCE", "PATIENCE_PER_ROW"), per_request, strict=True):
+                patch.setattr(gymnasium_workers, name, value)
+            return ask(self, *args)
+
+    monkeypatch.setattr(Workers, "_ask", impatient)
     os.kill(stopped, signal.SIGSTOP)
     state, timestep = step(state, actions[1])
     np.testing.assert_array_equal(timestep.invalid, [False, True])
     (note,) = env.outside.notes()
-    assert "worker 2 is lost: it did not answer for 0.2 s; it starts again" in note
+    assert "worker 2 is lost: it did not answer for 0.3 s; it starts again" in note
     assert not os.path.exists(f"/proc/{stopped}/status")
     state, timestep = step(state, actions[2])
     assert not timestep.invalid.any() and not timestep.is_first.any()

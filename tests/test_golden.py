@@ -796,11 +796,15 @@ def test_prior_loss(kind):
     near(aux.kl, kl[mask].mean(), 3e-5)
 
 
-@pytest.mark.parametrize("tuning,tolerance", [("fixed", 0.0), ("calibrated", 0.004)])
-def test_gate_by_the_critic(tuning, tolerance):
+@pytest.mark.parametrize(
+    "tuning,log_multiplier,tolerance",
+    [("fixed", 2.0, 0.0), ("calibrated", 2.0, 0.004), ("calibrated", 0.5, 0.0)],
+)
+def test_gate_by_the_critic(tuning, log_multiplier, tolerance):
     """Records whose mean action the critic prefers to the prior's own mean are fitted.
 
-    A calibrated strength of m = e^2 also lets through what is worth less by ``tolerance S_Q``.
+    A calibrated strength m also lets through what is worth less by
+    ``tolerance = gate_tolerance S_Q (log m - 1)``, and a strength below e nothing more.
     """
     case = Setting({"prior.gate": True, "prior.gate_value": "critic", "policy.kl_tuning": tuning,
                     "prior.gate_tolerance": 0.004})  # fmt: skip
@@ -808,7 +812,8 @@ def test_gate_by_the_critic(tuning, tolerance):
     _, aux = case.run(
         policy_loss.prior_loss,
         case.prior, case.params.value, jnp.asarray(latents, jnp.float32), case.batch,
-        scales(4.0, 1.5)._replace(prior=jnp.asarray(1.3), log_multiplier=jnp.asarray(2.0)),
+        scales(4.0, 1.5)._replace(
+            prior=jnp.asarray(1.3), log_multiplier=jnp.asarray(log_multiplier)),
     )  # fmt: skip
     z = latents[:-1]
     own = case.values(case.params.value, z, case.actor(case.prior, z)[0][1]).mean(0)

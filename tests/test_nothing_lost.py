@@ -501,6 +501,7 @@ LONG = "x" * 300
         ("\udcff", "is not UTF-8"),
         ("a\nb", "line breaks"),
         ("a\x1b[2Jb", "control characters"),
+        ("a\u2028b", "line breaks"),
         ("file", "is a file"),
         ("file/below", "is no folder"),
         ("link", "is no folder"),

@@ -11,6 +11,7 @@ from experiments import aggregate, plot
 from experiments.published import COLORED
 from experiments.published import FOLDER as PUBLISHED
 from pomcp_jax import presets
+from pomcp_jax.errors import ConfigError
 from pomcp_jax.reporting import (
     canvas,
     columns,
@@ -40,7 +41,9 @@ def test_methods_are_named_by_run_json_else_by_their_folder(tmp_path):
     (bare / "run.json").unlink()  # a run that still trains for the first time
     assert labels([named, preset, bare]) == ["tdmpc2", "bmpc", "mine"]
     assert labels([named, preset, bare], labels=["x", "y", "x"]) == ["x", "y", "x"]
-    assert labels([named, preset, bare], labels=["x,y,z"]) == ["x", "y", "z"]
+    assert labels([named, preset, bare], labels=["x,y, z"]) == ["x", "y", "z"]
+    with pytest.raises(ConfigError, match="one of them is empty"):
+        labels([named, preset, bare], labels=["x,,z"])
 
 
 def test_runs_of_a_method_are_pooled_unless_their_settings_differ(tmp_path):
@@ -315,6 +318,7 @@ def refused(capsys, folder, argv, words):
         (["--published", "--x=hours"], "must be --x=frames or decisions"),
         (["--published", "--metric=loss/value"], "--metric must have eval/return"),
         (["--returns=training", "--metric=loss/value"], "--returns: has no effect with --metric"),
+        (["--labels", " "], "--labels: names nothing"),
         (["--labels", "a", "b"], "--labels: 2 for 1 runs"),
         (["--diagnostics", "--metric=loss/value"], "--metric: has no effect with --diagnostics"),
         (["--out=x.bmp"], "x.bmp: must end in one of .png, .pdf, .svg"),

@@ -182,6 +182,7 @@ def test_plot_wants_runs_or_results(tmp_path, capsys):
     assert plot.main([]) == 2 and "must name either" in capsys.readouterr().err
     assert plot.main(["x", "--results=y"]) == 2
     assert plot.main(["--results=y", "--labels", "z"]) == 2
+    assert plot.main(["--results=y", "--labels"]) == 2
 
 
 def test_metrics_are_thinned_evenly(tmp_path):

@@ -1,6 +1,7 @@
 """``Trainer``: a run from Python, without a command line."""
 
 import csv
+import errno
 import json
 import re
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pomcp_jax import Task, make_env
+from pomcp_jax import Task, checkpoint, make_env
 from pomcp_jax.config import ConfigError
 from pomcp_jax.running.background import RESUMES, Control
 from pomcp_jax.running.progress import Progress
@@ -128,6 +129,21 @@ def test_ctrl_c_in_a_script_saves_and_stops_the_script(tmp_path):
     presses.clear()
     # In a notebook the same object is still there.
     assert trainer.run().code == 0
+
+
+def test_ctrl_c_says_when_not_all_is_saved(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = make(tmp_path)
+
+    def interrupt(row):
+        monkeypatch.setattr(checkpoint, "snapshot", full)
+        raise KeyboardInterrupt
+
+    trainer.on_row = (interrupt,)
+    with pytest.raises(KeyboardInterrupt, match="^stopped by SIGINT.*No space left on device"):
+        trainer.run()
 
 
 def test_ctrl_c_during_a_chunk_is_raised_once_it_is_saved(tmp_path, monkeypatch):

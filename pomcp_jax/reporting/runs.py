@@ -88,12 +88,15 @@ def find(paths: Sequence[Path], labels: Sequence[str] | None = None) -> list[Run
     """
     found = {run.folder.resolve(): run for path in paths for run in _runs(path)}
     runs = list(found.values())
-    if labels is not None and not any(label.strip(" ,") for label in labels):
-        raise ConfigError("--labels: names nothing")
     if labels is None:
         return _apart(runs)
+    if not any(label.strip(" ,") for label in labels):
+        raise ConfigError("--labels: names nothing")
     if len(labels) == 1 and len(runs) > 1:
         labels = labels[0].split(",")
+    labels = [label.strip() for label in labels]
+    if "" in labels:
+        raise ConfigError(f"--labels = {','.join(labels)!r}: one of them is empty")
     if len(labels) != len(runs):
         raise ConfigError(f"--labels: {len(labels)} for {len(runs)} runs; must be one for each")
     return [run._replace(label=label) for run, label in zip(runs, labels, strict=True)]

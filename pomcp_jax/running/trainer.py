@@ -159,13 +159,15 @@ class Trainer:
 
         Raises:
           ConfigError: the workdir's earlier run does not match; nothing was changed.
-          KeyboardInterrupt: Ctrl-C in a script or a notebook, after saving: what comes after this
-            call is not wanted either.
+          KeyboardInterrupt: Ctrl-C in a script or a notebook, after saving, or with the reason why
+            not all could be saved: what comes after this call is not wanted either.
           Exception: any unexpected exception, after saving what can be saved.
         """
         ended = self.attempt()
         if self.control.interrupted:
-            raise KeyboardInterrupt(f"{ended.text} (workdir {ended.workdir})")
+            # Whether all was saved is in ``errors``.
+            said = "; ".join(dict.fromkeys(text for text in (ended.text, ended.errors) if text))
+            raise KeyboardInterrupt(f"{said} (workdir {ended.workdir})") from ended.error
         if ended.error is not None:
             raise ended.error
         return ended

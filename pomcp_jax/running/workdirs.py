@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,8 +135,12 @@ def check_workdir(
     name = f"--workdir = {str(workdir)!r:.300}"
     try:
         _check_place(workdir, name)
-        if not str(workdir).isprintable():
-            raise ConfigError(f"{name}: must have no line breaks or control characters")
+        place = str(workdir.absolute())
+        # Not ``isprintable``, which refuses the wide spaces and joiners of many languages.
+        if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in place):
+            raise ConfigError(
+                f"--workdir = {place!r:.300}: must have no line breaks or control characters"
+            )
         if resume == "never":
             return
         if (workdir / parts.RECORD).exists():

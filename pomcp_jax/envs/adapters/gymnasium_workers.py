@@ -5,12 +5,17 @@ session of its own, so that Ctrl-C reaches only the program, and it ends when it
 """
 
 import json
+import os
+import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 import weakref
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +35,22 @@ MOST_FAILURES = 3
 PATIENCE = 600.0
 """Seconds after which a worker that does not answer is ended and replaced. Slow simulators step in
 seconds; a socket or a lock that waits for something that never comes waits for ever."""
+PATIENCE_PER_ROW = 60.0
+"""Seconds more for each of its rows, which are made and stepped one after another."""
+
+
+class Limit(NamedTuple):
+    """When answers are late."""
+
+    seconds: float
+    end: float
+    """By ``time.monotonic``."""
+
+
+def _limit(rows: int) -> Limit:
+    """The limit, from now on, of a request to workers with at most so many rows."""
+    seconds = PATIENCE + PATIENCE_PER_ROW * rows
+    return Limit(seconds, time.monotonic() + seconds)
 
 
 class _Worker:
@@ -39,6 +60,10 @@ class _Worker:
         ours, theirs = socket.socketpair()
         # -P: this file's folder has a module called gymnasium.
         command = [sys.executable, "-P", gymnasium_rows.__file__, str(theirs.fileno())]
+        # Within a message, too: a process may stop half-way.
+        limit = struct.pack("ll", int(PATIENCE), 0)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, option, limit)
         with theirs:
             self.process = subprocess.Popen(
                 command,
@@ -48,7 +73,6 @@ class _Worker:
                 start_new_session=True,
             )
         self.connection = Connection(ours.detach())
-        self.patience = PATIENCE
         self.ready = False
         """Its environments are made: it has answered the first message."""
 
@@ -58,10 +82,10 @@ class _Worker:
         data = b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)
         self.connection.send_bytes(text + b"\n" + data)
 
-    def receive(self) -> tuple[dict[str, Any], bytes]:
-        """Its next answer; raises TimeoutError after ``patience``, EOFError when it ended."""
-        if not self.connection.poll(self.patience):
-            raise TimeoutError(f"it did not answer for {self.patience:g} s")
+    def receive(self, limit: Limit) -> tuple[dict[str, Any], bytes]:
+        """Its next answer; raises TimeoutError when that is late, EOFError when it ended."""
+        if not self.connection.poll(max(0.0, limit.end - time.monotonic())):
+            raise TimeoutError(f"it did not answer for {limit.seconds:g} s")
         text, _, data = self.connection.recv_bytes().partition(b"\n")
         return json.loads(text), data
 
@@ -70,7 +94,8 @@ class _Worker:
         try:
             self.process.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            # With what it started, such as a simulator: its port is needed by the next one.
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
 
@@ -118,17 +143,28 @@ class Workers:
         count = len(self._workers)
         parts = list(zip(*(np.array_split(x, count) for x in arrays), strict=True))
         busy = [k for k in range(count) if len(parts[k][0])]
-        for k in busy:
-            self._start(k)
-        sent = [self._send(k, do, parts[k]) for k in busy]
+        answers = self._ask(busy, do, parts)
         # All answers before any process is replaced, which takes its time.
-        answers = [self._receive(k) if ok else None for k, ok in zip(busy, sent, strict=True)]
+        lost = [k for k in busy if answers[k] is None]
+        if lost and do != "snapshot":
+            for k in lost if do == "step" else ():
+                rows = np.array(parts[k][0])
+                rows[:, FLAGS] |= FAULT
+                parts[k] = (rows, *parts[k][1:])
+            answers |= self._ask(lost, do, parts)
         return np.concatenate(
-            [
-                self._again(k, do, parts[k]) if answer is None else answer
-                for k, answer in zip(busy, answers, strict=True)
-            ]
+            [self._broken(do, parts[k]) if (answer := answers[k]) is None else answer for k in busy]
         )
+
+    def _ask(
+        self, which: Sequence[int], do: str, parts: Sequence[tuple[np.ndarray, ...]]
+    ) -> dict[int, np.ndarray | None]:
+        """Answers of processes, which are started if they do not run; None of one that is lost."""
+        limit = _limit(max((len(parts[k][0]) for k in which), default=0))
+        for k in which:
+            self._start(k)
+        sent = {k: self._send(k, do, parts[k], limit) for k in which}
+        return {k: self._receive(k, limit) if ok else None for k, ok in sent.items()}
 
     def _start(self, k: int) -> None:
         """Start process k unless it runs; its first answer is read later."""
@@ -140,14 +176,14 @@ class Workers:
             except OSError:
                 self._lost(k)
 
-    def _send(self, k: int, do: str, arrays: tuple[np.ndarray, ...]) -> bool:
+    def _send(self, k: int, do: str, arrays: tuple[np.ndarray, ...], limit: Limit) -> bool:
         """Send a request; False if there is no process to send it to."""
         worker = self._workers[k]
         if worker is None:
             return False
         try:
             if not worker.ready:
-                answer, _ = worker.receive()
+                answer, _ = worker.receive(limit)
                 if "error" in answer:
                     self._lost(k, answer["error"])
                     return False
@@ -161,12 +197,12 @@ class Workers:
             self._lost(k)
             return False
 
-    def _receive(self, k: int) -> np.ndarray | None:
+    def _receive(self, k: int, limit: Limit) -> np.ndarray | None:
         """The answer of process k; None if it has ended."""
         worker = self._workers[k]
         assert worker is not None
         try:
-            answer, data = worker.receive()
+            answer, data = worker.receive(limit)
         except TimeoutError as error:
             self._lost(k, str(error))
             return None
@@ -188,18 +224,10 @@ class Workers:
         then = "it starts again" if self._failures[k] < MOST_FAILURES else "its rows stay broken"
         self.notes.append(f"gym/{self.settings.name}: worker {k + 1} is lost: {reason}; {then}")
 
-    def _again(self, k: int, do: str, arrays: tuple[np.ndarray, ...]) -> np.ndarray:
-        """The answer of a new process in place of one that was lost; its rows are broken."""
+    def _broken(self, do: str, arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+        """What rows are without a process: broken, and their snapshots as they were."""
         if do == "snapshot":
             return arrays[2]
-        if do == "step":
-            rows = np.array(arrays[0])
-            rows[:, FLAGS] |= FAULT
-            arrays = (rows, *arrays[1:])
-        self._start(k)
-        answer = self._receive(k) if self._send(k, do, arrays) else None
-        if answer is not None:
-            return answer
         out = np.zeros((len(arrays[0]), self.layout.row), np.uint32)
         if do == "step":
             out[:, 0] = arrays[0][:, 0] + 1
