@@ -7,7 +7,8 @@ FOLDER = Path(__file__).parent / "results" / "published"
 BANDS = ("tdmpc2",)
 """Sources that published every seed, so that a spread can be drawn."""
 COLORED = (
-    "po_mpc", "tdmpc2", "bmpc", "tdmpc_square", "boom", "po_mpc_gated", "po_mpc_relative",
-    "po_mpc_direct", "po_mpc_forward", "bmpc_v3", "boom_many_actions", "qbmpc", "gem_mpc",
+    "po_mpc", "tdmpc2", "bmpc", "po_mpc_calibrated", "boom", "po_mpc_gated", "po_mpc_relative",
+    "tdmpc_square", "po_mpc_direct", "po_mpc_forward", "bmpc_v3", "boom_many_actions", "qbmpc",
+    "gem_mpc",
 )  # fmt: skip
 """Methods by their place among the colours; the first seven have a colour to themselves."""

@@ -176,7 +176,7 @@ SUITES: dict[str, Suite] = {
             "dog-stand",
         ),
         methods={
-            **of_presets("po_mpc_relative", "po_mpc_gated", "tdmpc2", "bmpc"),
+            **of_presets("po_mpc_calibrated", "po_mpc_gated", "po_mpc_relative", "tdmpc2", "bmpc"),
             # The paper's strength on all tasks: small.py lowers it, for one or two actions.
             "po_mpc": Method("po_mpc", {"agent.policy.kl_coef": 1.0}),
             **of_presets("po_mpc_forward", "po_mpc_direct", "tdmpc_square", "boom"),

@@ -76,6 +76,21 @@ def po_mpc_gated(lambda_: float = 1.0) -> AgentConfig:
     return config_lib.replace(po_mpc_relative(lambda_), changes)
 
 
+def po_mpc_calibrated(lambda_: float = 1.0) -> AgentConfig:
+    """:func:`po_mpc_gated` whose strength and gate follow the critic's error.
+
+    While the critic overestimates recent actions by more than a tenth of its spread, as it does
+    with many actions, the strength rises above ``lambda_``; from e times that on the gate lets
+    worse plans through, because the critic that selects them is the one that errs.
+    """
+    changes = {
+        "policy.kl_tuning": "calibrated",
+        "policy.bias_limit": 0.1,
+        "prior.gate_tolerance": 1.0,
+    }
+    return config_lib.replace(po_mpc_gated(lambda_), changes)
+
+
 def gem_mpc() -> AgentConfig:
     """GEM-MPC by its abstract (arXiv 2609.21735): PO-MPC with more exchange between its actors.
 
@@ -195,6 +210,7 @@ PRESETS: dict[str, Callable[[], AgentConfig]] = {
     "po_mpc_direct": po_mpc_direct,
     "po_mpc_relative": po_mpc_relative,
     "po_mpc_gated": po_mpc_gated,
+    "po_mpc_calibrated": po_mpc_calibrated,
     "gem_mpc": gem_mpc,
     "tdmpc2": tdmpc2,
     "tdmpc_square": tdmpc_square,
