@@ -108,11 +108,14 @@ def _episodes(agent: Controller, environments: Sequence[Any]) -> tuple[np.ndarra
     steps = [env.reset() for env in environments]
     total, length = np.zeros(len(steps)), np.zeros(len(steps), int)
     while not all(step.last() for step in steps):
-        observations = np.stack([flat(step.observation) for step in steps])
+        # What float32 cannot hold is infinite to the agent.
+        with np.errstate(over="ignore"):
+            observations = np.stack([flat(step.observation) for step in steps]).astype(np.float32)
         # A NaN marks the episode as broken; it plays on with zeros, so that the batch keeps its
         # shape and the other episodes their numbers.
-        total[~np.isfinite(observations).all(axis=1)] = np.nan
-        actions = agent.act(np.nan_to_num(observations))
+        finite = np.isfinite(observations)
+        total[~finite.all(axis=1)] = np.nan
+        actions = agent.act(np.where(finite, observations, np.float32(0)))
         for i, (env, action) in enumerate(zip(environments, actions, strict=True)):
             length[i] += not steps[i].last()
             for _ in range(agent.action_repeat):

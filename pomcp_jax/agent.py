@@ -452,12 +452,16 @@ def _improve_policy(
 
 
 def _kl_price(scales: Scales, action_size: int, config: AgentConfig) -> Float[Array, ""]:
-    """Price of a nat of KL in units of value, as in the policy loss: ``lambda m A^k S_Q / S_K``."""
+    """Price of a nat of KL in units of value, as in the policy loss.
+
+    ``lambda m A^k S_Q / (q_coef S_K)``; 0 while ``kl_gate`` is closed there.
+    """
     policy = config.policy
     divisor = {"own": scales.kl, "q": scales.q, "none": jnp.ones_like(scales.q)}[policy.kl_scale]
     size = jnp.power(float(action_size), policy.kl_dim_power)
     multiplier = jnp.exp(scales.log_multiplier)
-    return policy.kl_coef * multiplier * size * scales.q / divisor
+    price = policy.kl_coef * multiplier * size * scales.q / (policy.q_coef * divisor)
+    return jnp.where(scales.q > policy.kl_gate, price, 0.0)
 
 
 def _count_faults(

@@ -262,8 +262,11 @@ class Controller:
         action = np.array(action, np.float32)
         if self._bounds is not None:
             low, high = self._bounds
-            # Exploration noise may leave [-1, 1]; a robot must never see more than its bounds.
-            action = low + (np.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
+            # Exploration noise may leave [-1, 1], and sums are rounded; a robot must never see more
+            # than its bounds. Halves first: the difference of the largest numbers is infinite.
+            bottom, top = (np.asarray(bound, np.float64) / 2.0 for bound in (low, high))
+            inside = (bottom + top) + (top - bottom) * np.clip(action, -1.0, 1.0)
+            action = np.clip(inside.astype(np.float32), low, high)
         return action[0] if obs.ndim == 1 else action
 
 

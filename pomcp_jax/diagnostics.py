@@ -110,13 +110,16 @@ def critic_value(
     latents: Float[Array, "*batch L"],
     config: AgentConfig,
 ) -> Float[Array, "*batch"]:
-    """Mean over all heads of ``V(z)``, or of ``Q(z, a)`` with ``a`` drawn from the policy.
+    """Mean over all heads of ``V(z)``, or of ``Q(z, a)`` with the action of the critic's targets.
 
-    That is what the critic is trained to be: its targets draw the action too.
+    That is what the critic is trained to be. Actions of stored plans, which a state that was just
+    reached lacks, are the policy's instead.
     """
-    action = None
-    if config.world_model.critic == "q":
-        action = actors.sample(spec.nets, params.policy, key, latents, config.world_model).action
+    action, model, critic = None, config.world_model, config.critic
+    if model.critic == "q":
+        use_prior = critic.target_actor == "prior" and params.prior is not None
+        actor = params.prior if use_prior else params.policy
+        action = actors.act(spec.nets, actor, key, latents, model, critic.target_action).action
     bins = wm.bins(config.world_model)
     return jnp.mean(wm.values(spec.nets, params.model.value, latents, action, bins), axis=0)
 

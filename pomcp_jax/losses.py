@@ -182,7 +182,8 @@ def policy_loss(
         return PolicyLoss(loss, zero, entropy)
     divisors: dict[str, Array | float] = {"own": scale_kl, "q": scale_q, "none": 1.0}
     # A product, because the threshold is traced. Scales never fall below 1, so a gate of 0 is open.
-    open_gate = (scale_q > config.kl_gate).astype(loss.dtype)
+    # Without a value term there is nothing to wait for.
+    open_gate = (scale_q > config.kl_gate).astype(loss.dtype) if q is not None else 1.0
     loss = loss + config.kl_coef * multiplier * open_gate * weight * kl / divisors[config.kl_scale]
     return PolicyLoss(loss, kl, entropy)
 

@@ -127,6 +127,7 @@ def targets(
         # KL-regularised backup (arXiv 2510.04280 eq. 3). The closed form has less variance than the
         # log-ratio at a sampled action.
         reference = actors.distribution(nets, params.prior, latents[1:], model)
+        reference = losses.floored(reference, config.policy)
         kl = jnp.sum(maths.gaussian_kl(sample.dist, reference), axis=-1)
         # A single state far from the prior must not swamp the reward.
         kl = jnp.clip(kl, 0.0, critic.soft_target_clip)

@@ -137,9 +137,13 @@ def shift(out: "PlanOutput", steps: Int[Array, ""] | int) -> PlanState:
 
     Args:
       out: the plan.
-      steps: executed actions, 1 to H; may be traced.
+      steps: executed actions, 1 to H; may be traced, and is then not checked.
+
+    Raises:
+      ConfigError: the output is of several plans, or ``steps`` is not from 1 to H.
     """
     state = out.next_state
+    planner_checks.check_shift(state.mean.shape, steps)
     last = state.mean.shape[0] - 1
     mean = state.mean[jnp.minimum(jnp.arange(last + 1) + steps - 1, last)]
     if state.action is None:
@@ -260,6 +264,9 @@ def propose(
     """
     if model.sample_action is None:
         raise ConfigError("model.sample_action is None: must be a function, it proposes the plans")
+    planner_checks.check_sizes(config)
+    if config.num_proposals == 0:
+        raise ConfigError("mppi.num_proposals = 0: must be >= 1 to propose plans")
     conformed = planner_model.conform(model, params, key, root, None)
     config = sequences.in_action_units(config, conformed.dtype)
     return _propose(conformed, params, key, None, config)

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int
 
 EPSILON = 1e-8
 """Added to variances, in squared units of the observation."""
+MOST_STEPS = 1_000_000
+"""Steps of a batch of observations after which older ones are forgotten."""
 MOST = 10.0
 """Largest normalised entry: what changes for the first time has hardly any variance yet."""
 
@@ -46,8 +48,9 @@ def count(moments: Moments, obs: Float[Array, "N O"]) -> Moments:
     apart = obs - shift[None]
     mean = jnp.mean(apart, axis=0)
     variance = jnp.mean(jnp.square(apart - mean[None]), axis=0)
-    # int32 ends after 2e9 observations; from there on they weigh like the last one before.
-    total = jnp.minimum(moments.count, 2**31 - 1 - number) + number
+    # Smaller shares than a millionth are lost in float32's sums: from there on new observations
+    # weigh like the last ones before. int32 ends after 2e9.
+    total = jnp.minimum(moments.count, min(MOST_STEPS * number, 2**31 - 1) - number) + number
     share = jnp.asarray(number, jnp.float32) / total.astype(jnp.float32)
     gap = mean - moments.mean
     # Sums of squares alone, no difference: an infinite variance then stays infinite, not NaN.

@@ -53,6 +53,24 @@ def check_sizes(config: MppiConfig, path: str = "mppi", proposes: bool = True) -
         )
 
 
+def check_shift(shape: tuple[int, ...], steps: Any) -> None:
+    """Check what ``mppi.shift`` is given: one plan ``[H, A]`` and the number of executed actions.
+
+    Raises:
+      ConfigError: one line.
+    """
+    if len(shape) != 2:
+        raise ConfigError(
+            f"out.next_state.mean has the shape {list(shape)}: must be [H, A], of one plan;"
+            " jax.vmap(mppi.shift) shifts those of many states"
+        )
+    if isinstance(steps, jax.core.Tracer):
+        return
+    whole = np.ndim(steps) == 0 and np.issubdtype(np.asarray(steps).dtype, np.integer)
+    if not whole or not 1 <= steps <= shape[0]:
+        raise ConfigError(f"steps = {steps!r}: must be an integer from 1 to H = {shape[0]}")
+
+
 def _known(
     name: str, value: Any, least: Any = 0.0, least_name: str = "", size: int | None = None
 ) -> Any:

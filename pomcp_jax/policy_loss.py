@@ -178,6 +178,7 @@ def policy_loss(
     mask = _state_mask(batch, steps, stored=policy.uses_records)
     sample = actors.sample(nets, params, key_sample, latents, config.world_model)
 
+    near = _where_recorded(batch, mask, policy)
     prior = None
     if policy.prior != "none":
         prior = policy_prior(frozen.prior, latents, batch, nets=nets, config=config)
@@ -191,14 +192,16 @@ def policy_loss(
         q = value(latents, sample.action)
         scale = _updated(scales.q, q, mask, policy)
         if policy.q_scale == "prior" and prior is not None:
-            spread = _spread_over_actions(value, latents, prior, mask, key)
+            spread = _spread_over_actions(value, latents, prior, near, key)
             scale = maths.update_scale(scales.q, spread, policy.scale_rate, LEAST_SPREAD)
         scales = scales._replace(q=scale)
         if policy.value_weight:
             weight = losses.value_weights(q, mask, scales.q, policy)
 
     kl = None if prior is None else losses.divergence(sample, prior, policy)
-    near, weight = _where_recorded(batch, mask, weight, policy)
+    if near is not mask:
+        # Value and entropy terms stay: only closeness to a missing record means nothing.
+        weight = weight * near.astype(batch.rows.reward.dtype)
     if kl is not None:
         scales = scales._replace(kl=_updated(scales.kl, kl, near, policy))
 
@@ -224,13 +227,15 @@ def _spread_over_actions(
 ) -> Float[Array, ""]:
     """Root mean square over the first states of Q's standard deviation under the prior.
 
-    Half the squared difference of two draws is an unbiased estimate of a state's variance.
+    NaN if no first state is in ``mask``. Half the squared difference of two draws is an unbiased
+    estimate of a state's variance.
     """
     # Folded in: the noise of sample and heads is the same with every scale.
     noise = jax.random.normal(jax.random.fold_in(key, 2), (2, *prior.mean[0].shape))
     drawn = [jnp.clip(prior.mean[0] + prior.std[0] * one, -1.0, 1.0) for one in noise]
     first, second = (value(latents[:1], action[None])[0] for action in drawn)
     variance = maths.masked_mean(0.5 * jnp.square(first - second), mask[0])
+    variance = jnp.where(jnp.any(mask[0]), variance, jnp.nan)
     return jax.lax.stop_gradient(jnp.sqrt(variance))
 
 
@@ -272,14 +277,10 @@ def _lacks_records(config: PolicyConfig) -> bool:
 
 
 def _where_recorded(
-    batch: Batch, mask: Bool[Array, "T B"], weight: Array | float, config: PolicyConfig
-) -> tuple[Bool[Array, "T B"], Array | float]:
-    """States of ``mask`` whose divergence counts, and its weights, 0 in all others."""
-    if not _lacks_records(config):
-        return mask, weight
-    # Value and entropy terms stay: only closeness to a missing record means nothing.
-    near = mask & batch.recorded[: mask.shape[0]]
-    return near, weight * near.astype(batch.rows.reward.dtype)
+    batch: Batch, mask: Bool[Array, "T B"], config: PolicyConfig
+) -> Bool[Array, "T B"]:
+    """States of ``mask`` whose divergence counts; ``mask`` itself if no record is missing."""
+    return mask & batch.recorded[: mask.shape[0]] if _lacks_records(config) else mask
 
 
 def _state_mask(batch: Batch, steps: int, *, stored: bool) -> Bool[Array, "T B"]:

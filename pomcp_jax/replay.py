@@ -176,11 +176,19 @@ def write_back(
 ) -> Replay:
     """Replace the planner records at ``index``, dropping rows overwritten since sampling.
 
+    Of several records for one place the last is kept.
+
     ``made`` counts the updates of the model that planned them.
     """
     kept = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
     # Past the end, where ``mode="drop"`` discards the write: shapes stay static.
     place = jnp.where(kept, jnp.mod(index.row, replay.capacity), replay.capacity)
+    # Windows may overlap. Which of two writes to a place wins is undefined, and would be decided
+    # for each column by itself: the last one wins.
+    row, env = place.reshape(-1), index.env.reshape(-1)
+    equal = (row[:, None] == row[None, :]) & (env[:, None] == env[None, :])
+    again = jnp.any(jnp.triu(equal, 1), axis=1).reshape(place.shape)
+    place = jnp.where(again, replay.capacity, place)
 
     def put(ring, values):
         return ring.at[place, index.env].set(values.astype(ring.dtype), mode="drop")

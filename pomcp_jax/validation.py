@@ -412,12 +412,41 @@ def soft_target_has_prior_and_q(agent: AgentConfig) -> str | None:
     )
 
 
+def soft_target_is_of_the_loss(agent: AgentConfig) -> str | None:
+    """What a target charges is what the policy's loss charges."""
+    policy = agent.policy
+    same = (
+        policy.prior == "learned",
+        policy.prior_std_from == "prior",
+        policy.divergence == "reverse",
+        policy.q_coef > 0.0,
+        agent.critic.target_actor == "policy",
+    )
+    if not agent.critic.soft_target or all(same):
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.soft_target",
+        "False unless agent.policy has prior 'learned', prior_std_from 'prior', divergence"
+        " 'reverse' and q_coef > 0, and agent.critic.target_actor is 'policy'",
+    )
+
+
 def value_weight_has_values(agent: AgentConfig) -> str | None:
     """Examples are weighted by the value term."""
     if not agent.policy.value_weight or agent.policy.q_source != "none":
         return None
     return _wrong(
         agent.policy, "agent.policy.value_weight", "False when agent.policy.q_source is 'none'"
+    )
+
+
+def value_weight_is_of_states(agent: AgentConfig) -> str | None:
+    """Weights compare states, whose values differ by far more than those of one state's actions."""
+    if not agent.policy.value_weight or agent.policy.q_scale != "prior":
+        return None
+    return _wrong(
+        agent.policy, "agent.policy.q_scale", "'states' when agent.policy.value_weight is True"
     )
 
 
@@ -483,7 +512,9 @@ AGENT_RULES: tuple[AgentRule, ...] = (
     long_returns_have_rewards,
     long_returns_contain_the_unrolling,
     soft_target_has_prior_and_q,
+    soft_target_is_of_the_loss,
     value_weight_has_values,
+    value_weight_is_of_states,
     divergence_compares_like_with_like,
     learned_prior_fits_records,
 )
@@ -572,6 +603,40 @@ def plans_are_of_their_actions(config: Config) -> str | None:
     )
 
 
+def last_values_are_of_targets(config: Config) -> str | None:
+    """The critic's own value at the end of an outcome is of the action that targets evaluate."""
+    agent = config.agent
+    actor = agent.critic.target_actor
+    if agent.policy.kl_tuning != "calibrated" or actor in ("policy", "prior"):
+        return None
+    return _wrong(
+        agent.critic,
+        "agent.critic.target_actor",
+        "'policy' or 'prior' when agent.policy.kl_tuning is 'calibrated':"
+        " the last states of outcomes have no plan",
+    )
+
+
+def plans_are_worth_what_critics_say(config: Config) -> str | None:
+    """Plans' values with costs and penalties are not to be compared with values without them."""
+    agent = config.agent
+    reads = agent.prior.gate or (agent.prior.weight == "advantage" and agent.policy.learns_prior)
+    if not reads or agent.prior.gate_value != "plan":
+        return None
+    costs = {
+        "critic.tail_penalty": agent.critic.tail_penalty,
+        "mppi.action_rate_cost": agent.mppi.action_rate_cost,
+    }
+    name = next((name for name, cost in costs.items() if cost), None)
+    if name is None:
+        return None
+    return _wrong(
+        agent.prior,
+        "agent.prior.gate_value",
+        f"'critic' when agent.{name} > 0: values of plans are less than the critic's by it",
+    )
+
+
 def outcomes_are_of_the_agent(config: Config) -> str | None:
     """Without acting there are no recent plans of this agent whose outcome is known."""
     if config.agent.policy.kl_tuning != "calibrated" or not config.train.offline:
@@ -631,6 +696,8 @@ RUN_RULES: tuple[RunRule, ...] = (
     returns_are_in_replay,
     outcomes_are_of_the_agent,
     plans_are_of_their_actions,
+    last_values_are_of_targets,
+    plans_are_worth_what_critics_say,
     offline_runs_learn,
     buffer_is_a_file_of_arrays,
 )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import gymnasium
 import numpy as np
@@ -82,6 +83,11 @@ class Faulty(Walk):
             "infinite": spaces.Box(-np.inf, np.inf, (2,), np.float32),
             "integer": spaces.Box(0, 3, (2,), np.int64),
         }.get(fault, Walk.action_space)
+        if os.environ.get("GYM_WORLDS_CHILD"):  # as an environment around a simulator
+            self.child = os.fork()
+            if self.child == 0:
+                while True:
+                    time.sleep(1)
         if fault == "text":
             self.observation_space = spaces.Text(3)
 

@@ -421,6 +421,10 @@ def test_price_of_a_nat_is_the_ratio_of_the_two_coefficients(kl_scale, power, ex
     )
     scales = Scales(jnp.float32(6.0), jnp.float32(3.0), jnp.float32(1.0), jnp.log(jnp.float32(1.0)))
     np.testing.assert_allclose(agent._kl_price(scales, 4, config), expected, rtol=1e-6)
+    half = config_lib.replace(config, {"policy.q_coef": 0.5})
+    np.testing.assert_allclose(agent._kl_price(scales, 4, half), 2.0 * expected, rtol=1e-6)
+    closed = config_lib.replace(config, {"policy.kl_gate": 7.0})
+    assert agent._kl_price(scales, 4, closed) == 0.0
 
 
 def test_replanned_records_go_where_they_belong():

@@ -259,6 +259,11 @@ def test_pre_training_without_the_actors_leaves_the_factor():
         ({"agent.policy.bias_steps": 500}, "agent.policy.bias_steps = 500: must be < 500"),
         ({"train.offline": True}, "agent.policy.kl_tuning = 'calibrated': must be 'fixed'"),
         ({"agent.replan.interval": 10}, "agent.policy.kl_tuning = 'calibrated': must be 'fixed'"),
+        ({"agent.critic.target_actor": "best"},
+         "agent.critic.target_actor = 'best': must be 'policy' or 'prior' when agent.policy.kl_t"),
+        ({"agent.policy.kl_tuning": "fixed", "agent.prior.gate": True,
+          "agent.critic.tail_penalty": 1.0},
+         "agent.prior.gate_value = 'plan': must be 'critic' when agent.critic.tail_penalty > 0"),
         ({"agent.policy.bias_limit": 10.0}, "agent.policy.bias_limit = 10.0: must be in [0, 10)"),
         (
             {"agent.critic.td_lambda": 0.5, "agent.critic.return_steps": 90, "train.capacity": 180,

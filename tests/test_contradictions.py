@@ -146,7 +146,17 @@ CONTRADICTIONS = [
     ("po_mpc_direct", {"critic.soft_target": True}, "critic.soft_target", {
         "must be False": {"critic.soft_target": False},
         "unless agent.policy.prior is 'learned'": {"policy.prior": "learned"},
-        "or 'mixture'": {"policy.prior": "mixture"},
+    }),
+    ("po_mpc", {"critic.soft_target": True, "policy.prior": "mixture"}, "critic.soft_target", {
+        "must be False": {"critic.soft_target": False},
+        "unless agent.policy has prior 'learned'": {"policy.prior": "learned"},
+    }),
+    ("po_mpc", {"critic.soft_target": True, "critic.target_actor": "prior"}, "critic.soft_target", {
+        "must be False": {"critic.soft_target": False},
+        "agent.critic.target_actor is 'policy'": {"critic.target_actor": "policy"},
+    }),
+    ("boom", {"policy.q_scale": "prior"}, "policy.q_scale", {
+        "must be 'states' when agent.policy.value_weight": {"policy.q_scale": "states"},
     }),
     ("qbmpc", {"critic.soft_target": True, "policy.prior": "learned"}, "critic.soft_target", {
         "must be False": {"critic.soft_target": False},

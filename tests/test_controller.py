@@ -92,6 +92,19 @@ def test_bounds_scale_actions(run):
     )
 
 
+@pytest.mark.parametrize("low,high", [(-0.3, 1.1), (-1.57, 0.52), (-3.4028235e38, 3.4028235e38)])
+def test_no_action_leaves_its_bounds(run, low, high):
+    """Nor by a rounded sum, nor by a difference that float32 cannot hold."""
+    scaled = controller.load_controller(run, actor="policy", bounds=(low, high))
+    size = scaled.action_size
+    for action in (-1.0, 0.0, 1.0, 1.5):
+        scaled._act = lambda params, state, seen, a=action: (state, np.full((1, size), a))
+        out = scaled.act(observations()[:1])
+        assert np.isfinite(out).all()
+        assert (out >= np.float32(low)).all() and (out <= np.float32(high)).all()
+        scaled.reset()
+
+
 def test_bounds_may_be_numbers(run):
     """The same for every input, as the planner's own ``low`` and ``high``."""
     plain = controller.load_controller(run, actor="policy").act(observations())

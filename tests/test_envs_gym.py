@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import gymnasium
 import jax
@@ -15,7 +16,8 @@ import tiny
 
 from pomcp_jax import Trainer, envs, seed_axis, train
 from pomcp_jax.config import ConfigError
-from pomcp_jax.envs.adapters import gymnasium_workers
+from pomcp_jax.envs.adapters import gymnasium as gymnasium_adapter
+from pomcp_jax.envs.adapters import gymnasium_rows, gymnasium_workers
 from pomcp_jax.envs.adapters.gymnasium_rows import Rows, seed_of
 from pomcp_jax.envs.adapters.gymnasium_workers import Workers
 from pomcp_jax.rendering import frames
@@ -58,7 +60,7 @@ def plain(name, row_key, actions, repeat=1):
             episode += 1
         else:
             reward, first = 0.0, False
-            scaled = np.float32((low + high) / 2) + np.float32((high - low) / 2) * action
+            scaled = (low / 2 + high / 2) + (high / 2 - low / 2) * action.astype(np.float64)
             for _ in range(repeat):
                 moved = env.step(np.clip(scaled, low, high).astype(env.action_space.dtype))
                 obs, more, terminated, truncated, _ = moved
@@ -357,6 +359,49 @@ def test_a_killed_worker_breaks_its_rows_and_starts_again(monkeypatch):
     while any(os.path.exists(f"/proc/{pid}/status") for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bound", [0.1, 0.3, 1.2, 3.4028234e38])
+def test_extreme_actions_are_in_their_space(dtype, bound):
+    """0.1 of float32 is more than 0.1 of float64: an environment that checks would refuse it."""
+    space = gymnasium.spaces.Box(-bound, bound / 2, (2,), dtype)
+    scale = gymnasium_rows.actions(space)
+    for action in scale(np.array([[-1, 1], [1, 0], [0.999, -0.3]], np.float32)):
+        assert space.contains(action), action
+
+
+def test_names_like_those_of_gymnasium_are_not_its_own():
+    assert not gymnasium_adapter.terminates("Reacher-v5")
+    gymnasium.register("Reacher-With-Walls-v0", "gym_worlds:Walk", max_episode_steps=20)
+    assert gymnasium_adapter.terminates("Reacher-With-Walls-v0")
+    with pytest.raises(ValueError, match="max_episode_steps must be an int of at least 1, got -1"):
+        envs.make("gym/Pendulum-v1", max_episode_steps=-1)
+
+
+def test_a_worker_that_dies_takes_its_children_along(monkeypatch):
+    made, start = [], Workers.__init__
+    monkeypatch.setattr(Workers, "__init__", lambda self, *a: made.append(self) or start(self, *a))
+    env = envs.make("gym/gym_worlds:Faulty_exit-v0", workers=1)
+    step, actions = jax.jit(env.step), some_actions(env, 1, 1)[0]
+    monkeypatch.setenv("GYM_WORLDS_CHILD", "1")
+    state, _ = env.reset(keys(1))
+    first = made[0].pids()[0]
+    begun = time.monotonic()
+    for _ in range(3):
+        state, timestep = step(state, actions)
+    # Its child holds no end of the connection: the limit of ten minutes is not waited for.
+    assert bool(timestep.invalid[0]) and time.monotonic() - begun < 60
+    members = [p for p in Path("/proc").glob("[0-9]*") if group(p) == first]
+    assert not [p for p in members if "Z" not in (p / "stat").read_text().split(")")[1][:3]]
+    made[0].close()
+
+
+def group(process):
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[2])
+    except OSError:
+        return None
 
 
 def test_a_worker_that_hangs_is_replaced(monkeypatch):

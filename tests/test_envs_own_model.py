@@ -54,6 +54,30 @@ def play(task, actions):
     return jax.tree.map(np.asarray, jax.jit(run)(jax.random.key(0), actions))
 
 
+@pytest.mark.parametrize("backend", ["host", "mjx"])
+def test_a_count_of_reasons_ends_an_episode(backend):
+    """Two reasons as one: a count is true unless 0, not if it is odd."""
+    for count in (0, 1, 2):
+        task = make(backend, terminated=lambda body, n=count: jnp.sum(body.qpos < 5.0) * n // 2)
+        assert bool(task.terminated(task.reset(jax.random.key(0)))) == (count > 0)
+    touch = make(backend, terminated=lambda body: body.sensors["tip"][2])
+    assert touch.terminated(touch.reset(jax.random.key(0)))
+    with pytest.raises(ValueError, match="NoneType"):
+        make_env(make(backend, terminated=lambda body: None))
+    with pytest.raises(ValueError, match="NoneType"):
+        make_env(make(backend, reward=lambda body: None))
+
+
+def test_flags_that_change_physics_are_not_dropped():
+    harmless = XML.replace("<worldbody>", '<option><flag energy="enable"/></option><worldbody>', 1)
+    make("mjx", harmless)
+    override = harmless.replace("energy", "override")
+    make("host", override)
+    with pytest.raises(NotImplementedError, match="OVERRIDE; backend='host' has it"):
+        make("mjx", override)
+    make("host", "\ufeff" + XML)
+
+
 def test_engines_agree_and_sensors_are_those_of_the_state():
     """With each other, and with ``mj_forward`` after ``mj_step``."""
     reward = lambda body, action, after: after.sensors["angle"][0] - body.qpos[0] + action[0]  # noqa: E731

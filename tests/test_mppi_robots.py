@@ -212,6 +212,20 @@ def test_knots_move_in_time_with_the_plan():
     np.testing.assert_allclose(frozen(bent, knots=3).actions[:, 0], line, atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [0, 7, -1, 1.5, True])
+def test_shift_by_no_number_of_steps_is_refused(steps):
+    with pytest.raises(ConfigError, match=r"^steps = .*: must be an integer from 1 to H = 6"):
+        mppi.shift(frozen(0.1 * np.arange(6)), steps)
+
+
+def test_shift_of_several_plans_is_refused():
+    """Their first axis would be taken for time: robots would get the plans of others."""
+    many = jax.tree.map(lambda x: jnp.stack([x, x]), frozen(0.1 * np.arange(6)))
+    with pytest.raises(ConfigError, match=r"must be \[H, A\], of one plan; jax.vmap\(mppi.shift\)"):
+        mppi.shift(many, 2)
+    assert jax.vmap(lambda out: mppi.shift(out, 2))(many).mean.shape == (2, 6, 1)
+
+
 @pytest.mark.parametrize("knots,end", [(0, 0.0), (3, 0.5)])
 def test_shift_after_several_executed_actions(knots, end):
     line = 0.1 * np.arange(6)

@@ -273,6 +273,20 @@ def test_write_back_does_write():
     assert np.sum(ring.rows.prior_value != FRESH) == LENGTH
 
 
+def test_write_back_keeps_the_last_of_records_for_one_place():
+    """Whole: mean, standard deviation, value and age of the same plan."""
+    ring, _ = fill(CAPACITY)
+    index = Index(jnp.array([[1, 1], [2, 1]], jnp.int32), jnp.zeros((2, 2), jnp.int32))
+    new = jnp.arange(4.0).reshape(2, 2)
+    made = new.astype(jnp.int32) + 7
+    out = write_back(ring, index, Gaussian(new[..., None], new[..., None] + 0.5), new, made)
+    for row, want in ((1, 3.0), (2, 2.0)):
+        at = row % CAPACITY, 0
+        rows = out.rows
+        held = rows.prior.mean[at][0], rows.prior.std[at][0], rows.prior_value[at], rows.made[at]
+        np.testing.assert_array_equal(held, [want, want + 0.5, want, want + 7])
+
+
 def test_write_back_drops_overwritten_rows():
     ring, _ = fill(CAPACITY)
     index = Index(jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32))

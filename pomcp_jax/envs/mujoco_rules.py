@@ -82,8 +82,8 @@ def load(source: Any) -> Any:
         with quiet_mujoco():
             if isinstance(source, mujoco.MjSpec):
                 return source.compile()
-            if isinstance(source, str) and source.lstrip().startswith("<"):
-                return mujoco.MjModel.from_xml_string(source)
+            if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("<"):
+                return mujoco.MjModel.from_xml_string(source.lstrip("\ufeff"))
             if not isinstance(source, str | Path):
                 raise ValueError("must be XML text, a file's name, an MjSpec or an MjModel")
             path = Path(source)
@@ -238,6 +238,8 @@ def _functions(
         return after if rules.follow is None else after._replace(episode=rules.follow(body(after)))
 
     def finite(value: Float[Array, ""], state: State) -> Float[Array, ""]:
+        if not isinstance(value, Array | np.ndarray | np.generic | bool | int | float):
+            return value  # the checks of tasks name it
         # Sensors of a diverged body may be finite: they can be older than its positions.
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             value = jnp.asarray(value, jnp.float32)  # whole numbers have no NaN
@@ -254,7 +256,11 @@ def _functions(
 
     def terminated(state: State) -> Bool[Array, ""]:
         assert rules.terminated is not None
-        return rules.terminated(body(state)) & _finite(state.motion)
+        ended = rules.terminated(body(state))
+        if not isinstance(ended, Array | np.ndarray | np.generic | bool | int | float):
+            return ended  # the checks of tasks name it
+        # True unless 0: of a count, ``&`` would read the last bit.
+        return jnp.asarray(ended).astype(bool) & _finite(state.motion)
 
     return {
         "reset": reset,

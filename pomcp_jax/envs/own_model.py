@@ -246,7 +246,10 @@ def _editable(model: Any) -> Any:
     """Copy of a model without options that MJX refuses and this project's engine has itself."""
     mujoco = load_mujoco()
     edited = copy.copy(model)
-    edited.opt.enableflags = 0
+    # Energies and these tests change nothing that an environment returns.
+    flags = mujoco.mjtEnableBit
+    idle = (flags.mjENBL_ENERGY, flags.mjENBL_FWDINV, flags.mjENBL_INVDISCRETE)
+    edited.opt.enableflags &= ~sum(map(int, idle))
     edited.opt.noslip_iterations = 0
     edited.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     edited.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON

@@ -121,7 +121,8 @@ def _cut(trace: evaluate.Trace, valid: bool, seconds: float, gamma: float) -> Re
     predictions = None
     if seen.imagined is not None:
         rewards, discounts = seen.imagined.rewards, seen.imagined.discounts
-        going = np.cumprod(discounts / gamma, axis=-1)
+        # With a discount of 0 nothing after the first step counts, and nobody knows what goes on.
+        going = np.cumprod(discounts / gamma if gamma else np.ones_like(discounts), axis=-1)
         # A reward counts if the episode still lasted before its step.
         before = np.concatenate([np.ones_like(going[..., :1]), going[..., :-1]], axis=-1)
         imagined = rewards * before, seen.imagined.weights, seen.imagined.chosen

@@ -1,5 +1,6 @@
 """Captions on frames, and a panel of predicted rewards beside them (needs Pillow)."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -149,9 +150,15 @@ class Axes(NamedTuple):
 
     def line(self, draw: Any, values: Iterable[float], colour: Any, width: int) -> None:
         """A line through values at 0, 1, ..."""
-        points = [self.point(i, float(y)) for i, y in enumerate(values)]
-        if len(points) > 1:
-            draw.line(points, colour, width, joint="curve")
+        points: list[tuple[float, float]] = []
+        # Pillow never returns from a point that is not finite: the line has a gap there.
+        for i, y in enumerate([*map(float, values), math.nan]):
+            if math.isfinite(y):
+                points.append(self.point(i, y))
+                continue
+            if len(points) > 1:
+                draw.line(points, colour, width, joint="curve")
+            points = []
 
     def draw(self, draw: Any, size: float, title: str) -> None:
         """Title, grid and numbers."""

@@ -57,7 +57,9 @@ def write(
     page = Path(__file__).with_name("viewer.html").read_text()
     # "</" would end the script early; a task's name is the user's.
     text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
-    page = page.replace("TITLE", html.escape(name)).replace("DATA", text, 1)
+    # Each where it belongs: a task may be called DATA, and text may hold TITLE.
+    head, script, rest = page.partition("const data = DATA;")
+    page = head.replace("TITLE", html.escape(name)) + script.replace("DATA", text) + rest
     files.write_text(path, page)
 
 
@@ -80,22 +82,39 @@ def _shapes(model: Any, drawn: Sequence[tuple[str, int]]) -> tuple[list[dict], l
     """Kind, size and colour of everything drawn, and the triangles of the meshes used."""
     mujoco = load_mujoco()
     geoms: list[dict] = []
-    meshes: dict[int, int] = {}
+    meshes: dict[tuple[str, int], int] = {}
     for kind, i in drawn:
         shape = mujoco.mjtGeom(getattr(model, f"{kind}_type")[i]).name.removeprefix("mjGEOM_")
         size = getattr(model, f"{kind}_size")[i].astype(float)
         geom: dict = {"kind": shape.lower(), "rgba": _colour(model, kind, i)}
         if shape == "PLANE":
             size = np.where(size > 0, size, FLOOR * model.stat.extent)
-        if kind == "geom" and model.geom_dataid[i] >= 0:
+        if shape == "HFIELD":
             geom["kind"] = "mesh"
-            geom["mesh"] = meshes.setdefault(int(model.geom_dataid[i]), len(meshes))
+            geom["mesh"] = meshes.setdefault(("hfield", int(model.geom_dataid[i])), len(meshes))
+        elif kind == "geom" and model.geom_dataid[i] >= 0:
+            geom["kind"] = "mesh"
+            geom["mesh"] = meshes.setdefault(("mesh", int(model.geom_dataid[i])), len(meshes))
         geoms.append(geom | {"size": [round(float(x), 5) for x in size]})
-    return geoms, [_text(_triangles(model, mesh)) for mesh in meshes]
+    corners = {"mesh": _triangles, "hfield": _terrain}
+    return geoms, [_text(corners[kind](model, index)) for kind, index in meshes]
+
+
+def _terrain(model: Any, field: int) -> np.ndarray:
+    """Corners ``[faces, 3, 3]`` of a height field's surface, two triangles for each cell."""
+    rows, columns = int(model.hfield_nrow[field]), int(model.hfield_ncol[field])
+    across, along, top, _ = model.hfield_size[field]
+    first = model.hfield_adr[field]
+    height = model.hfield_data[first : first + rows * columns].reshape(rows, columns) * top
+    x, y = np.meshgrid(np.linspace(-across, across, columns), np.linspace(-along, along, rows))
+    point = np.stack([x, y, height], axis=-1)
+    a, b, c, d = point[:-1, :-1], point[:-1, 1:], point[1:, 1:], point[1:, :-1]
+    faces = np.stack([np.stack([a, b, c], axis=2), np.stack([a, c, d], axis=2)], axis=2)
+    return faces.reshape(-1, 3, 3)
 
 
 def _triangles(model: Any, mesh: int) -> np.ndarray:
-    """Corners ``[faces, 3, 3]`` of a mesh; a height field has none."""
+    """Corners ``[faces, 3, 3]`` of a mesh."""
     first, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
     vertices = model.mesh_vert[model.mesh_vertadr[mesh] :]
     return vertices[model.mesh_face[first : first + count]]

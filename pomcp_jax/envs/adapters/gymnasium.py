@@ -114,7 +114,13 @@ def check_name(name: str) -> None:
 
 def terminates(name: str) -> bool:
     """Whether episodes may end before their time limit: True unless that is known."""
-    return name.partition("-")[0] not in _ENDLESS
+    if name.partition("-")[0] not in _ENDLESS or importlib.util.find_spec("gymnasium") is None:
+        return True
+    import gymnasium
+
+    # A user's own may have the same name.
+    spec = gymnasium.registry.get(name)
+    return spec is None or not str(spec.entry_point).startswith("gymnasium.envs.")
 
 
 def _made(name: str, options: dict[str, Any]) -> tuple[Any, rows_lib.Hook | None]:
@@ -156,7 +162,10 @@ def bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
     env = _made(name, {})[0]
     scale = rows_lib.actions(env.action_space)
     env.close()
-    return scale.low.copy(), scale.high.copy()
+    low, high = (x.astype(np.float32) for x in (scale.low, scale.high))
+    # Rounded inwards: what is allowed in float64 may not be as a float32.
+    low = np.where(low < scale.low, np.nextafter(low, np.float32(np.inf)), low)
+    return low, np.where(high > scale.high, np.nextafter(high, np.float32(-np.inf)), high)
 
 
 def _spaces(env: Any) -> tuple[rows_lib.Actions, tuple[int, rows_lib.Observe]]:
@@ -217,6 +226,8 @@ def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) ->
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise ValueError(f"workers must be an int of at least 0, got {workers!r}")
     limit = options.get("max_episode_steps")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"max_episode_steps must be an int of at least 1, got {limit!r}")
     if limit is None:
         check_name(name)
         limit = _spec(name).max_episode_steps

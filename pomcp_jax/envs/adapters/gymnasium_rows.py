@@ -98,10 +98,8 @@ class Actions(NamedTuple):
     """Scale from ``[-1, 1]`` to an action space."""
 
     low: np.ndarray
-    """``[A]`` float32, as all fields."""
+    """``[A]`` in the space's type, as all fields."""
     high: np.ndarray
-    middle: np.ndarray
-    half: np.ndarray
     shape: tuple[int, ...]
     dtype: Any
     plain: bool
@@ -112,8 +110,10 @@ class Actions(NamedTuple):
         if self.plain:
             actions = actions.copy()
         else:
-            scaled = self.middle + self.half * actions
-            # The sum may round beyond a bound.
+            # Halves first: the difference of the largest numbers is infinite.
+            low, high = (np.asarray(bound, np.float64) / 2.0 for bound in (self.low, self.high))
+            scaled = ((low + high) + (high - low) * actions).astype(self.dtype)
+            # The sum may round beyond a bound, and a bound of float64 may be none of float32.
             actions = np.minimum(np.maximum(scaled, self.low), self.high)
         return actions.reshape(-1, *self.shape).astype(self.dtype, copy=False)
 
@@ -131,14 +131,13 @@ def actions(space: Any) -> Actions:
         raise Unsuitable(f"action_space is {space!r:.100}; {wanted}")
     if not np.issubdtype(space.dtype, np.floating):
         raise Unsuitable(f"action_space is a Box of {space.dtype}; {wanted}")
-    low, high = (np.asarray(x, np.float32).reshape(-1) for x in (space.low, space.high))
+    low, high = (np.asarray(x).reshape(-1) for x in (space.low, space.high))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise Unsuitable(f"action_space is unbounded; {wanted} (RescaleAction sets some)")
     if not low.size or not (low < high).all():
         raise Unsuitable(f"action_space is {space!r:.100}; {wanted}, low < high")
-    half = (high - low) / np.float32(2)
     plain = bool((low == -1).all() and (high == 1).all())
-    return Actions(low, high, low + half, half, space.shape, space.dtype, plain)
+    return Actions(low, high, space.shape, space.dtype, plain)
 
 
 Observe = Callable[[Any], np.ndarray]
@@ -723,5 +722,7 @@ def _leave_with(parent: int) -> None:
 
 if __name__ == "__main__":
     Connection = importlib.import_module("multiprocessing.connection").Connection
+    # What environments start must not keep the connection open when this process dies.
+    os.set_inheritable(int(sys.argv[1]), False)
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     serve(Connection(int(sys.argv[1])))

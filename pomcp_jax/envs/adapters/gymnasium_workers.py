@@ -4,6 +4,7 @@ Each is a fresh interpreter (no fork, which JAX's threads forbid) without JAX. I
 session of its own, so that Ctrl-C reaches only the program, and it ends when its connection does.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -84,8 +85,12 @@ class _Worker:
 
     def receive(self, limit: Limit) -> tuple[dict[str, Any], bytes]:
         """Its next answer; raises TimeoutError when that is late, EOFError when it ended."""
-        if not self.connection.poll(max(0.0, limit.end - time.monotonic())):
-            raise TimeoutError(f"it did not answer for {limit.seconds:g} s")
+        # In slices: while a child of the process holds its end, its death closes nothing.
+        while not self.connection.poll(min(1.0, max(0.0, limit.end - time.monotonic()))):
+            if self.process.poll() is not None and not self.connection.poll(0):
+                raise EOFError
+            if time.monotonic() >= limit.end:
+                raise TimeoutError(f"it did not answer for {limit.seconds:g} s")
         text, _, data = self.connection.recv_bytes().partition(b"\n")
         return json.loads(text), data
 
@@ -94,9 +99,11 @@ class _Worker:
         try:
             self.process.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
-            # With what it started, such as a simulator: its port is needed by the next one.
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
             self.process.wait()
+        # What it started, such as a simulator, too: its port is needed by the next one.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def _close(workers: list[_Worker | None]) -> None:
