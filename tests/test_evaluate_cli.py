@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -52,6 +53,45 @@ def test_broken_episodes_are_in_no_mean():
     assert one == ["0", "2.0", "-10.7", "to", "14.7", "2.0", "1.4", "7.0", "3", "1"]
     assert two == ["1", "5.0", "5.0", "to", "5.0", "5.0", "0.0", "7.0", "3", "0"]
     assert both[:2] == ["all", "3.5"] and both[-2:] == ["6", "1"]
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 1e300])
+def test_an_episode_that_breaks_in_dm_control_spoils_no_other(broken):
+    """Its observations become zeros; numbers that float32 cannot hold are broken too."""
+    seen = []
+
+    class Agent:
+        action_repeat = 2
+
+        def reset(self):
+            pass
+
+        def act(self, obs):
+            seen.append(obs)
+            return np.zeros((len(obs), 1), np.float32)
+
+    class World:
+        def __init__(self, value):
+            self.value, self.time = value, 0
+
+        def action_spec(self):
+            return SimpleNamespace(minimum=-np.ones(1), maximum=np.ones(1))
+
+        def now(self, x):
+            over = self.time == 4
+            return SimpleNamespace(last=lambda: over, reward=1.0, observation={"x": np.array(x)})
+
+        def reset(self):
+            return self.now([0.0, 0.0])
+
+        def step(self, action):
+            self.time += 1
+            return self.now([self.value, 1.0])
+
+    total, length = evaluate._episodes(Agent(), [World(0.5), World(broken)])
+    assert total[0] == 4.0 and np.isnan(total[1]) and length.tolist() == [2, 2]
+    assert all(obs.dtype == np.float32 and np.isfinite(obs).all() for obs in seen)
+    np.testing.assert_array_equal(seen[1], [[0.5, 1.0], [0.0, 1.0]])
 
 
 def test_all_episodes_broken():

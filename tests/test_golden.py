@@ -1,6 +1,7 @@
 """The implementation against the float64 numpy reference of tests/reference.py."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from setting import (
 
 from pomcp_jax import (
     actors,
+    diagnostics,
     losses,
     maths,
     model_loss,
@@ -907,6 +909,61 @@ def test_values_relative_to_their_spread_over_the_priors_actions(prior):
     mask = np.asarray(case.batch.transition)[:1]
     spread = np.sqrt(np.mean(np.square(q[0] - q[1])[mask]) / 2.0)
     near(aux.scales.q, 4.0 + 0.01 * (spread - 4.0), 3e-5)
+
+
+def test_states_without_a_record_have_no_part_in_the_spread_under_it():
+    """What fills a missing record is a placeholder, whatever its width; without any, nothing."""
+    case = Setting({"policy.prior": "stored", "policy.q_scale": "prior", "policy.last_state": False,
+                    "policy.data_record": "none"})  # fmt: skip
+    latents, lacking = case.roll_out(), np.arange(WINDOWS) % 2 == 0
+
+    def scale(made, width):
+        prior = case.batch.rows.prior
+        std = jnp.where(jnp.asarray(made < 0)[None, :, None], width, prior.std)
+        rows = case.batch.rows._replace(
+            prior=prior._replace(std=std),
+            made=jnp.broadcast_to(jnp.asarray(made, jnp.int32), case.batch.valid.shape),
+        )
+        return case.run(
+            policy_loss.policy_loss,
+            case.policy, case.agent, jnp.asarray(latents, jnp.float32),
+            case.batch._replace(rows=rows), scales(4.0, 1.5), jax.random.key(12),
+        )[1].scales.q  # fmt: skip
+
+    some = np.where(lacking, -1, 0)
+    assert scale(some, 0.1) == scale(some, 1.0) != 4.0
+    assert scale(some, 0.1) != scale(np.zeros_like(some), 0.1)
+    assert scale(np.full_like(some, -1), 0.1) == 4.0
+
+
+def test_without_a_value_term_a_gate_waits_for_nothing():
+    case = Setting({"policy.prior": "stored", "policy.last_state": False, "policy.kl_gate": 2.0,
+                    "policy.q_source": "none", "policy.q_coef": 0.0})  # fmt: skip
+    opened = Setting({"policy.prior": "stored", "policy.last_state": False, "policy.kl_gate": 0.0,
+                      "policy.q_source": "none", "policy.q_coef": 0.0})  # fmt: skip
+    totals = [
+        one.run(
+            policy_loss.policy_loss,
+            one.policy, one.agent, jnp.asarray(one.roll_out(), jnp.float32), one.batch,
+            scales(1.0, 1.5), jax.random.key(2),
+        )[0]
+        for one in (case, opened)
+    ]  # fmt: skip
+    assert totals[0] == totals[1] > 1e-3
+
+
+@pytest.mark.parametrize("choice", ["sample", "mode"])
+@pytest.mark.parametrize("who", ["policy", "prior"])
+def test_the_critic_is_judged_by_the_action_of_its_targets(choice, who):
+    case = Setting({"critic.target_action": choice, "critic.target_actor": who})
+    z, key = case.roll_out()[0], jax.random.key(4)
+    spec = SimpleNamespace(nets=case.nets)
+    seen = diagnostics.critic_value(spec, case.agent, key, jnp.asarray(z, jnp.float32), case.config)
+    eps = np.asarray(jax.random.normal(key, (*z.shape[:-1], A)), np.float64)
+    action = case.actor(getattr(case, who), z, eps if choice == "sample" else 0.0)[0][0]
+    if choice == "mode":
+        action = case.actor(getattr(case, who), z)[0][1]
+    near(seen, case.values(case.params.value, z, np.clip(action, -1, 1)).mean(0), 3e-5)
 
 
 def test_soft_target():

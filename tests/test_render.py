@@ -18,7 +18,7 @@ from experiments import evaluate, render
 from pomcp_jax import acting, agent, checkpoint, controller, envs
 from pomcp_jax import config as config_lib
 from pomcp_jax.envs import Scene
-from pomcp_jax.rendering import episodes, film, formats, frames, gl, overlay
+from pomcp_jax.rendering import episodes, film, formats, frames, gl, overlay, viewer
 from pomcp_jax.rendering.film import Picture, Take
 
 # Eleven decisions an episode, which the host engine compiles in a second.
@@ -227,6 +227,44 @@ def test_the_viewer_is_one_page_with_all_poses(film_of, tmp_path):
     height = poses[:, mass, 2] - model.body("pole").pos[2]
     length = model.geom("mass").pos[2]
     np.testing.assert_allclose(height, length * np.cos(qpos), atol=1e-5)
+
+
+TERRAIN = """<mujoco><asset><hfield name="h" nrow="2" ncol="3" size="3 1 2 .1"
+ elevation="0 0 0 0 0 1"/></asset><worldbody><geom type="hfield" hfield="h" pos="0 0 1"/>
+<body pos="0 0 3"><freejoint/><geom size=".1"/></body></worldbody></mujoco>"""
+
+
+def test_the_viewer_draws_terrain_and_tasks_may_be_called_data(tmp_path):
+    model = mujoco.MjModel.from_xml_string(TERRAIN)
+    scene = Scene(model, lambda state: {}, 0.1)
+    poses = {"qpos": np.tile(model.qpos0, (3, 1))}
+    rest = [np.zeros((n, 1)) for n in (3, 2)]
+    recording = episodes.Recording(
+        poses, *rest, reward=np.zeros(2), terminated=False, valid=True, seconds=0.1,
+        predictions=None,
+    )  # fmt: skip
+    viewer.write(tmp_path / "x.html", scene, [recording], "DATA TITLE </script>", None)
+    page = (tmp_path / "x.html").read_text()
+    assert "<title>DATA TITLE &lt;/script&gt;</title>" in page
+    data = json.loads(re.search(r"const data = (\{.*\});\n", page)[1])
+    terrain, ball = data["geoms"]
+    assert (terrain["kind"], terrain["mesh"], ball["kind"]) == ("mesh", 0, "sphere")
+    corners = np.frombuffer(base64.b64decode(data["meshes"][0]), "<f4").reshape(-1, 3, 3)
+    # Two cells of two triangles. The last row of XML is the one with the least y: MuJoCo turns it.
+    assert corners.shape == (4, 3, 3)
+    top = corners.reshape(-1, 3)[corners[..., 2].argmax()]
+    np.testing.assert_allclose(top, [3.0, -1.0, 2.0])
+    np.testing.assert_allclose(corners.reshape(-1, 3).min(axis=0), [-3.0, -1.0, 0.0])
+
+
+def test_a_line_has_gaps_where_it_is_not_finite():
+    from PIL import Image, ImageDraw
+
+    image = Image.new("L", (41, 11))
+    axes = overlay.Axes((0, 0, 40, 10), 4, 0.0, 1.0)
+    axes.line(ImageDraw.Draw(image), [0.5, 0.5, np.nan, 0.5, np.inf], 255, 1)
+    row = np.asarray(image)[5]
+    assert row[:10].all() and not row[12:].any()
 
 
 # what tasks expose

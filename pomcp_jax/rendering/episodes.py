@@ -27,7 +27,7 @@ class Predictions(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """One episode: n decisions between n + 1 states, or n states if the environment broke."""
+    """One episode: n decisions between n + 1 states."""
 
     poses: Mapping[str, np.ndarray]
     """Fields of MuJoCo's model and data at each state; empty for tasks without a picture."""
