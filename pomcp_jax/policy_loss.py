@@ -199,12 +199,9 @@ def policy_loss(
             weight = losses.value_weights(q, mask, scales.q, policy)
 
     kl = None if prior is None else losses.divergence(sample, prior, policy)
-    if near is not mask:
-        # Value and entropy terms stay: only closeness to a missing record means nothing.
-        weight = weight * near.astype(batch.rows.reward.dtype)
+    weight = _near_only(weight, near, batch, policy)
     if kl is not None:
         scales = scales._replace(kl=_updated(scales.kl, kl, near, policy))
-
     used: dict[str, Any] = {"scale_q": scales.q, "scale_kl": scales.kl, "weight": weight}
     multiplier = jnp.exp(scales.log_multiplier)
     out = losses.policy_loss(sample, q, kl, multiplier=multiplier, config=policy, **used)
@@ -281,6 +278,14 @@ def _where_recorded(
 ) -> Bool[Array, "T B"]:
     """States of ``mask`` whose divergence counts; ``mask`` itself if no record is missing."""
     return mask & batch.recorded[: mask.shape[0]] if _lacks_records(config) else mask
+
+
+def _near_only(
+    weight: Array | float, near: Bool[Array, "T B"], batch: Batch, config: PolicyConfig
+) -> Array | float:
+    """Weights of the divergence, 0 where its record is missing."""
+    # Value and entropy terms stay: only closeness to a missing record means nothing.
+    return weight * near.astype(batch.rows.reward.dtype) if _lacks_records(config) else weight
 
 
 def _state_mask(batch: Batch, steps: int, *, stored: bool) -> Bool[Array, "T B"]:
