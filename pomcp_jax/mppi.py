@@ -264,8 +264,7 @@ def propose(
     """
     if model.sample_action is None:
         raise ConfigError("model.sample_action is None: must be a function, it proposes the plans")
-    planner_checks.check_sizes(config)
-    if config.num_proposals == 0:
+    if config.num_proposals == 0:  # which a planner without a policy may have
         raise ConfigError("mppi.num_proposals = 0: must be >= 1 to propose plans")
     conformed = planner_model.conform(model, params, key, root, None)
     config = sequences.in_action_units(config, conformed.dtype)

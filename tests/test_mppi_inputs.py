@@ -132,6 +132,9 @@ def test_nothing_behind_an_end_counts(at, garbage):
     assert out.diagnostics.nonfinite == 0
     np.testing.assert_allclose(out.value, at + 1.0, atol=0.5)
     actions, returns = mppi.propose(params, jax.random.key(0), root, model=model, config=CONFIG)
+    none = config_lib.replace(CONFIG, {"num_proposals": 0})
+    with pytest.raises(ConfigError, match="mppi.num_proposals = 0: must be >= 1"):
+        mppi.propose(params, jax.random.key(0), root, model=model, config=none)
     keys = jax.random.split(jax.random.key(0), 4)
     np.testing.assert_array_equal(returns, at + 1.0)
     np.testing.assert_array_equal(mppi.score(params, keys, root, actions, model=model), at + 1.0)
