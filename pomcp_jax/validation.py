@@ -633,7 +633,7 @@ def plans_are_worth_what_critics_say(config: Config) -> str | None:
     return _wrong(
         agent.prior,
         "agent.prior.gate_value",
-        f"'critic' when agent.{name} > 0: values of plans are less than the critic's by it",
+        f"'critic' when agent.{name} > 0 (or make that 0): it lowers values of plans",
     )
 
 

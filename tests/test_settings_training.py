@@ -21,7 +21,7 @@ RUNS = {
             "policy__value_weight": True, "policy__proposer": "both", "prior__gate": True,
             "policy__seed_record": "action", "policy__seed_std": 0.3,
             "replan__select": "oldest", "replan__num_samples": 8, "replan__iterations": 1,
-            "critic__tail_penalty": 0.5, "mppi__num_proposals": 3,
+            "critic__tail_penalty": 0.5, "mppi__num_proposals": 3, "prior__gate_value": "critic",
         },
         train__updates_per_decision=1.5,
     ),
@@ -30,13 +30,13 @@ RUNS = {
         agent_changes=WINDOWS | {
             "policy__prior": "learned", "prior__gate": True, "prior__divergence": "forward",
             "policy__proposer": "prior", "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
-            "replan__select": "kl", "critic__target_actor": "prior", "critic__tail_penalty": 0.5,
+            "replan__select": "kl", "critic__target_actor": "prior",
         },
     ),
     "soft": dict(
         agent_changes=WINDOWS | {
             "critic__soft_target": True, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
-            "policy__divergence": "forward", "policy__value_weight": True,
+            "policy__value_weight": True, "critic__tail_penalty": 0.5,
             "critic__td_lambda": 0.9, "critic__return_steps": 5,
         },
         train__num_seeds=2,
@@ -44,7 +44,7 @@ RUNS = {
     "rare_actors": dict(
         agent_changes={
             "policy__interval": 3, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
-            "policy__average_updates": 20,
+            "policy__average_updates": 20, "policy__divergence": "forward",
             "world_model__arranged_for": "gpu",  # conditions meet the packed state
         },
         train__num_seeds=2,
