@@ -19,6 +19,8 @@ EPSILON = 1e-8
 """Added to variances, in squared units of the observation."""
 MOST_STEPS = 1_000_000
 """Steps of a batch of observations after which older ones are forgotten."""
+SMALL_SHARE = 1e-3
+"""Share of new observations below which their variance is added as a difference."""
 MOST = 10.0
 """Largest normalised entry: what changes for the first time has hardly any variance yet."""
 
@@ -53,13 +55,18 @@ def count(moments: Moments, obs: Float[Array, "N O"]) -> Moments:
     total = jnp.minimum(moments.count, min(MOST_STEPS * number, 2**31 - 1) - number) + number
     share = jnp.asarray(number, jnp.float32) / total.astype(jnp.float32)
     gap = mean - moments.mean
-    # Sums of squares alone, no difference: an infinite variance then stays infinite, not NaN.
+    # Sums of squares alone, no difference: an infinite variance then stays infinite, not NaN, and
+    # the first ones may be tiny.
     spread = moments.variance + share * jnp.square(gap)
+    sums = (1.0 - share) * spread + share * variance
+    # A factor of nearly 1 is rounded in the same direction at every step, a difference at random.
+    change = (1.0 - share) * jnp.square(gap) + variance - moments.variance
+    is_small = (share < SMALL_SHARE) & jnp.isfinite(moments.variance)
     return Moments(
         count=total,
         shift=shift,
         mean=moments.mean + share * gap,
-        variance=(1.0 - share) * spread + share * variance,
+        variance=jnp.where(is_small, moments.variance + share * change, sums),
     )
 
 

@@ -176,9 +176,8 @@ def write_back(
 ) -> Replay:
     """Replace the planner records at ``index``, dropping rows overwritten since sampling.
 
-    Of several records for one place the last is kept.
-
-    ``made`` counts the updates of the model that planned them.
+    Of several records for one place the last is kept. ``made`` counts the updates of the model
+    that planned them.
     """
     kept = (index.row >= replay.inserted - replay.size) & (index.row < replay.inserted)
     # Past the end, where ``mode="drop"`` discards the write: shapes stay static.

@@ -685,6 +685,7 @@ def physics_of_a_seed_is_on_its_devices(config: Config) -> str | None:
     return _wrong(config.train, "train.devices_per_seed", "1 when env.backend is 'host'")
 
 
+# Those of an agent alone are here where acting does not need them: older agents can be read.
 RUN_RULES: tuple[RunRule, ...] = (
     devices_of_a_seed_divide_its_rows,
     physics_of_a_seed_is_on_its_devices,

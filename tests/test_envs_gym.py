@@ -339,9 +339,15 @@ def test_workers_step_as_the_process_itself_does():
     jax.tree.map(np.testing.assert_array_equal, resumed, expected)
 
 
-def test_a_killed_worker_breaks_its_rows_and_starts_again(monkeypatch):
-    made, start = [], Workers.__init__
-    monkeypatch.setattr(Workers, "__init__", lambda self, *a: made.append(self) or start(self, *a))
+@pytest.fixture
+def made(monkeypatch):
+    """Every ``Workers`` that the test makes."""
+    out, start = [], Workers.__init__
+    monkeypatch.setattr(Workers, "__init__", lambda self, *a: out.append(self) or start(self, *a))
+    return out
+
+
+def test_a_killed_worker_breaks_its_rows_and_starts_again(made):
     env = envs.make("gym/gym_worlds:Walk-v0", workers=2)
     step, actions = jax.jit(env.step), some_actions(env, 4, 2)
     state, _ = env.reset(keys(2))
@@ -379,19 +385,16 @@ def test_names_like_those_of_gymnasium_are_not_its_own():
         envs.make("gym/Pendulum-v1", max_episode_steps=-1)
 
 
-def test_a_worker_that_dies_takes_its_children_along(monkeypatch):
-    made, start = [], Workers.__init__
-    monkeypatch.setattr(Workers, "__init__", lambda self, *a: made.append(self) or start(self, *a))
+def test_a_worker_that_dies_takes_its_children_along(made, monkeypatch):
     env = envs.make("gym/gym_worlds:Faulty_exit-v0", workers=1)
     step, actions = jax.jit(env.step), some_actions(env, 1, 1)[0]
     monkeypatch.setenv("GYM_WORLDS_CHILD", "1")
     state, _ = env.reset(keys(1))
     first = made[0].pids()[0]
-    begun = time.monotonic()
     for _ in range(3):
         state, timestep = step(state, actions)
-    # Its child holds no end of the connection: the limit of ten minutes is not waited for.
-    assert bool(timestep.invalid[0]) and time.monotonic() - begun < 60
+    # Its child holds an end of the connection, but the limit is not waited for.
+    assert bool(timestep.invalid[0]) and "ended with code -9" in env.outside.notes()[0]
     members = [p for p in Path("/proc").glob("[0-9]*") if group(p) == first]
     assert not [p for p in members if "Z" not in (p / "stat").read_text().split(")")[1][:3]]
     made[0].close()
@@ -404,9 +407,7 @@ def group(process):
         return None
 
 
-def test_a_worker_that_hangs_is_replaced(monkeypatch):
-    made, start = [], Workers.__init__
-    monkeypatch.setattr(Workers, "__init__", lambda self, *a: made.append(self) or start(self, *a))
+def test_a_worker_that_hangs_is_replaced(made, monkeypatch):
     env = envs.make("gym/gym_worlds:Walk-v0", workers=2)
     step, actions = jax.jit(env.step), some_actions(env, 3, 2)
     state, _ = env.reset(keys(2))

@@ -22,6 +22,9 @@ from pomcp_jax.envs.physics import Motion, Start, begin, quiet_mujoco
 from pomcp_jax.envs.protocol import Scene, Task
 from pomcp_jax.types import Key, PyTree
 
+NUMBER = (jax.Array, np.ndarray, np.generic, bool, int, float)
+"""What a user's reward and end may be."""
+
 
 class Body(NamedTuple):
     """Everything that a task's functions see of a state."""
@@ -238,7 +241,7 @@ def _functions(
         return after if rules.follow is None else after._replace(episode=rules.follow(body(after)))
 
     def finite(value: Float[Array, ""], state: State) -> Float[Array, ""]:
-        if not isinstance(value, Array | np.ndarray | np.generic | bool | int | float):
+        if not isinstance(value, NUMBER):
             return value  # the checks of tasks name it
         # Sensors of a diverged body may be finite: they can be older than its positions.
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
@@ -257,7 +260,7 @@ def _functions(
     def terminated(state: State) -> Bool[Array, ""]:
         assert rules.terminated is not None
         ended = rules.terminated(body(state))
-        if not isinstance(ended, Array | np.ndarray | np.generic | bool | int | float):
+        if not isinstance(ended, NUMBER):
             return ended  # the checks of tasks name it
         # True unless 0: of a count, ``&`` would read the last bit.
         return jnp.asarray(ended).astype(bool) & _finite(state.motion)

@@ -98,8 +98,11 @@ class Actions(NamedTuple):
     """Scale from ``[-1, 1]`` to an action space."""
 
     low: np.ndarray
-    """``[A]`` in the space's type, as all fields."""
+    """``[A]`` in the space's type, as ``high``."""
     high: np.ndarray
+    middle: np.ndarray
+    """``[A]`` float64, as ``half``."""
+    half: np.ndarray
     shape: tuple[int, ...]
     dtype: Any
     plain: bool
@@ -110,9 +113,7 @@ class Actions(NamedTuple):
         if self.plain:
             actions = actions.copy()
         else:
-            # Halves first: the difference of the largest numbers is infinite.
-            low, high = (np.asarray(bound, np.float64) / 2.0 for bound in (self.low, self.high))
-            scaled = ((low + high) + (high - low) * actions).astype(self.dtype)
+            scaled = (self.middle + self.half * actions).astype(self.dtype)
             # The sum may round beyond a bound, and a bound of float64 may be none of float32.
             actions = np.minimum(np.maximum(scaled, self.low), self.high)
         return actions.reshape(-1, *self.shape).astype(self.dtype, copy=False)
@@ -137,7 +138,9 @@ def actions(space: Any) -> Actions:
     if not low.size or not (low < high).all():
         raise Unsuitable(f"action_space is {space!r:.100}; {wanted}, low < high")
     plain = bool((low == -1).all() and (high == 1).all())
-    return Actions(low, high, space.shape, space.dtype, plain)
+    # Halves first: the difference of the largest numbers is infinite.
+    bottom, top = (np.asarray(bound, np.float64) / 2.0 for bound in (low, high))
+    return Actions(low, high, bottom + top, top - bottom, space.shape, space.dtype, plain)
 
 
 Observe = Callable[[Any], np.ndarray]
