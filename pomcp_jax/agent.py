@@ -46,6 +46,8 @@ class OptStates(NamedTuple):
     prior: optax.OptState | None
     learning_policy: Params | None
     """The policy that learns, where the one in the parameters is its average."""
+    learning_model: ModelParams | None
+    """The world model that learns, where the one in the parameters is its average."""
 
 
 class Faults(NamedTuple):
@@ -89,6 +91,7 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
         adam.init(policy),
         None if prior is None else adam.init(prior),
         jax.tree.map(jnp.copy, policy) if config.policy.average_updates else None,
+        jax.tree.map(jnp.copy, model) if config.optimizer.average_updates else None,
     )
     # Distinct buffers: the state is donated, and XLA refuses a buffer donated twice.
     q, kl, prior_scale = (jnp.ones((), jnp.float32) for _ in range(3))
@@ -109,6 +112,12 @@ def learning_policy(state: AgentState) -> Params:
     """
     learning = None if state.opt is None else state.opt.learning_policy
     return state.params.policy if learning is None else learning
+
+
+def with_learning_model(state: AgentState) -> AgentState:
+    """``state`` with the world model that learns in the parameters, instead of its average."""
+    model = None if state.opt is None else state.opt.learning_model
+    return state if model is None else state._replace(params=state.params._replace(model=model))
 
 
 def actors_due(updates: Int[Array, ""], config: AgentConfig) -> Bool[Array, ""] | bool:
@@ -175,6 +184,7 @@ def update(
     """
     _check_inputs(batch, outcomes, config)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
+    plans, state = state.params.model, with_learning_model(state)
     batch, target = _with_targets(state, batch, key_target, spec, config)
     # TD-MPC2's order: the policy climbs the updated critic, at latents from before that update.
     # The prior comes before the policy, whose loss treats it as a constant.
@@ -199,6 +209,7 @@ def update(
         )
         bias = calibration.relative(bias, target.value, batch.transition)
         state, more = _calibrated(state, bias, train_actors, config), more | {"value/bias": bias}
+    state = _with_average(state, plans, config)
     return state._replace(target_value=target_value, faults=faults), metrics | more
 
 
@@ -223,6 +234,26 @@ def _with_targets(
         # Later rows are there for their rewards, which are in the targets now.
         batch, target = batch.head(config.mppi.horizon + 1), target.head(config.mppi.horizon)
     return batch, target
+
+
+def _with_average(state: AgentState, plans: ModelParams, config: AgentConfig) -> AgentState:
+    """``state`` after an update of the model that learns; ``plans`` is the average before it."""
+    opt, learns = state.opt, state.params.model
+    if opt.learning_model is None:
+        return state
+    plans = _approach(plans, learns, opt.model.count, config.optimizer.average_updates)
+    params, opt = state.params._replace(model=plans), opt._replace(learning_model=learns)
+    return state._replace(params=params, opt=opt)
+
+
+def _approach(average: Params, new: Params, count: Int[Array, ""], updates: int) -> Params:
+    """An average that forgets (Polyak and Juditsky 1992), as target networks do.
+
+    Its rate is ``1 / updates``, and ``9 / (9 + count)`` while that is larger, so that the initial
+    parameters do not linger (``tf.train.ExponentialMovingAverage``, ``num_updates``).
+    """
+    rate = jnp.maximum(1.0 / updates, 9.0 / (9.0 + count.astype(jnp.float32)))
+    return jax.tree.map(lambda old, new: old + rate * (new - old), average, new)
 
 
 def _calibrated(
@@ -437,10 +468,9 @@ def _improve_policy(
     }
     acts, opt = step.params, state.opt._replace(policy=step.opt)
     if opt.learning_policy is not None:
-        # As target networks: Polyak and Juditsky 1992, forgetting the past.
-        rate = jnp.where(enabled, 1.0 / config.policy.average_updates, 0.0)
-        move = lambda old, new: old + rate * (new - old)  # noqa: E731
-        acts = jax.tree.map(move, params.policy, step.params)
+        count, updates = step.opt.count, config.policy.average_updates
+        acts = _approach(params.policy, step.params, count, updates)
+        acts = jax.tree.map(lambda new, old: jnp.where(enabled, new, old), acts, params.policy)
         opt = opt._replace(learning_policy=step.params)
     state = state._replace(
         params=params._replace(policy=acts),

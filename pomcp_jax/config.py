@@ -420,6 +420,9 @@ class OptimizerConfig:
     """Largest norm of a gradient; longer ones are scaled down to it."""
     target_rate: Rate = 0.01
     """Rate at which target networks approach the trained ones, per update."""
+    average_updates: CountOrZero = 0
+    """The world model and critic that plan and are evaluated are a running average of those that
+    learn, over about so many updates; 0: they are those that learn."""
     discount: BelowOne = 0.99
     """Discount per decision, gamma."""
     rho: Rate = 0.5

@@ -91,7 +91,7 @@ def term_gradients(
     The policy loss is linear in its coefficients, so each term is the loss with
     the other coefficients zero. They sum to the gradient of the loss.
     """
-    params, rows = state.params, batch.rows
+    params, rows = agent.with_learning_model(state).params, batch.rows
     latents = model_loss.roll_out(spec.nets, params.model, rows.obs[0], rows.action[:-1])
 
     def gradient(share: Float[Array, " terms"]) -> Params:

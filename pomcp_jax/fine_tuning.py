@@ -151,5 +151,8 @@ def begin(
     params, opt = AgentParams(model, policy, prior, moments), agents.opt
     if opt.learning_policy is not None:  # an average begins with the policy that it follows
         opt = opt._replace(learning_policy=put(learned.params.policy, opt.learning_policy))
+    if opt.learning_model is not None:
+        parts = map(put, learned.params.model, opt.learning_model)
+        opt = opt._replace(learning_model=type(fresh.model)(*parts))
     target = put(learned.target_value, agents.target_value)
     return agents._replace(params=params, target_value=target, opt=opt)

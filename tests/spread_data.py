@@ -18,6 +18,7 @@ AGENT = {
     "mppi__horizon": 1, "mppi__iterations": 1, "mppi__num_samples": 8, "mppi__num_proposals": 2,
     "mppi__num_elites": 2, "replan__interval": 2, "replan__batch_size": 4,
     "policy__interval": 2, "policy__average_updates": 2, "optimizer__decay_updates": 2,
+    "optimizer__average_updates": 2,
     # Fewer and larger arrays, which are faster to compile.
     "world_model__arranged_for": "gpu",
 }  # fmt: skip

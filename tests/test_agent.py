@@ -342,18 +342,27 @@ def test_updates_that_train_the_actors_are_the_first_of_each_interval():
 # ------------------------------------------------------------------ averaged policies
 
 
+def with_count(opt, count):
+    """Optimisers of ``count`` updates, after which an average has its final rate."""
+    return opt._replace(
+        policy=opt.policy._replace(count=jnp.int32(count)),
+        model=opt.model._replace(count=jnp.int32(count)),
+    )
+
+
 @functools.cache
 def averaged_update():
     """The same updates with a policy that is an average over 4, and a state that it begins with."""
     config, spec, state = match()
     config = config_lib.replace(config, {"policy.average_updates": 4})
     opt = agent.init(jax.random.key(0), config, spec).opt
-    opt = state.opt._replace(learning_policy=opt.learning_policy)
+    opt = with_count(state.opt, 100)._replace(learning_policy=opt.learning_policy)
     return jax.jit(functools.partial(agent.update, spec=spec, config=config)), opt
 
 
 def test_the_policy_follows_the_one_that_learns():
     _, _, state = match()
+    state = state._replace(opt=with_count(state.opt, 100))
     update, _ = averaged_update()
     begun = state._replace(opt=state.opt._replace(learning_policy=state.params.policy))
     alone, _ = jitted_update()(state, some_batch(), jax.random.key(0))
@@ -395,15 +404,66 @@ def test_an_average_waits_with_the_policy():
     jax.tree.map(np.testing.assert_array_equal, *learning)
 
 
-def test_a_trained_agent_begins_with_its_policy_as_average():
+@functools.cache
+def averaged_model_update():
+    """The same updates with a world model that is an average over 4."""
+    config, spec, state = match()
+    config = config_lib.replace(config, {"optimizer.average_updates": 4})
+    learning = jax.tree.map(lambda x: x + 0.01 * jnp.cos(x), state.params.model)
+    opt = with_count(state.opt, 100)._replace(learning_model=learning)
+    return jax.jit(functools.partial(agent.update, spec=spec, config=config)), opt
+
+
+def test_the_world_model_that_plans_follows_the_one_that_learns():
+    _, _, state = match()
+    update, opt = averaged_model_update()
+    begun = state._replace(opt=opt)
+    alone = begun._replace(
+        params=state.params._replace(model=opt.learning_model),
+        opt=opt._replace(learning_model=None),
+    )
+    after, metrics = update(begun, some_batch(), jax.random.key(0))
+    alone, expected = jitted_update()(alone, some_batch(), jax.random.key(0))
+    near = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6)
+    # Everything is learned as without an average: losses, policy, prior, targets.
+    jax.tree.map(near, metrics, expected)
+    jax.tree.map(near, after.target_value, alone.target_value)
+    jax.tree.map(near, after.opt.learning_model, alone.params.model)
+    jax.tree.map(near, after.params.policy, alone.params.policy)
+    jax.tree.map(near, after.params.prior, alone.params.prior)
+    quarter = lambda old, new: old + (new - old) / 4  # noqa: E731
+    jax.tree.map(
+        near, after.params.model, jax.tree.map(quarter, state.params.model, alone.params.model)
+    )
+
+
+@pytest.mark.parametrize("count,rate", [(0, 9 / 10), (8, 1 / 2), (26, 9 / 36), (1_000, 1 / 4)])
+def test_an_average_forgets_its_beginning_at_once(count, rate):
+    _, _, state = match()
+    update, opt = averaged_model_update()
+    begun = state._replace(opt=with_count(opt, count))
+    after, _ = update(begun, some_batch(), jax.random.key(0))
+    old, learns, plans = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+        for tree in (begun.params.model, after.opt.learning_model, after.params.model)
+    )
+    way = learns - old
+    np.testing.assert_allclose((plans - old) @ way / (way @ way), rate, rtol=1e-3)
+
+
+def test_a_trained_agent_begins_with_itself_as_average():
     config, spec, trained = match()
-    config = config_lib.replace(config, {"policy.average_updates": 4})
+    changes = {"policy.average_updates": 4, "optimizer.average_updates": 4}
+    config = config_lib.replace(config, changes)
     params, target = jax.device_get((trained.params, trained.target_value))
     learned = fine_tuning.adapted(params, target, config, spec, config, spec)
     fresh = agent.init(jax.random.key(5), config, spec)
     begun = fine_tuning.begin(jax.tree.map(lambda x: x[None], fresh), learned)
+    same = functools.partial(jax.tree.map, lambda a, b: np.testing.assert_array_equal(a[0], b))
     for policy in (begun.params.policy, begun.opt.learning_policy):
-        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), policy, params.policy)
+        same(policy, params.policy)
+    for model in (begun.params.model, begun.opt.learning_model):
+        same(model, params.model)
 
 
 # ------------------------------------------------------------------------- numbers

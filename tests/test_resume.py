@@ -171,6 +171,7 @@ def test_kills_change_no_bit_where_bodies_fall_in_contact(tmp_path):
     learned = {
         "world_model.termination": True, "mppi.horizon": 2, "world_model.num_heads": 2,
         "policy.average_updates": 5,
+        "optimizer.average_updates": 5,
     }  # fmt: skip
     short = Tiny(make_env(falling.task()), preset="tdmpc2", agent_changes=learned, **settings)
 

@@ -45,6 +45,7 @@ RUNS = {
         agent_changes={
             "policy__interval": 3, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
             "policy__average_updates": 20, "policy__divergence": "forward",
+            "optimizer__average_updates": 20,
             "world_model__arranged_for": "gpu",  # conditions meet the packed state
         },
         train__num_seeds=2,
@@ -109,11 +110,12 @@ def test_policy_and_prior_learn_in_every_third_update():
     assert opt.policy.count.tolist() == opt.prior.count.tolist() == [-(-updates // 3)] * 2
 
 
-def test_an_averaged_policy_stays_behind_the_one_that_learns():
+@pytest.mark.parametrize("part", ["policy", "model"])
+def test_an_average_stays_behind_what_learns(part):
     state, _ = trained("rare_actors")
-    begin = jax.tree.leaves(seeded("rare_actors").agent.params.policy)
-    acting = jax.tree.leaves(state.agent.params.policy)
-    learning = jax.tree.leaves(state.agent.opt.learning_policy)
+    begin = jax.tree.leaves(getattr(seeded("rare_actors").agent.params, part))
+    acting = jax.tree.leaves(getattr(state.agent.params, part))
+    learning = jax.tree.leaves(getattr(state.agent.opt, f"learning_{part}"))
     way = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, begin, strict=True)]
     left = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, acting, strict=True)]
     assert 0.0 < sum(left) < sum(way)
