@@ -496,7 +496,8 @@ class TrainConfig:
     eval_select: Literal["sample", "argmax"] = "sample"
     """How the planner chooses its elite in evaluations; see ``mppi.select``."""
     checkpoint_decisions: HostCountOrZero = 50_000
-    """Decisions between checkpoints; 0 saves at the end only."""
+    """Decisions between checkpoints, besides those of agents with the best evaluation yet; 0 saves
+    at the end only."""
     checkpoint_keep: HostCount = 3
     """Newest checkpoints to keep, besides the best one."""
     memory_limit_gb: Annotated[Positive, STATIC] = 16.0

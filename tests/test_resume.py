@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from pomcp_jax import checkpoint
+from pomcp_jax import config as config_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.envs import make_env
 from pomcp_jax.running import add_seeds, process, starting, workdirs
@@ -209,10 +210,31 @@ def test_a_longer_run_goes_on_from_a_finished_one(whole, tmp_path):
     assert run.done == 80 and len(table(workdir / "metrics.csv")) == 2 * (2 + 1 + 6)
 
 
+@pytest.mark.parametrize(
+    "returns,saved", [([1.0, 3.0, 2.0], [30, 50, 60]), ([3.0, 3.0, 4.0], [30, 60])]
+)
+def test_the_best_agent_yet_is_saved_though_nothing_is_due(
+    tiny_run, tmp_path, monkeypatch, returns, saved
+):
+    rare = {"train.checkpoint_decisions": 1_000, "train.checkpoint_keep": 9}
+    seen = []  # the evaluations themselves, so that none takes the place of another in memory
+
+    def score(evaluated):
+        if not any(evaluated is other for other in seen):
+            seen.append(evaluated)
+        return returns[len(seen) - 1]
+
+    monkeypatch.setattr(run_lib.metrics, "score", score)
+    tiny_run.sit(tmp_path / "run", config=config_lib.replace(tiny_run.config, rare))
+    known = checkpoint.scores(tmp_path / "run/checkpoints")
+    evaluated = dict(zip([30, 50, 60], returns, strict=True))
+    assert known == {decisions: evaluated[decisions] for decisions in saved}
+
+
 def test_damaged_checkpoints_are_passed_over_by_name(tiny_run, whole, tmp_path):
     """Training resumes from the last valid checkpoint, with the same result."""
     workdir = shutil.copytree(whole[0], tmp_path / "run")
-    newest = checkpoint.steps(workdir / "checkpoints")[-1]
+    before, newest = checkpoint.steps(workdir / "checkpoints")[-2:]
     file = next((workdir / "checkpoints" / str(newest) / "run").rglob("d/*"))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 4
@@ -220,7 +242,7 @@ def test_damaged_checkpoints_are_passed_over_by_name(tiny_run, whole, tmp_path):
     run = tiny_run.sit(workdir)
     warned = [note for note in run.notes if note.startswith("warning")]
     assert len(warned) == 1 and str(file) in warned[0] and f"{newest}.damaged" in warned[0]
-    assert any(note.startswith("resuming at 40 decisions") for note in run.notes)
+    assert any(note.startswith(f"resuming at {before} decisions") for note in run.notes)
     assert (workdir / "checkpoints" / f"{newest}.damaged").is_dir()
     assert_same_end(workdir, whole[0])
 

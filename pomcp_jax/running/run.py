@@ -142,7 +142,6 @@ class Run:
             written.
         """
         program, train_config = self.functions.program, self.config.train
-        options = self.options
         for text in train.doubts(self.config, program.env):
             self.progress.say(f"warning: {text}")
         what = "rows" if self.options.grid else "seeds"
@@ -169,12 +168,7 @@ class Run:
             self.checkpoints.warn()
             self.chunk(phase, work)
             self.finish_chunk()
-            interval = train_config.checkpoint_decisions
-            due = interval and self.done - self.books.last_checkpoint >= interval
-            # While a save is in progress the next one is left to a later chunk, so that a slow disk
-            # never blocks training. Several processes save at the same decisions instead, so that
-            # they have checkpoints in common.
-            if due and (options.together or not self.checkpoints.busy):
+            if self.should_save():
                 self.note(last_checkpoint=self.done)
                 self.save()
         self.control.check()
@@ -445,13 +439,33 @@ class Run:
                 self.progress.say(text)
             self.warned_of_picture = True
 
+    def should_save(self) -> bool:
+        """Whether a checkpoint is due, or the agent was evaluated just now and is the best yet."""
+        interval = self.config.train.checkpoint_decisions
+        if not interval:
+            return False
+        together = self.options.together is not None
+        # While a save is in progress the next one is left to a later chunk, so that a slow disk
+        # never blocks training. Several processes save at the same decisions instead, so that
+        # they have checkpoints in common.
+        due = self.done - self.books.last_checkpoint >= interval
+        if due and (together or not self.checkpoints.busy):
+            return True
+        score = self.score()
+        # Each process knows the scores of its own seeds only.
+        return score is not None and (together or score > self.checkpoints.best_score)
+
+    def score(self) -> float | None:
+        """Mean evaluation return of exactly this state, if it was evaluated."""
+        # An older evaluation says nothing about this state and must not rank its checkpoint.
+        fresh = self.books.evaluated_at == self.done
+        return metrics.score(self.books.evaluated) if fresh else None
+
     def save(self) -> None:
         """Begin a checkpoint if there is anything to save; ``finished`` once the run has ended."""
         if self.state is None or not self.tables:
             return
-        # An older evaluation says nothing about this state and must not rank its checkpoint.
-        fresh = self.books.evaluated_at == self.done
-        score = metrics.score(self.books.evaluated) if fresh else None
+        score = self.score()
         books = self.books._replace(finished=self.ended, seconds=self.seconds())
         outside = self.functions.program.env.outside
         if outside is not None:

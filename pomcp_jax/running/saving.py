@@ -1,5 +1,6 @@
 """Checkpoints of a run, written by a thread while training continues."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,9 @@ class Checkpoints:
         self._saver, self._together = Saver(), together
         self._saved: tuple[int, int, bool] | None = None
         self.committed, self._record = committed, record
+        known = checkpoint.scores(workdir / "checkpoints").values()
+        self.best_score = max(known, default=-math.inf)
+        """Highest score of the checkpoints, the one in progress included."""
         self.seconds: list[float] = []
         """Seconds that each save blocked training."""
         self.about: dict[str, Any] = {}
@@ -80,6 +84,7 @@ class Checkpoints:
         self.seconds.append(time.monotonic() - begin)
         self._saver.start(self._write, decisions, shot, books, score, sync)
         self._saved = key
+        self.best_score = max(self.best_score, -math.inf if score is None else score)
 
     def _text(self, decisions: int, error: Exception) -> str:
         place = self._workdir / "checkpoints" / str(decisions)
@@ -134,7 +139,8 @@ class Checkpoints:
         try:
             self._saver.collect(wait=True)
         except Exception as error:  # CheckpointError or OSError, or no thread could be started
-            self._saved = None  # the same state may be saved again
+            # The same state may be saved again, and so may one that is no better than this was.
+            self._saved, self.best_score = None, -math.inf
             return str(error) if isinstance(error, CheckpointError) else crash.one_line(error)
         return ""
 
