@@ -422,7 +422,8 @@ class OptimizerConfig:
     """Rate at which target networks approach the trained ones, per update."""
     average_updates: CountOrZero = 0
     """The world model and critic that plan and are evaluated are a running average of those that
-    learn, over about so many updates; 0: they are those that learn."""
+    learn, over about so many updates; 0: they are those that learn. Average the policy as well,
+    which sees the average's latents."""
     discount: BelowOne = 0.99
     """Discount per decision, gamma."""
     rho: Rate = 0.5
@@ -496,8 +497,8 @@ class TrainConfig:
     eval_select: Literal["sample", "argmax"] = "sample"
     """How the planner chooses its elite in evaluations; see ``mppi.select``."""
     checkpoint_decisions: HostCountOrZero = 50_000
-    """Decisions between checkpoints, besides those of agents with the best evaluation yet; 0 saves
-    at the end only."""
+    """Decisions between checkpoints, besides those of agents with the best evaluation yet (not in
+    runs over several processes); 0 saves at the end only."""
     checkpoint_keep: HostCount = 3
     """Newest checkpoints to keep, besides the best one."""
     memory_limit_gb: Annotated[Positive, STATIC] = 16.0

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pomcp_jax import (
     acting,
     actors,
+    agent,
     diagnostics_gradients,
     evaluate,
     losses,
@@ -304,14 +305,7 @@ def learning_metrics(
         # NaN, not absence: the columns of a table do not depend on the configuration.
         snr = jnp.stack([snr, jnp.full_like(snr, jnp.nan)])
     else:
-        # The scale to which the KL to the records would converge, measured as in the loss: on the
-        # first states of the windows.
-        policy, record, holds = jax.tree.map(lambda x: x[:, 0], (policy, record, mask))
-        noise = jax.random.normal(key_scale, policy.mean.shape, policy.mean.dtype)
-        sample = actors.draw(policy, noise, model.squash)
-        record = losses.prepare_prior(record, sample, config.policy)
-        kl = losses.divergence(sample, record, config.policy)
-        scale = jnp.maximum(maths.percentile_range(kl, holds), 1.0)
+        scale = _stored_scale(state, batches, mask, key_scale, spec, config)
         both = diagnostics_gradients.side_by_side(
             state, batches, keys, scale, spec=spec, config=config
         )
@@ -320,6 +314,30 @@ def learning_metrics(
     for i, suffix in enumerate(("", "_stored")):
         out |= {f"diag/snr{suffix}": snr[i, 0], f"diag/snr_kl{suffix}": snr[i, 1]}
     return out | _term_metrics(gradients.mean)
+
+
+def _stored_scale(
+    state: AgentState,
+    batches: Batch,
+    mask: Bool[Array, "M W B"],
+    key: Key,
+    spec: AgentSpec,
+    config: AgentConfig,
+) -> Float[Array, ""]:
+    """The scale to which the KL to the records would converge, measured as in the loss.
+
+    That is on the first states of the windows, of the policy and the encoder that learn.
+    """
+    rows, model = batches.rows, config.world_model
+    encoder = agent.with_learning_model(state).params.model.encoder
+    latents = wm.encode(spec.nets, encoder, rows.obs[:, 0])
+    policy = actors.distribution(spec.nets, agent.learning_policy(state), latents, model)
+    record = jax.tree.map(lambda x: x[:, 0], losses.floored(rows.prior, config.policy))
+    noise = jax.random.normal(key, policy.mean.shape, policy.mean.dtype)
+    sample = actors.draw(policy, noise, model.squash)
+    record = losses.prepare_prior(record, sample, config.policy)
+    kl = losses.divergence(sample, record, config.policy)
+    return jnp.maximum(maths.percentile_range(kl, mask[:, 0]), 1.0)
 
 
 def _term_metrics(terms: Params) -> dict[str, Float[Array, ""]]:

@@ -18,8 +18,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "train.capacity": 50_000,
         "train.chunk_decisions": 1_000,
         "train.eval_decisions": 10_000,
-        # As often as evaluations: the best of a run can be kept if the two fall together. Of five
-        # dogs a checkpoint has 0.6 GB.
+        # As often as evaluations. Of five dogs a checkpoint has 0.6 GB.
         "train.checkpoint_decisions": 10_000,
         "train.checkpoint_keep": 1,
     }

@@ -160,6 +160,7 @@ class Run:
         # A checkpoint made during an evaluation has trained the chunk but not written its rows.
         if self.books.pending is not None:
             self.finish_chunk()
+            self.save_if_due()
         remaining = state_edits.remaining(program, *done)
         # True only after seeds were added to or dropped from a finished run: it was evaluated.
         over = self.books.finished and not remaining
@@ -168,9 +169,7 @@ class Run:
             self.checkpoints.warn()
             self.chunk(phase, work)
             self.finish_chunk()
-            if self.should_save():
-                self.note(last_checkpoint=self.done)
-                self.save()
+            self.save_if_due()
         self.control.check()
         if not over:
             self.evaluate_at_the_end()
@@ -439,21 +438,29 @@ class Run:
                 self.progress.say(text)
             self.warned_of_picture = True
 
+    def save_if_due(self) -> None:
+        """Begin a checkpoint if one is due, or if the agent was evaluated now and is the best."""
+        if self.should_save():
+            self.note(last_checkpoint=self.done)
+            self.save()
+
     def should_save(self) -> bool:
-        """Whether a checkpoint is due, or the agent was evaluated just now and is the best yet."""
+        """Whether :meth:`save_if_due` saves."""
         interval = self.config.train.checkpoint_decisions
         if not interval:
             return False
-        together = self.options.together is not None
-        # While a save is in progress the next one is left to a later chunk, so that a slow disk
-        # never blocks training. Several processes save at the same decisions instead, so that
-        # they have checkpoints in common.
         due = self.done - self.books.last_checkpoint >= interval
-        if due and (together or not self.checkpoints.busy):
+        # Several processes save at the same decisions, so that they have checkpoints in common;
+        # each knows the returns of its own seeds only.
+        if self.options.together:
+            return due
+        # While a save is in progress the next one is left to a later chunk, so that a slow disk
+        # does not block training.
+        if due and not self.checkpoints.busy:
             return True
-        score = self.score()
-        # Each process knows the scores of its own seeds only.
-        return score is not None and (together or score > self.checkpoints.best_score)
+        score, last = self.score(), self.done >= self.config.train.total_decisions
+        # There will be no later chunk with the best agent; the last one is saved at the end anyway.
+        return score is not None and not last and score > self.checkpoints.best_score
 
     def score(self) -> float | None:
         """Mean evaluation return of exactly this state, if it was evaluated."""

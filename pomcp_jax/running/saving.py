@@ -45,13 +45,16 @@ class Checkpoints:
         self._saver, self._together = Saver(), together
         self._saved: tuple[int, int, bool] | None = None
         self.committed, self._record = committed, record
-        known = checkpoint.scores(workdir / "checkpoints").values()
-        self.best_score = max(known, default=-math.inf)
+        self.best_score = self._best_on_disk()
         """Highest score of the checkpoints, the one in progress included."""
         self.seconds: list[float] = []
         """Seconds that each save blocked training."""
         self.about: dict[str, Any] = {}
         """Contents of the record (run.json), if there is one."""
+
+    def _best_on_disk(self) -> float:
+        known = checkpoint.scores(self._workdir / "checkpoints")
+        return max(known.values(), default=-math.inf)
 
     @property
     def busy(self) -> bool:
@@ -139,8 +142,8 @@ class Checkpoints:
         try:
             self._saver.collect(wait=True)
         except Exception as error:  # CheckpointError or OSError, or no thread could be started
-            # The same state may be saved again, and so may one that is no better than this was.
-            self._saved, self.best_score = None, -math.inf
+            self._saved = None  # the same state may be saved again
+            self.best_score = self._best_on_disk()
             return str(error) if isinstance(error, CheckpointError) else crash.one_line(error)
         return ""
 
