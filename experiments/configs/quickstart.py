@@ -14,8 +14,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "agent.optimizer.discount": 0.98,
         "agent.optimizer.target_rate": 0.1,
         # A single model among many may mislead its planner; averages have not (docs/benchmarks.md).
-        "agent.policy.average_updates": 1_000,
-        "agent.optimizer.average_updates": 1_000,
+        "agent.policy.average_updates": 200,
+        "agent.optimizer.average_updates": 200,
         # On cartpole-swingup more updates of a small model beat a larger one (docs/notebook.md).
         "train.updates_per_decision": 1.5,
         "train.total_decisions": 18_000,
