@@ -84,18 +84,22 @@ def save(
       CheckpointError: it could not be written.
     """
     config = agents.config
-    # A name of its own: one made of ``out``'s may be somebody's folder.
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
-    partial = place / "agent"
+    place = None
     try:
+        # A name of its own: one made of ``out``'s may be somebody's folder.
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
+        partial = place / "agent"
         folder = partial / "checkpoints"
         checkpoint.save(folder, agents.decisions, agents.state, config, agents.spec, score=score)
         files.write_json(partial / SETTINGS, config_lib.to_dict(config))
         describe(partial)
         partial.replace(out)
+    except OSError as error:  # a full disk, or a mount point, which no folder can replace
+        raise CheckpointError(f"{out}: not written: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 

@@ -45,6 +45,25 @@ class Stored(Walk):
         self.place = np.frombuffer(data[32:]).copy()
 
 
+class Closed(Walk):
+    """A walk that counts how many of its kind are open; closing it twice is an error."""
+
+    alive = 0
+
+    def __init__(self):
+        self.open = True
+        Closed.alive += 1
+
+    def step(self, action):
+        assert self.open
+        return super().step(action)
+
+    def close(self):
+        assert self.open
+        self.open = False
+        Closed.alive -= 1
+
+
 class Nested(Walk):
     """Observations are a dictionary with an integer box, a discrete entry and a matrix."""
 
@@ -120,7 +139,7 @@ def register(name, cls, limit=20, **kwargs):
 FAULTS = (
     "none constructor discrete infinite integer text reset tuple raise exit nan shape reward"
 ).split()
-for cls in (Walk, Stored, Nested):
+for cls in (Walk, Stored, Closed, Nested):
     register(cls.__name__, cls)
 for name in (*FAULTS, "first shape", "nan reward"):
     register(f"Faulty_{name.replace(' ', '_')}", Faulty, fault=name)

@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from experiments import dataset
-from pomcp_jax import config as config_lib
 from pomcp_jax import (
+    checkpoint,
     controller,
     datasets,
     exporting_run,
@@ -20,6 +20,7 @@ from pomcp_jax import (
     train,
     validation,
 )
+from pomcp_jax import config as config_lib
 from pomcp_jax.config import ConfigError
 from pomcp_jax.datasets import Rows
 from pomcp_jax.running import cost
@@ -229,6 +230,22 @@ def test_statistics_and_history_travel_with_the_agent(offline, tmp_path):
     for value in (0.0, 1.0, 4.0):
         obs = np.array([value], np.float32)
         np.testing.assert_array_equal(ours.act(obs), theirs.act(obs))
+
+
+def test_an_export_that_cannot_be_put_in_place_leaves_nothing(offline, tmp_path, monkeypatch):
+    rename = exporting_run.Path.replace
+
+    def busy(path, target):
+        if path.name == "agent":
+            raise OSError(16, "Device or resource busy")  # as for a mount point
+        return rename(path, target)
+
+    run = offline[0] / "whole"
+    agents = controller.load(run)
+    monkeypatch.setattr(exporting_run.Path, "replace", busy)
+    with pytest.raises(checkpoint.CheckpointError, match=r"agent: not written: Device or resource"):
+        exporting_run.write(tmp_path / "new" / "agent", run, agents, 0)
+    assert not list((tmp_path / "new").iterdir())
 
 
 # --------------------------------------------------------------------- refusals

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from gym_worlds import Closed, Stored, Walk
 
 from pomcp_jax import Trainer, envs, seed_axis, train
 from pomcp_jax.config import ConfigError
@@ -210,6 +211,51 @@ def test_an_evaluation_has_environments_of_its_own():
     assert not timestep.is_first.any()
 
 
+def test_closed_environments_are_made_again_when_they_are_needed():
+    env = envs.make("gym/gym_worlds:Closed-v0")
+    step, actions = jax.jit(env.step), some_actions(env, 3, 2)
+    apart = env.outside.apart()
+    state, _ = jax.block_until_ready(env.reset(keys(2)))
+    jax.block_until_ready(apart.reset(keys(1)))
+    assert Closed.alive == 3
+    env.outside.close()
+    assert Closed.alive == 1  # what was made apart is not ours to close
+    env.outside.close()
+    state, timestep = step(state, actions[0])
+    assert timestep.is_first.all() and not timestep.invalid.any() and Closed.alive == 3
+    assert "2 running episodes" in env.outside.notes()[0]
+    _, timestep = step(state, actions[1])
+    assert not timestep.is_first.any()
+    env.outside.close()
+    apart.outside.close()
+
+    vector = envs.to_gymnasium("gym/gym_worlds:Closed-v0", num_envs=2)
+    vector.reset()
+    assert Closed.alive == 2
+    vector.close()
+    assert Closed.alive == 0
+
+
+def test_an_interrupted_step_leaves_no_environment_open(monkeypatch):
+    settings = gymnasium_rows.Settings("gym_worlds:Closed-v0", {}, 1, 20)
+    layout = gymnasium_rows.Layout(2, 2, 2, 0, 0)
+    rows, row_keys = Rows(settings, layout, Walk.action_space, Walk.observation_space), keys(3)
+    data = np.asarray(jax.random.key_data(row_keys))
+    now, actions = rows.reset(data), np.zeros((3, 2), np.float32)
+    assert Closed.alive == 3
+    steps = iter([None, KeyboardInterrupt])
+
+    def interrupted(self, action):
+        if error := next(steps):
+            raise error
+        return Walk.step(self, action)
+
+    monkeypatch.setattr(Closed, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rows.step(now, data, actions, np.zeros((3, 0), np.uint8))
+    assert Closed.alive == 0
+
+
 @pytest.mark.parametrize("fault", ["raise", "nan", "shape", "nan_reward", "reward"])
 def test_faults_break_their_row_only(fault):
     env = envs.make(f"gym/gym_worlds:Faulty_{fault}-v0")
@@ -291,6 +337,10 @@ def test_runs_resume_bit_for_bit_or_with_their_running_episodes_again(tmp_path, 
     config = tiny.run(
         env__task="gym/gym_worlds:Stored-v0", **{f"train__{k}": v for k, v in changes.items()}
     )
+    seen, closed = [], []
+    reset = Stored.reset
+    monkeypatch.setattr(Stored, "reset", lambda env, **kw: seen.append(env) or reset(env, **kw))
+    monkeypatch.setattr(Stored, "close", lambda env: closed.append(env))
     with tiny.shared_programs():
         outcome, _ = sit(config, tmp_path / "stopped", until=40)
         assert outcome.code == 143 and 40 <= outcome.decisions < 60
@@ -305,6 +355,7 @@ def test_runs_resume_bit_for_bit_or_with_their_running_episodes_again(tmp_path, 
         outcome, lines = sit(config, tmp_path / "lost")
         assert outcome.code == 0
         assert "warning: 4 running episodes of gym/gym_worlds:Stored-v0 began again" in lines
+    assert {id(env) for env in seen} == {id(env) for env in closed}
     rows, whole = (
         list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines()))
         for name in ("lost", "whole")

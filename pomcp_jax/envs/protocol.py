@@ -110,6 +110,9 @@ class Outside(NamedTuple):
     """The state with all that another process needs to restore the live environments."""
     notes: Callable[[], list[str]]
     """Lines for the user since the last call: what was raised, lost or begun again."""
+    close: Callable[[], None]
+    """Close the live environments, not those made apart. A later call makes new ones, restored from
+    what a state has stored, or at the beginning of an episode."""
 
 
 class _Advance(NamedTuple):

@@ -48,19 +48,22 @@ class Functions(NamedTuple):
     """Lines for the user about environments on the host, since the last call."""
     buffer: Callable[[], prefill.Prefill] | None = None
     """Reads ``train.buffer`` and checks it; None without one."""
+    close: Callable[[], None] = lambda: None
+    """Closes environments on the host, except those that the caller made."""
 
 
-def build(config: Config, env: Env | None = None, programs: Path | None = None) -> Functions:
-    """Build the functions of a run without compiling them; ``config.env`` names a missing ``env``.
+def build(config: Config, given: Env | None = None, programs: Path | None = None) -> Functions:
+    """Build the functions of a run without compiling them.
 
-    ``programs``: folder of lowered programs (:mod:`pomcp_jax.program_store`).
+    ``given``: environments; by default those of ``config.env``. ``programs``: folder of lowered
+    programs (:mod:`pomcp_jax.program_store`).
 
     Raises:
       ConfigError: a package, a file or a capability of the physics is missing, or the agent of
         ``train.start_from`` does not fit.
     """
-    ours = env is None and not envs.is_own(config.env.task)
-    env = environment(config) if env is None else history.stacked(env, config.env.history)
+    ours = given is None and not envs.is_own(config.env.task)
+    env = environment(config) if given is None else history.stacked(given, config.env.history)
     # Run.go reports the same doubts as progress lines; a warning would repeat them with a path.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -104,9 +107,20 @@ def build(config: Config, env: Env | None = None, programs: Path | None = None) 
         Compiled(renewed, train.CHUNK_READS),
         list if env.outside is None else env.outside.notes,
         buffer,
+        _closing(apart, *([env] if given is None else [])),
     )
     learned = trained.learned(config, program.spec)
     return _for_all_rows(functions if learned is None else _started(functions, learned))
+
+
+def _closing(*made: Env) -> Callable[[], None]:
+    live = [env.outside for env in made if env.outside is not None]
+
+    def close() -> None:
+        for each in live:
+            each.close()
+
+    return close
 
 
 def _store(folder: Path | None, config: Config, program: Program) -> Store | None:

@@ -200,6 +200,7 @@ class Trainer:
         finally:
             # A control may be shared with later runs, which must not inherit this request.
             self.control.forget()
+            self.functions.close()
             os.close(lock)
 
 

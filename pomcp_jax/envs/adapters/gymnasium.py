@@ -11,6 +11,7 @@ The state carries the name of each row's live environment, not the environment. 
 its episode begins again otherwise, with ``is_first``: no transition leads across.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -18,6 +19,7 @@ import math
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -186,17 +188,28 @@ def _scene(env: Any, obs_size: int) -> Scene | None:
 
 
 class _Host:
-    """The live environments of one :class:`Env`, made when they are first needed."""
+    """The live environments of one :class:`Env`, made when they are first needed.
+
+    They are closed when they cannot be used any more, or the process ends.
+    """
 
     def __init__(self, make: Callable[[], Stepped], notes: list[str]):
         self._make, self._notes, self._lock = make, notes, threading.Lock()
         self._rows: Stepped | None = None
+        self._closes: Callable[[], Any] = lambda: None
 
     def rows(self) -> Stepped:
         with self._lock:
             if self._rows is None:
                 self._rows = self._make()
+                self._closes = weakref.finalize(self, self._rows.close)
             return self._rows
+
+    def close(self) -> None:
+        """Close all; later calls make new ones."""
+        with self._lock:
+            self._closes()
+            self._rows = None
 
     def call(self, do: str, *arrays: np.ndarray) -> np.ndarray:
         """A method of the rows; what they have to say goes to the notes."""
@@ -254,7 +267,14 @@ def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) ->
             rows.adopt(first.pop())
         return rows
 
+    weakref.finalize(prepared, _close_all, first)
     return _batched(settings, layout, scene, prepared, notes)
+
+
+def _close_all(made: list[Any]) -> None:
+    while made:
+        with contextlib.suppress(Exception):
+            made.pop().close()
 
 
 def _batched(
@@ -308,7 +328,7 @@ def _batched(
         action_repeat=settings.action_repeat,
         terminates=terminates(settings.name),
         scene=scene,
-        outside=Outside(apart, snapshot, take_notes),
+        outside=Outside(apart, snapshot, take_notes, host.close),
     )
 
 

@@ -478,7 +478,8 @@ class Rows:
             try:
                 again = self._step_all(heads, names, claimed, actions, saved, out)
             except BaseException:  # interrupted: some environments have moved, some have not
-                self._live, self._left = {}, {}
+                self._free += filter(None, claimed)
+                self._close_all()
                 raise
             if self._left:
                 self._live, self._left = self._left | self._live, {}
@@ -535,9 +536,14 @@ class Rows:
 
     def close(self) -> None:
         """Close all environments."""
-        for instance in (*sum((*self._live.values(), *self._left.values()), []), *self._free):
-            self._close(instance)
+        with self._lock:
+            self._close_all()
+
+    def _close_all(self) -> None:
+        every = *sum((*self._live.values(), *self._left.values()), []), *self._free
         self._live, self._left, self._free = {}, {}, []
+        for instance in {id(instance): instance for instance in every}.values():
+            self._close(instance)
 
     def _note(self, what: str, error: BaseException) -> None:
         self.notes.append(f"gym/{self.settings.name}: {what}: {one_line(error)}")

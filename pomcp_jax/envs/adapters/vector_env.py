@@ -86,8 +86,10 @@ class Vector(VectorEnv):
         return obs.copy(), np.array(out.reward), terminated, truncated, _infos(out.invalid)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Forget the state."""
+        """Forget the state, and close environments on the host."""
         self._state = None
+        if self.env.outside is not None:
+            self.env.outside.close()
 
 
 def _infos(invalid: np.ndarray) -> dict[str, Any]:
