@@ -105,19 +105,20 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     )
 
 
-def learning_policy(state: AgentState) -> Params:
-    """The policy that learns, of which the one in the parameters may be an average.
+def with_learners(state: AgentState) -> AgentState:
+    """``state`` with the policy and the world model that learn, and act, in its parameters.
 
-    A state without optimisers, that of a loaded agent, has only the latter.
+    Those in the parameters, which are evaluated and exported, may be their averages. A state
+    without optimisers, that of a loaded agent, has only these.
     """
-    learning = None if state.opt is None else state.opt.learning_policy
-    return state.params.policy if learning is None else learning
-
-
-def with_learning_model(state: AgentState) -> AgentState:
-    """``state`` with the world model that learns in the parameters, instead of its average."""
-    model = None if state.opt is None else state.opt.learning_model
-    return state if model is None else state._replace(params=state.params._replace(model=model))
+    if state.opt is None:
+        return state
+    params = state.params
+    if state.opt.learning_policy is not None:
+        params = params._replace(policy=state.opt.learning_policy)
+    if state.opt.learning_model is not None:
+        params = params._replace(model=state.opt.learning_model)
+    return state._replace(params=params)
 
 
 def actors_due(updates: Int[Array, ""], config: AgentConfig) -> Bool[Array, ""] | bool:
@@ -184,7 +185,7 @@ def update(
     """
     _check_inputs(batch, outcomes, config)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
-    plans, state = state.params.model, with_learning_model(state)
+    acts, state = state.params, with_learners(state)
     batch, target = _with_targets(state, batch, key_target, spec, config)
     # TD-MPC2's order: the policy climbs the updated critic, at latents from before that update.
     # The prior comes before the policy, whose loss treats it as a constant.
@@ -209,7 +210,7 @@ def update(
         )
         bias = calibration.relative(bias, target.value, batch.transition)
         state, more = _calibrated(state, bias, train_actors, config), more | {"value/bias": bias}
-    state = _with_average(state, plans, config)
+    state = _with_averages(state, acts, train_actors & due, config)
     return state._replace(target_value=target_value, faults=faults), metrics | more
 
 
@@ -236,13 +237,28 @@ def _with_targets(
     return batch, target
 
 
-def _with_average(state: AgentState, plans: ModelParams, config: AgentConfig) -> AgentState:
-    """``state`` after an update of the model that learns; ``plans`` is the average before it."""
-    opt, learns = state.opt, state.params.model
-    if opt.learning_model is None:
-        return state
-    plans = _approach(plans, learns, opt.model.count, config.optimizer.average_updates)
-    params, opt = state.params._replace(model=plans), opt._replace(learning_model=learns)
+def _with_averages(
+    state: AgentState,
+    before: AgentParams,
+    actors_learned: Bool[Array, ""] | bool,
+    config: AgentConfig,
+) -> AgentState:
+    """``state`` after an update, with averages in the parameters instead of what learns.
+
+    Only the averages among the parameters ``before`` the update are read.
+    """
+    params, opt = state.params, state.opt
+    if opt.learning_policy is not None:
+        opt = opt._replace(learning_policy=params.policy)
+        updates = config.policy.average_updates
+        moved = _approach(before.policy, params.policy, opt.policy.count, updates)
+        keep = lambda new, old: jnp.where(actors_learned, new, old)  # noqa: E731
+        params = params._replace(policy=jax.tree.map(keep, moved, before.policy))
+    if opt.learning_model is not None:
+        opt = opt._replace(learning_model=params.model)
+        updates = config.optimizer.average_updates
+        moved = _approach(before.model, params.model, opt.model.count, updates)
+        params = params._replace(model=moved)
     return state._replace(params=params, opt=opt)
 
 
@@ -341,8 +357,7 @@ def _when_due(
     # Only what it changes: whatever passes through a condition is copied.
     def learned(state: AgentState) -> tuple:
         params, opt = state.params, state.opt
-        changed = params.policy, params.prior, opt.policy, opt.prior, opt.learning_policy
-        return *changed, state.scales
+        return params.policy, params.prior, opt.policy, opt.prior, state.scales
 
     def run() -> tuple:
         after, finite, metrics = improve(state, enabled=True)
@@ -355,10 +370,10 @@ def _when_due(
 
     # Neither condition has the axis of seeds, so that this stays a branch under ``vmap``.
     parts, finite, metrics = jax.lax.cond(enabled & due, run, skip)
-    policy, prior, policy_opt, prior_opt, learning_policy, scales = parts
+    policy, prior, policy_opt, prior_opt, scales = parts
     state = state._replace(
         params=state.params._replace(policy=policy, prior=prior),
-        opt=state.opt._replace(policy=policy_opt, prior=prior_opt, learning_policy=learning_policy),
+        opt=state.opt._replace(policy=policy_opt, prior=prior_opt),
         scales=scales,
     )
     return state, finite, metrics
@@ -453,7 +468,7 @@ def _improve_policy(
             policy, params, latents, batch, scales, key, nets=spec.nets, config=config
         )
 
-    step = _improve_actor(loss, learning_policy(state), state.opt.policy, config, enabled)
+    step = _improve_actor(loss, params.policy, state.opt.policy, config, enabled)
     aux = step.aux
     metrics = {
         "loss/policy": step.loss,
@@ -466,15 +481,9 @@ def _improve_policy(
         "policy/kl_multiplier": jnp.exp(scales.log_multiplier),
         "grad/policy": step.grad_norm,
     }
-    acts, opt = step.params, state.opt._replace(policy=step.opt)
-    if opt.learning_policy is not None:
-        count, updates = step.opt.count, config.policy.average_updates
-        acts = _approach(params.policy, step.params, count, updates)
-        acts = jax.tree.map(lambda new, old: jnp.where(enabled, new, old), acts, params.policy)
-        opt = opt._replace(learning_policy=step.params)
     state = state._replace(
-        params=params._replace(policy=acts),
-        opt=opt,
+        params=params._replace(policy=step.params),
+        opt=state.opt._replace(policy=step.opt),
         # Without this, scales would follow a policy that pre-training does not train.
         scales=jax.tree.map(lambda new, old: jnp.where(enabled, new, old), aux.scales, scales),
     )

@@ -341,8 +341,8 @@ class PolicyConfig:
     """Updates of the world model for each one of policy and learned prior, which then learn with
     the first of them; TD3's delay is 2 (arXiv 1802.09477)."""
     average_updates: CountOrZero = 0
-    """The policy that acts, proposes plans and is evaluated is a running average of the one that
-    learns, over about so many of its updates; 0: it is the one that learns."""
+    """The policy that is evaluated, saved and exported is a running average of the one that learns
+    and acts in training, over about so many of its updates; 0: it is the one that learns."""
 
     @property
     def learns_prior(self) -> bool:
@@ -421,9 +421,9 @@ class OptimizerConfig:
     target_rate: Rate = 0.01
     """Rate at which target networks approach the trained ones, per update."""
     average_updates: CountOrZero = 0
-    """The world model and critic that plan and are evaluated are a running average of those that
-    learn, over about so many updates; 0: they are those that learn. Average the policy as well,
-    which sees the average's latents."""
+    """World model and critic that are evaluated, saved and exported are a running average of those
+    that learn and plan in training, over about so many updates; 0: they are those that learn.
+    Average the policy as well, which sees the average's latents."""
     discount: BelowOne = 0.99
     """Discount per decision, gamma."""
     rho: Rate = 0.5

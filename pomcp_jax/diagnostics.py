@@ -329,9 +329,9 @@ def _stored_scale(
     That is on the first states of the windows, of the policy and the encoder that learn.
     """
     rows, model = batches.rows, config.world_model
-    encoder = agent.with_learning_model(state).params.model.encoder
-    latents = wm.encode(spec.nets, encoder, rows.obs[:, 0])
-    policy = actors.distribution(spec.nets, agent.learning_policy(state), latents, model)
+    params = agent.with_learners(state).params
+    latents = wm.encode(spec.nets, params.model.encoder, rows.obs[:, 0])
+    policy = actors.distribution(spec.nets, params.policy, latents, model)
     record = jax.tree.map(lambda x: x[:, 0], losses.floored(rows.prior, config.policy))
     noise = jax.random.normal(key, policy.mean.shape, policy.mean.dtype)
     sample = actors.draw(policy, noise, model.squash)

@@ -91,7 +91,7 @@ def term_gradients(
     The policy loss is linear in its coefficients, so each term is the loss with
     the other coefficients zero. They sum to the gradient of the loss.
     """
-    params, rows = agent.with_learning_model(state).params, batch.rows
+    params, rows = agent.with_learners(state).params, batch.rows
     latents = model_loss.roll_out(spec.nets, params.model, rows.obs[0], rows.action[:-1])
 
     def gradient(share: Float[Array, " terms"]) -> Params:
@@ -104,7 +104,7 @@ def term_gradients(
         }
         policy = dataclasses.replace(policy, **coefficients)
         grads, _ = jax.grad(policy_loss.policy_loss, has_aux=True)(
-            agent.learning_policy(state),
+            params.policy,
             params,
             jax.lax.stop_gradient(latents),
             batch,

@@ -122,7 +122,7 @@ def decide(state: TrainState, config: Config, spec: AgentSpec) -> Decision:
         return acting.act(params, key, obs, plan, is_first, spec=spec, config=config)
 
     keys = fold_keys(state, ACTING, state.iteration)
-    params = state.agent.params
+    params = agent.with_learners(state.agent).params
     now = data_axis.split((timestep.obs, state.plan, timestep.is_first), 1)
     out = over_seeds(plan_seed, config.agent, params, keys, *now)
     info = out.diagnostics
@@ -157,7 +157,8 @@ def decide_by_policy(state: TrainState, config: Config, spec: AgentSpec) -> Deci
 
     obs = _split_seeds(state.timestep, config.train.num_seeds).obs
     keys = fold_keys(state, ACTING, state.iteration)
-    action, prior, value = over_seeds(act_seed, config.agent, state.agent.params, keys, obs)
+    params = agent.with_learners(state.agent).params
+    action, prior, value = over_seeds(act_seed, config.agent, params, keys, obs)
     return Decision(action, prior, value, state.plan, {})
 
 
@@ -223,7 +224,7 @@ def update_step(
             def replan_seed(config, params, key, batch):
                 return acting.replan(params, key, batch, spec=spec, config=config)
 
-            learners = state.agent.params
+            learners = agent.with_learners(state.agent).params
             prior, value = over_seeds(replan_seed, config.agent, learners, keys[:, 2], batch)
             return prior, value, jnp.full(value.shape, state.updates, jnp.int32)
 
@@ -275,7 +276,7 @@ def _reorder(
         def order_seed(config, params, batch):
             return acting.replan_order(params, batch, state.updates, spec=spec, config=config)
 
-        return over_seeds(order_seed, config.agent, state.agent.params, batch)
+        return over_seeds(order_seed, config.agent, agent.with_learners(state.agent).params, batch)
 
     size = config.agent.optimizer.batch_size
     as_drawn = jnp.broadcast_to(

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from pomcp_jax import config as config_lib
-from pomcp_jax import envs, train
+from pomcp_jax import agent, envs, train
 from pomcp_jax.train import Work
 
 WINDOWS = {"optimizer__batch_size": 128, "replan__batch_size": 2, "replan__interval": 2}
@@ -119,6 +119,22 @@ def test_an_average_stays_behind_what_learns(part):
     way = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, begin, strict=True)]
     left = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, acting, strict=True)]
     assert 0.0 < sum(left) < sum(way)
+
+
+def test_training_is_the_same_without_averages():
+    """Only what is evaluated is an average: what acts, plans and learns has never seen it."""
+    config, _ = program("rare_actors")
+    without = {"agent.policy.average_updates": 0, "agent.optimizer.average_updates": 0}
+    config = config_lib.replace(config, without)
+    prog = train.build(config, envs.make(config.env.task, config.env.action_repeat))
+    state = prog.init(config)
+    for work in prog.seeding + prog.pretraining + prog.training:
+        state, _ = prog.chunk(state, config, work)
+    learns = agent.with_learners(trained("rare_actors")[0].agent)
+    assert learns.params is not trained("rare_actors")[0].agent.params
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(near, learns.params, state.agent.params)
+    jax.tree.map(near, learns.target_value, state.agent.target_value)
 
 
 def test_means_of_the_actors_are_over_the_updates_that_trained_them():
