@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-from pomcp_jax import config as config_lib
 from pomcp_jax import agent, envs, train
+from pomcp_jax import config as config_lib
 from pomcp_jax.train import Work
 
 WINDOWS = {"optimizer__batch_size": 128, "replan__batch_size": 2, "replan__interval": 2}
