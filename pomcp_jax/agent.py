@@ -185,7 +185,7 @@ def update(
     """
     _check_inputs(batch, outcomes, config)
     key_target, key_dropout, key_policy = jax.random.split(key, 3)
-    acts, state = state.params, with_learners(state)
+    before, state = state.params, with_learners(state)
     batch, target = _with_targets(state, batch, key_target, spec, config)
     # TD-MPC2's order: the policy climbs the updated critic, at latents from before that update.
     # The prior comes before the policy, whose loss treats it as a constant.
@@ -210,7 +210,7 @@ def update(
         )
         bias = calibration.relative(bias, target.value, batch.transition)
         state, more = _calibrated(state, bias, train_actors, config), more | {"value/bias": bias}
-    state = _with_averages(state, acts, train_actors & due, config)
+    state = _with_averages(state, before, train_actors & due, config)
     return state._replace(target_value=target_value, faults=faults), metrics | more
 
 

@@ -284,13 +284,15 @@ def learning_metrics(
     """
     key_scale, key = jax.random.split(key)
     keys = jax.random.split(key, batches.valid.shape[0])
-    batches = acting.normalised(state.params, batches)
+    # Records are plans of what learns, not of an average that is evaluated.
+    params = agent.with_learners(state).params
+    batches = acting.normalised(params, batches)
     rows, mask = batches.rows, jax.vmap(lambda batch: _with_record(batch, config))(batches)
     # The last row of a window belongs to no transition, so it may hold no record.
     acted = jax.tree.map(lambda x: x[:, :-1], rows)
-    latents = wm.encode(spec.nets, state.params.model.encoder, acted.obs)
+    latents = wm.encode(spec.nets, params.model.encoder, acted.obs)
     model = config.world_model
-    policy = actors.distribution(spec.nets, state.params.policy, latents, model)
+    policy = actors.distribution(spec.nets, params.policy, latents, model)
     record = losses.floored(acted.prior, config.policy)
     out = _mismatch_metrics(mismatch(policy, record, model.squash), mask, "record")
     age = (updates - acted.made).astype(rows.reward.dtype)

@@ -50,12 +50,12 @@ class Closed(Walk):
 
     alive = 0
 
-    def __init__(self):
-        self.open = True
+    def __init__(self, broken=False):
+        self.open, self.broken = True, broken
         Closed.alive += 1
 
     def step(self, action):
-        assert self.open
+        assert self.open and not self.broken
         return super().step(action)
 
     def close(self):

@@ -411,7 +411,7 @@ def averaged_model_update():
     return jax.jit(functools.partial(agent.update, spec=spec, config=config)), opt
 
 
-def test_the_world_model_that_plans_follows_the_one_that_learns():
+def test_the_world_model_that_is_evaluated_follows_the_one_that_learns():
     _, _, state = match()
     update, opt = averaged_model_update()
     begun = state._replace(opt=opt)

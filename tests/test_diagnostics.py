@@ -273,6 +273,24 @@ def test_terms_sum_to_the_gradient_of_the_loss():
     assert kl > 0 and entropy > 0
 
 
+def test_records_are_compared_with_what_learns():
+    """It made them; the averages are only evaluated."""
+    averaged = {"policy__average_updates": 10, "optimizer__average_updates": 10}
+    config = tiny.agent("tdmpc2", **averaged)
+    spec = acting.build(config, 2, 3)
+    state = agent_lib.init(jax.random.key(0), config, spec)
+    other = agent_lib.init(jax.random.key(1), config, spec).params
+    records = Gaussian(jnp.float32(0.2), jnp.float32(0.3))
+    batches = batches_of(spec, config, records, jnp.int32(0), number=2)
+    measure = jax.jit(
+        functools.partial(diagnostics.learning_metrics, updates=3, spec=spec, config=config)
+    )
+    elsewhere = state._replace(params=other)
+    metrics = [measure(x, batches, key=jax.random.key(3)) for x in (state, elsewhere)]
+    jax.tree.map(np.testing.assert_array_equal, *metrics)
+    assert metrics[0]["diag/distance_record"] > 0
+
+
 def test_gradients_are_those_of_the_policy_that_learns():
     """Of an averaged policy, an update moves the one behind it."""
     config = tiny.agent("po_mpc", policy__average_updates=10)
@@ -290,11 +308,11 @@ def test_gradients_are_those_of_the_policy_that_learns():
         )
 
     learns = state._replace(opt=state.opt._replace(learning_policy=other))
-    acts = state._replace(params=state.params._replace(policy=other))
-    loaded = acts._replace(opt=None)
+    shown = state._replace(params=state.params._replace(policy=other))
+    loaded = shown._replace(opt=None)
     same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
     jax.tree.map(same, terms(learns), terms(loaded))
-    jax.tree.map(same, terms(state), terms(acts))
+    jax.tree.map(same, terms(state), terms(shown))
     apart = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), terms(learns), terms(state))
     assert max(jax.tree.leaves(apart)) > 1e-3
 

@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pomcp_jax.envs.adapters import gymnasium_rows, gymnasium_workers
 from pomcp_jax.envs.adapters.gymnasium_rows import Rows, seed_of
 from pomcp_jax.envs.adapters.gymnasium_workers import Workers
 from pomcp_jax.rendering import frames
+from pomcp_jax.running import trainer
 from pomcp_jax.running.background import Control
 from pomcp_jax.running.progress import Progress
 
@@ -235,15 +237,28 @@ def test_closed_environments_are_made_again_when_they_are_needed():
     vector.close()
     assert Closed.alive == 0
 
+    vector = envs.to_gymnasium(env, num_envs=2)
+    vector.reset()
+    vector.close()
+    assert Closed.alive == 2  # the caller's
+    env.outside.close()
+    assert Closed.alive == 0
 
-def test_an_interrupted_step_leaves_no_environment_open(monkeypatch):
-    settings = gymnasium_rows.Settings("gym_worlds:Closed-v0", {}, 1, 20)
+
+def rows_of(cls, count):
+    """The live environments of a batch, its first rows and their keys."""
+    settings = gymnasium_rows.Settings(f"gym_worlds:{cls.__name__}-v0", {}, 1, 20)
     layout = gymnasium_rows.Layout(2, 2, 2, 0, 0)
-    rows, row_keys = Rows(settings, layout, Walk.action_space, Walk.observation_space), keys(3)
-    data = np.asarray(jax.random.key_data(row_keys))
-    now, actions = rows.reset(data), np.zeros((3, 2), np.float32)
+    rows = Rows(settings, layout, Walk.action_space, Walk.observation_space)
+    data = np.asarray(jax.random.key_data(keys(count)))
+    return rows, rows.reset(data), data
+
+
+@pytest.mark.parametrize("outcomes", [[None, KeyboardInterrupt], [ValueError, KeyboardInterrupt]])
+def test_an_interrupted_step_leaves_no_environment_open(monkeypatch, outcomes):
+    rows, now, data = rows_of(Closed, 3)
     assert Closed.alive == 3
-    steps = iter([None, KeyboardInterrupt])
+    steps = iter(outcomes)
 
     def interrupted(self, action):
         if error := next(steps):
@@ -252,8 +267,70 @@ def test_an_interrupted_step_leaves_no_environment_open(monkeypatch):
 
     monkeypatch.setattr(Closed, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        rows.step(now, data, actions, np.zeros((3, 0), np.uint8))
+        rows.step(now, data, np.zeros((3, 2), np.float32), np.zeros((3, 0), np.uint8))
+    assert Closed.alive == 0 and not [line for line in rows.notes if "close" in line]
+
+
+def test_an_interrupted_reset_leaves_no_environment_open(monkeypatch):
+    rows, _, data = rows_of(Closed, 2)
+    resets = iter([None, KeyboardInterrupt])
+
+    def interrupted(self, **options):
+        if error := next(resets):
+            raise error
+        return Walk.reset(self, **options)
+
+    monkeypatch.setattr(Closed, "reset", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rows.reset(data)
     assert Closed.alive == 0
+
+
+def test_closing_does_not_wait_for_a_step_that_hangs(monkeypatch):
+    rows, now, data = rows_of(Closed, 1)
+    entered, leave = threading.Event(), threading.Event()
+
+    def hang(self, action):
+        entered.set()
+        assert leave.wait(60)
+        return Walk.step(self, action)
+
+    monkeypatch.setattr(Closed, "step", hang)
+    monkeypatch.setattr(gymnasium_rows, "PATIENCE_AT_CLOSE", 0.05)
+    arguments = now, data, np.zeros((1, 2), np.float32), np.zeros((1, 0), np.uint8)
+    stepping = threading.Thread(target=rows.step, args=arguments)
+    stepping.start()
+    assert entered.wait(60)
+    rows.close()
+    assert stepping.is_alive() and Closed.alive == 1
+    leave.set()
+    stepping.join()
+    rows.close()
+    assert Closed.alive == 0
+
+
+@pytest.mark.parametrize("abandoned", [True, False])
+def test_environments_of_abandoned_work_are_left_alone(tmp_path, monkeypatch, abandoned):
+    given = envs.make("gym/gym_worlds:Walk-v0")
+    given = given._replace(outside=given.outside._replace(close=lambda: calls.append("given")))
+    calls = []
+
+    def finish(run, command):
+        return trainer.outcome(run, 143, "stopped", "")._replace(abandoned=abandoned)
+
+    monkeypatch.setattr(trainer, "finish", finish)
+    run = Trainer(tiny.run(env__task="gym/gym_worlds:Walk-v0"), tmp_path, env=given)
+    close = run.functions.close
+    run.functions = run.functions._replace(close=lambda: calls.append("apart") or close())
+    assert run.run().code == 143
+    assert calls == ([] if abandoned else ["apart"])  # never what the caller made
+
+
+def test_refused_environments_are_closed():
+    before = Closed.alive
+    with pytest.raises(RuntimeError, match="step raises"):
+        envs.make("gym/gym_worlds:Closed-v0", broken=True)
+    assert Closed.alive == before
 
 
 @pytest.mark.parametrize("fault", ["raise", "nan", "shape", "nan_reward", "reward"])

@@ -10,6 +10,7 @@ import tiny
 
 from pomcp_jax import agent, envs, train
 from pomcp_jax import config as config_lib
+from pomcp_jax.running import functions
 from pomcp_jax.train import Work
 
 WINDOWS = {"optimizer__batch_size": 128, "replan__batch_size": 2, "replan__interval": 2}
@@ -42,10 +43,12 @@ RUNS = {
         train__num_seeds=2,
     ),
     "rare_actors": dict(
+        env__task="probe/lqr",
         agent_changes={
             "policy__interval": 3, "policy__kl_tuning": "dual", "policy__dual_rate": 0.1,
             "policy__average_updates": 20, "policy__divergence": "forward",
-            "optimizer__average_updates": 20,
+            "optimizer__average_updates": 20, "replan__select": "kl",
+            "replan__batch_size": 2, "replan__interval": 2,
             "world_model__arranged_for": "gpu",  # conditions meet the packed state
         },
         train__num_seeds=2,
@@ -114,10 +117,10 @@ def test_policy_and_prior_learn_in_every_third_update():
 def test_an_average_stays_behind_what_learns(part):
     state, _ = trained("rare_actors")
     begin = jax.tree.leaves(getattr(seeded("rare_actors").agent.params, part))
-    acting = jax.tree.leaves(getattr(state.agent.params, part))
+    average = jax.tree.leaves(getattr(state.agent.params, part))
     learning = jax.tree.leaves(getattr(state.agent.opt, f"learning_{part}"))
     way = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, begin, strict=True)]
-    left = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, acting, strict=True)]
+    left = [float(jnp.sum((x - y) ** 2)) for x, y in zip(learning, average, strict=True)]
     assert 0.0 < sum(left) < sum(way)
 
 
@@ -135,6 +138,23 @@ def test_training_is_the_same_without_averages():
     near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     jax.tree.map(near, learns.params, state.agent.params)
     jax.tree.map(near, learns.target_value, state.agent.target_value)
+
+
+def test_averages_are_evaluated():
+    config, _ = program("rare_actors")
+    state, _ = trained("rare_actors")
+    play = functions.build(config).evaluate_policy
+    learners = jax.vmap(agent.with_learners)(state.agent)
+    fresh = seeded("rare_actors").agent.opt
+    opt = state.agent.opt._replace(
+        learning_policy=fresh.learning_policy, learning_model=fresh.learning_model
+    )
+    evaluated, others, learning = (
+        np.asarray(play(state._replace(agent=one), config).returns)
+        for one in (state.agent, state.agent._replace(opt=opt), learners)
+    )
+    np.testing.assert_array_equal(evaluated, others)
+    assert np.any(evaluated != learning)
 
 
 def test_means_of_the_actors_are_over_the_updates_that_trained_them():

@@ -369,8 +369,9 @@ def to_gymnasium(
         raise ModuleNotFoundError('to_gymnasium needs gymnasium: pip install "pomcp_jax[gym]"')
     vector = importlib.import_module("pomcp_jax.envs.adapters.vector_env").Vector
     if isinstance(env, str):
-        env = make(env, action_repeat, backend, **options)
-    elif isinstance(env, Task):
+        own = make(env, action_repeat, backend, **options)
+        return vector(own, num_envs, seed, owns=True)
+    if isinstance(env, Task):
         env = make_env(env, action_repeat)
     return vector(env, num_envs, seed)
 

@@ -8,10 +8,12 @@ import jax
 
 from pomcp_jax import config as config_lib
 from pomcp_jax import seed_axis, state_edits, train
+from pomcp_jax.config import Config
 from pomcp_jax.running import bookkeeping
-from pomcp_jax.running.functions import build
+from pomcp_jax.running.functions import Functions, build
 from pomcp_jax.running.run import Run
 from pomcp_jax.running.starting import Start
+from pomcp_jax.train import TrainState
 
 
 def catch_up(run: Run) -> None:
@@ -29,6 +31,16 @@ def catch_up(run: Run) -> None:
     own = {"train.num_seeds": missing, "train.seed": seed, "train.num_devices": 0}
     config = config_lib.replace(run.config, own)
     functions = build(config, run.functions.program.env)
+    try:
+        _train(run, config, functions, old)
+    finally:
+        if not run.work.abandoned:
+            functions.close()
+
+
+def _train(run: Run, config: Config, functions: Functions, old: TrainState) -> None:
+    """Train the seeds of ``config``, append them to ``old``, those of ``run``, and save."""
+    missing, seed = config.train.num_seeds, config.train.seed
     start = Start(None, None, 0, ())
     options = run.options._replace(config=config)
     new = Run(options, functions, start, run.control, run.began, run.on_row)

@@ -1,5 +1,6 @@
 """Compiled functions of a run: the training program, evaluation, and resets of diverged agents."""
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -114,11 +115,11 @@ def build(config: Config, given: Env | None = None, programs: Path | None = None
 
 
 def _closing(*made: Env) -> Callable[[], None]:
-    live = [env.outside for env in made if env.outside is not None]
-
     def close() -> None:
-        for each in live:
-            each.close()
+        with contextlib.ExitStack() as every:
+            for env in made:
+                if env.outside is not None:
+                    every.callback(env.outside.close)
 
     return close
 

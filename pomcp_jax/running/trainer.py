@@ -178,12 +178,13 @@ class Trainer:
         # ``began`` is of the first run only: a second run of this trainer is a new sitting.
         began, self._began = time.monotonic() if began is None else began, None
         lock, self.control.interrupted = workdirs.lock(options.workdir), False
+        ended: Outcome | None = None
         try:
             start = starting.begin(options, self.functions.program)
             run = Run(options, self.functions, start, self.control, began, self.on_row)
-            if start.books is not None and start.state is None:
-                return idle(run, self.command)
-            return finish(run, self.command)
+            is_idle = start.books is not None and start.state is None
+            ended = idle(run, self.command) if is_idle else finish(run, self.command)
+            return ended
         except Stop as stop:  # from starting.begin: nothing was read or changed
             unknown = np.full(self.config.train.num_seeds, np.nan)
             return Outcome(
@@ -200,8 +201,12 @@ class Trainer:
         finally:
             # A control may be shared with later runs, which must not inherit this request.
             self.control.forget()
-            self.functions.close()
-            os.close(lock)
+            try:
+                # An abandoned step may hold its environments for ever.
+                if ended is None or not ended.abandoned:
+                    self.functions.close()
+            finally:
+                os.close(lock)
 
 
 def _as_before(config: Config, options: Options) -> Config:

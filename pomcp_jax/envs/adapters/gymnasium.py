@@ -136,7 +136,7 @@ def _made(name: str, options: dict[str, Any]) -> tuple[Any, rows_lib.Hook | None
         env = rows_lib.make(name, options)
     except Exception as error:
         raise RuntimeError(f"gym/{name}: cannot be made: {one_line(error)}") from error
-    doing = "reset"
+    doing, checked = "reset", False
     try:
         scale, (_, flat) = _spaces(env)
         obs, _ = rows_lib.unpacked(env.reset(seed=0), 2, "reset")
@@ -147,11 +147,15 @@ def _made(name: str, options: dict[str, Any]) -> tuple[Any, rows_lib.Hook | None
         flat(obs), rows_lib.number(reward), [rows_lib.flag(x) for x in flags]
         doing = "reset"
         env.reset(seed=0)
-        return env, rows_lib.hook(env)
+        hook, checked = rows_lib.hook(env), True
+        return env, hook
     except rows_lib.Unsuitable as error:
         raise ValueError(f"gym/{name}: {' '.join(str(error).split())}") from None
     except Exception as error:
         raise RuntimeError(f"gym/{name}: {doing} raises {one_line(error)}") from error
+    finally:
+        if not checked:
+            _close_all([env])
 
 
 def bounds(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -268,7 +272,15 @@ def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) ->
         return rows
 
     weakref.finalize(prepared, _close_all, first)
-    return _batched(settings, layout, scene, prepared, notes)
+    batched = _batched(settings, layout, scene, prepared, notes)
+    assert batched.outside is not None
+    close_live = batched.outside.close
+
+    def close() -> None:
+        close_live()
+        _close_all(first)
+
+    return batched._replace(outside=batched.outside._replace(close=close))
 
 
 def _close_all(made: list[Any]) -> None:

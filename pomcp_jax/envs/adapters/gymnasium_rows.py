@@ -36,6 +36,8 @@ FLAGS, LENGTH, RETURN, REWARD, OBS = range(NAME, NAME + 5)
 
 HEAD = struct.Struct("=IIIIIff")
 """Everything before the observation."""
+PATIENCE_AT_CLOSE = 2.0
+"""Seconds that closing waits for a step to end."""
 
 
 class Layout(NamedTuple):
@@ -396,11 +398,12 @@ def _mujoco_hook(env: Any) -> Hook | None:
 class Instance:
     """A live environment, and what its hook needs of its last step."""
 
-    __slots__ = ("env", "core", "memory", "before", "action")
+    __slots__ = ("env", "core", "memory", "before", "action", "closed")
 
     def __init__(self, env: Any):
         self.env, self.core = env, env.unwrapped
         self.memory: Any = None
+        self.closed = False
         self.before: Any = None
         self.action: Any = None
 
@@ -449,8 +452,12 @@ class Rows:
                 self._free += same
             self._live = {}
             out = np.zeros((len(keys), self.layout.row), np.uint32)
-            for row, key in zip(out, keys, strict=True):
-                self._begin(None, key.tobytes(), 0, row, 0)
+            try:
+                for row, key in zip(out, keys, strict=True):
+                    self._begin(None, key.tobytes(), 0, row, 0)
+            except BaseException:
+                self._close_all()
+                raise
             return out
 
     def step(
@@ -535,20 +542,26 @@ class Rows:
         return out
 
     def close(self) -> None:
-        """Close all environments."""
-        with self._lock:
-            self._close_all()
+        """Close all environments, unless one is in a step that does not end."""
+        if self._lock.acquire(timeout=PATIENCE_AT_CLOSE):
+            try:
+                self._close_all()
+            finally:
+                self._lock.release()
 
     def _close_all(self) -> None:
         every = *sum((*self._live.values(), *self._left.values()), []), *self._free
         self._live, self._left, self._free = {}, {}, []
-        for instance in {id(instance): instance for instance in every}.values():
+        for instance in every:
             self._close(instance)
 
     def _note(self, what: str, error: BaseException) -> None:
         self.notes.append(f"gym/{self.settings.name}: {what}: {one_line(error)}")
 
     def _close(self, instance: Instance) -> None:
+        if instance.closed:
+            return
+        instance.closed = True
         try:
             instance.env.close()
         except Exception as error:
@@ -579,6 +592,7 @@ class Rows:
         try:
             instance = self._take()
             if self._hook is None:
+                self._free.append(instance)
                 return None
             instance.env.reset(seed=seed_of(key, 0))
             self._hook.put(instance.env, data[len(name) :])
@@ -606,10 +620,12 @@ class Rows:
             self._pose(instance, values)
             name = key + struct.pack("=III", episode, 0, mark)
             self._live.setdefault(name, []).append(instance)
-        except Exception as error:
-            self._note("reset breaks", error)
+        except BaseException as error:
             if instance is not None:
                 self._close(instance)
+            if not isinstance(error, Exception):  # interrupted
+                raise
+            self._note("reset breaks", error)
             row[:] = 0
             flags |= INVALID | OVER
         row[: FLAGS + 1] = episode, 0, mark, flags

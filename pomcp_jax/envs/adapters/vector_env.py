@@ -25,13 +25,14 @@ class Vector(VectorEnv):
     is marked in ``infos["invalid"]``; its next episode has begun by the next step.
     """
 
-    def __init__(self, env: Env, num_envs: int = 1, seed: int = 0):
+    def __init__(self, env: Env, num_envs: int = 1, seed: int = 0, *, owns: bool = False):
         """Prepare; nothing is compiled before the first reset.
 
         Args:
           env: the environment.
           num_envs: rows of the batch.
           seed: of the first ``reset`` without one; later ones continue its random numbers.
+          owns: ``close`` also closes live environments of ``env`` on the host.
         """
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise ValueError(f"num_envs must be an int of at least 1, got {num_envs!r}")
@@ -45,6 +46,7 @@ class Vector(VectorEnv):
         self._rng = np.random.default_rng(seed)
         self._reset, self._step = jax.jit(self._begin), jax.jit(env.step, donate_argnums=0)
         self._state: EnvState | None = None
+        self._owns = owns
         self._obs = np.zeros((num_envs, env.observation_size), np.float32)
         self._over = np.zeros(num_envs, bool)
 
@@ -86,9 +88,9 @@ class Vector(VectorEnv):
         return obs.copy(), np.array(out.reward), terminated, truncated, _infos(out.invalid)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Forget the state, and close environments on the host."""
+        """Forget the state, and close environments on the host that are its own."""
         self._state = None
-        if self.env.outside is not None:
+        if self._owns and self.env.outside is not None:
             self.env.outside.close()
 
 
