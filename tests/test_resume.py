@@ -18,7 +18,7 @@ from pomcp_jax.envs import make_env
 from pomcp_jax.running import add_seeds, process, starting, workdirs
 from pomcp_jax.running import functions as functions_lib
 from pomcp_jax.running import run as run_lib
-from pomcp_jax.running.background import Stop
+from pomcp_jax.running.background import Stop, Worker
 from pomcp_jax.running.options import Options
 from pomcp_jax.running.progress import Progress
 
@@ -52,6 +52,18 @@ class Interruption:
         self.events += 1
 
 
+class Interruptible(Worker):
+    """A worker that checks for interruptions before all of its work."""
+
+    def __init__(self, interruption):
+        super().__init__(interruption)
+        self.check = interruption.check
+
+    def __call__(self, function, *args, **kwargs):
+        self.check()
+        return super().__call__(function, *args, **kwargs)
+
+
 class Tiny:
     """A tiny run: one compiled program for all of its sittings."""
 
@@ -75,13 +87,7 @@ class Tiny:
         run.notes, run.stopped = start.notes, None
         if start.books is not None and start.state is None:
             return run
-        work = run.work
-
-        def interrupted(function, *args, **kwargs):
-            interruption.check()
-            return work(function, *args, **kwargs)
-
-        run.work = interrupted
+        run.work = Interruptible(interruption)
         try:
             add_seeds.catch_up(run)
             run.go()
