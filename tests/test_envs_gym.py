@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+import types
 from pathlib import Path
 
 import gymnasium
@@ -575,6 +576,41 @@ def test_a_worker_that_always_dies_is_given_up():
         broken += int(timestep.invalid.sum())
     assert broken == 1 and np.isfinite(timestep.obs).all()
     assert "ended with code -9" in env.outside.notes()[0]
+
+
+def test_workers_that_cannot_start_are_tried_three_times_with_pauses(made, monkeypatch):
+    env, pauses = envs.make("gym/gym_worlds:Walk-v0", workers=1), []
+    clock = types.SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic)
+    monkeypatch.setattr(gymnasium_workers, "time", clock)
+    monkeypatch.setattr(gymnasium_workers.sys, "executable", "/bin/false")
+    env.reset(keys(2))
+    assert pauses == [0.5]
+    data = np.asarray(jax.random.key_data(keys(2)))
+    for _ in range(2):
+        rows = made[0].reset(data)
+    assert pauses == [0.5, 1.0]
+    assert (rows[:, gymnasium_rows.FLAGS] & gymnasium_rows.INVALID).all()
+    assert made[0].notes[-1].endswith("ended with code 1; its rows stay broken")
+
+
+def test_an_answer_that_was_interrupted_is_not_that_of_the_next_request(made, monkeypatch, capfd):
+    env = envs.make("gym/gym_worlds:Walk-v0", workers=2)
+    env.reset(keys(2))
+    data, others = (np.asarray(jax.random.key_data(keys(2, seed))) for seed in (0, 1))
+    rows = made[0].reset(data)
+    pids = made[0].pids()
+
+    def interrupt(self, k, limit):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "_receive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            made[0].reset(others)
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}/status")]
+    np.testing.assert_array_equal(made[0].reset(data), rows)
+    made[0].close()
+    assert not env.outside.notes() and "Traceback" not in capfd.readouterr().err
 
 
 def test_mujoco_environments_are_drawn_and_others_are_refused():

@@ -710,7 +710,10 @@ def serve(connection: Any) -> None:
             result = _answer(rows, call, data)
             answer = {"notes": rows.notes, "dtype": result.dtype.name, "shape": result.shape}
             rows.notes, out = [], result.tobytes()
-        connection.send_bytes(json.dumps(answer).encode() + b"\n" + out)
+        try:
+            connection.send_bytes(json.dumps(answer).encode() + b"\n" + out)
+        except OSError:  # nobody waits for it any more
+            break
     if rows is not None:
         rows.close()
 

@@ -33,6 +33,9 @@ from pomcp_jax.envs.adapters.gymnasium_rows import (
 
 MOST_FAILURES = 3
 """Starts of a worker in a row that fail before its rows are given up."""
+PAUSE = 0.5
+"""Seconds before a worker that failed starts again, doubled each time: a port or a licence that its
+simulator held may take a moment to become free."""
 PATIENCE = 600.0
 """Seconds after which a worker that does not answer is ended and replaced. Slow simulators step in
 seconds; a socket or a lock that waits for something that never comes waits for ever."""
@@ -167,11 +170,25 @@ class Workers:
         self, which: Sequence[int], do: str, parts: Sequence[tuple[np.ndarray, ...]]
     ) -> dict[int, np.ndarray | None]:
         """Answers of processes, which are started if they do not run; None of one that is lost."""
+        self._pause(which)
         limit = _limit(max((len(parts[k][0]) for k in which), default=0))
-        for k in which:
-            self._start(k)
-        sent = {k: self._send(k, do, parts[k], limit) for k in which}
-        return {k: self._receive(k, limit) if ok else None for k, ok in sent.items()}
+        try:
+            for k in which:
+                self._start(k)
+            sent = {k: self._send(k, do, parts[k], limit) for k in which}
+            return {k: self._receive(k, limit) if ok else None for k, ok in sent.items()}
+        except BaseException:
+            # Interrupted: an answer left unread would be taken for that of the next request.
+            every, self._workers[:] = self._workers[:], [None] * len(self._workers)
+            _close(every)
+            raise
+
+    def _pause(self, which: Sequence[int]) -> None:
+        """Wait before processes that failed start again."""
+        failed = [self._failures[k] for k in which if self._workers[k] is None]
+        again = [count for count in failed if 0 < count < MOST_FAILURES]
+        if again:
+            time.sleep(PAUSE * 2.0 ** (max(again) - 1))
 
     def _start(self, k: int) -> None:
         """Start process k unless it runs; its first answer is read later."""
