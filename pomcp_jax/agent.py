@@ -46,6 +46,8 @@ class OptStates(NamedTuple):
     prior: optax.OptState | None
     learning_policy: Params | None
     """The policy that learns, where the one in the parameters is its average."""
+    learning_prior: Params | None
+    """The same of a learned prior."""
     learning_model: ModelParams | None
     """The world model that learns, where the one in the parameters is its average."""
 
@@ -86,11 +88,13 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
     moments = normalising.init(spec.obs_size) if model_config.normalise_observations else None
     # The state does not depend on epsilon, which every part passes to its own steps.
     adam = optax.scale_by_adam()
+    averages = config.policy.average_updates > 0
     opt = OptStates(
         adam.init(model),
         adam.init(policy),
         None if prior is None else adam.init(prior),
-        jax.tree.map(jnp.copy, policy) if config.policy.average_updates else None,
+        jax.tree.map(jnp.copy, policy) if averages else None,
+        jax.tree.map(jnp.copy, prior) if averages and prior is not None else None,
         jax.tree.map(jnp.copy, model) if config.optimizer.average_updates else None,
     )
     # Distinct buffers: the state is donated, and XLA refuses a buffer donated twice.
@@ -106,7 +110,7 @@ def init(key: Key, config: AgentConfig, spec: AgentSpec) -> AgentState:
 
 
 def with_learners(state: AgentState) -> AgentState:
-    """``state`` with the policy and the world model that learn, and act, in its parameters.
+    """``state`` with the actors and the world model that learn, and act, in its parameters.
 
     Those in the parameters, which are evaluated and exported, may be their averages. A state
     without optimisers, that of a loaded agent, has only these.
@@ -116,6 +120,8 @@ def with_learners(state: AgentState) -> AgentState:
     params = state.params
     if state.opt.learning_policy is not None:
         params = params._replace(policy=state.opt.learning_policy)
+    if state.opt.learning_prior is not None:
+        params = params._replace(prior=state.opt.learning_prior)
     if state.opt.learning_model is not None:
         params = params._replace(model=state.opt.learning_model)
     return state._replace(params=params)
@@ -248,12 +254,20 @@ def _with_averages(
     Only the averages among the parameters ``before`` the update are read.
     """
     params, opt = state.params, state.opt
+    updates = config.policy.average_updates
+
+    def follow(old: Params, new: Params, count: Int[Array, ""]) -> Params:
+        moved = _approach(old, new, count, updates)
+        return jax.tree.map(lambda x, kept: jnp.where(actors_learned, x, kept), moved, old)
+
     if opt.learning_policy is not None:
         opt = opt._replace(learning_policy=params.policy)
-        updates = config.policy.average_updates
-        moved = _approach(before.policy, params.policy, opt.policy.count, updates)
-        keep = lambda new, old: jnp.where(actors_learned, new, old)  # noqa: E731
-        params = params._replace(policy=jax.tree.map(keep, moved, before.policy))
+        moved = follow(before.policy, params.policy, opt.policy.count)
+        params = params._replace(policy=moved)
+    if opt.learning_prior is not None and opt.prior is not None:
+        moved = follow(before.prior, params.prior, opt.prior.count)
+        opt = opt._replace(learning_prior=params.prior)
+        params = params._replace(prior=moved)
     if opt.learning_model is not None:
         opt = opt._replace(learning_model=params.model)
         updates = config.optimizer.average_updates

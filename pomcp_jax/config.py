@@ -341,8 +341,8 @@ class PolicyConfig:
     """Updates of the world model for each one of policy and learned prior, which then learn with
     the first of them; TD3's delay is 2 (arXiv 1802.09477)."""
     average_updates: CountOrZero = 0
-    """The policy that is evaluated, saved and exported is a running average of the one that learns
-    and acts in training, over about so many of its updates; 0: it is the one that learns."""
+    """Policy and learned prior that are evaluated, saved and exported are running averages of those
+    that learn and act in training, over about so many of their updates; 0: they are those."""
 
     @property
     def learns_prior(self) -> bool:

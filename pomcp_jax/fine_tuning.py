@@ -149,8 +149,10 @@ def begin(
     moments = put(learned.params.moments, fresh.moments) if which is None else fresh.moments
     policy, prior = put(learned.params.policy, fresh.policy), put(learned.params.prior, fresh.prior)
     params, opt = AgentParams(model, policy, prior, moments), agents.opt
-    if opt.learning_policy is not None:  # an average begins with the policy that it follows
+    if opt.learning_policy is not None:  # an average begins with the actor that it follows
         opt = opt._replace(learning_policy=put(learned.params.policy, opt.learning_policy))
+    if opt.learning_prior is not None:
+        opt = opt._replace(learning_prior=put(learned.params.prior, opt.learning_prior))
     if opt.learning_model is not None:
         parts = map(put, learned.params.model, opt.learning_model)
         opt = opt._replace(learning_model=type(fresh.model)(*parts))

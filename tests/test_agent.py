@@ -346,25 +346,30 @@ def with_count(opt, count):
     """Optimisers of ``count`` updates, after which an average has its final rate."""
     return opt._replace(
         policy=opt.policy._replace(count=jnp.int32(count)),
+        prior=opt.prior._replace(count=jnp.int32(count)),
         model=opt.model._replace(count=jnp.int32(count)),
     )
 
 
 @functools.cache
 def averaged_update():
-    """The same updates with a policy that is an average over 4, and a state that it begins with."""
+    """The same updates with actors that are averages over 4, and a state that they begin with."""
     config, spec, state = match()
     config = config_lib.replace(config, {"policy.average_updates": 4})
     opt = agent.init(jax.random.key(0), config, spec).opt
-    opt = with_count(state.opt, 100)._replace(learning_policy=opt.learning_policy)
+    learning = opt.learning_policy, opt.learning_prior
+    opt = with_count(state.opt, 100)._replace(
+        learning_policy=learning[0], learning_prior=learning[1]
+    )
     return jax.jit(functools.partial(agent.update, spec=spec, config=config)), opt
 
 
-def test_the_policy_follows_the_one_that_learns():
+def test_actors_follow_those_that_learn():
     _, _, state = match()
     state = state._replace(opt=with_count(state.opt, 100))
     update, _ = averaged_update()
-    begun = state._replace(opt=state.opt._replace(learning_policy=state.params.policy))
+    policy, prior = state.params.policy, state.params.prior
+    begun = state._replace(opt=state.opt._replace(learning_policy=policy, learning_prior=prior))
     alone, _ = jitted_update()(state, some_batch(), jax.random.key(0))
     after, _ = update(begun, some_batch(), jax.random.key(0))
     near = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6)
@@ -374,31 +379,34 @@ def test_the_policy_follows_the_one_that_learns():
     jax.tree.map(
         near, after.params.policy, jax.tree.map(quarter, state.params.policy, alone.params.policy)
     )
+    jax.tree.map(near, after.opt.learning_prior, alone.params.prior)
+    jax.tree.map(near, after.params.prior, jax.tree.map(quarter, prior, alone.params.prior))
     jax.tree.map(near, after.params.model, alone.params.model)
-    jax.tree.map(near, after.params.prior, alone.params.prior)
 
 
-def test_losses_and_targets_are_those_of_the_policy_that_learns():
+def test_losses_and_targets_are_those_of_the_actors_that_learn():
     _, _, state = match()
     update, opt = averaged_update()
-    begun = state._replace(opt=opt)
-    elsewhere = jax.tree.map(jnp.zeros_like, state.params.policy)
+    begun, key = state._replace(opt=opt), jax.random.key(0)
+    nowhere = jax.tree.map(jnp.zeros_like, (state.params.policy, state.params.prior))
+    elsewhere = state.params._replace(policy=nowhere[0], prior=nowhere[1])
     metrics = [
-        update(begun._replace(params=begun.params._replace(policy=policy)), some_batch(), key)[1]
-        for key in [jax.random.key(0)]
-        for policy in (state.params.policy, elsewhere)
+        update(begun._replace(params=params), some_batch(), key)[1]
+        for params in (state.params, elsewhere)
     ]
     jax.tree.map(np.testing.assert_array_equal, *metrics)
 
 
-def test_an_average_waits_with_the_policy():
+def test_averages_wait_with_the_actors():
     _, _, state = match()
     update, opt = averaged_update()
     begun = state._replace(opt=opt)
     after, _ = update(begun, some_batch(), jax.random.key(0), train_actors=False)
-    jax.tree.map(np.testing.assert_array_equal, begun.params.policy, after.params.policy)
-    learning = begun.opt.learning_policy, after.opt.learning_policy
-    jax.tree.map(np.testing.assert_array_equal, *learning)
+    same = functools.partial(jax.tree.map, np.testing.assert_array_equal)
+    same(begun.params.policy, after.params.policy)
+    same(begun.params.prior, after.params.prior)
+    same(begun.opt.learning_policy, after.opt.learning_policy)
+    same(begun.opt.learning_prior, after.opt.learning_prior)
 
 
 @functools.cache
@@ -459,6 +467,8 @@ def test_a_trained_agent_begins_with_itself_as_average():
     same = functools.partial(jax.tree.map, lambda a, b: np.testing.assert_array_equal(a[0], b))
     for policy in (begun.params.policy, begun.opt.learning_policy):
         same(policy, params.policy)
+    for prior in (begun.params.prior, begun.opt.learning_prior):
+        same(prior, params.prior)
     for model in (begun.params.model, begun.opt.learning_model):
         same(model, params.model)
 

@@ -147,7 +147,9 @@ def test_averages_are_evaluated():
     learners = jax.vmap(agent.with_learners)(state.agent)
     fresh = seeded("rare_actors").agent.opt
     opt = state.agent.opt._replace(
-        learning_policy=fresh.learning_policy, learning_model=fresh.learning_model
+        learning_policy=fresh.learning_policy,
+        learning_prior=fresh.learning_prior,
+        learning_model=fresh.learning_model,
     )
     evaluated, others, learning = (
         np.asarray(play(state._replace(agent=one), config).returns)
