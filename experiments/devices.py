@@ -35,8 +35,7 @@ def on_cpu(options: settings.Settings, rows: int, record: str = "run.json") -> i
         earlier = workdirs.devices(options.workdir, record) if options.resume != "never" else 0
         if 0 < earlier <= min(rows * size, cores) and earlier % size == 0:
             return earlier
-        # Physics on the host have threads or processes of their own.
-        if config.env.backend == "host" or _is_outside(config):
+        if _is_outside(config):
             return 1
     return min(size, cores) if size >= cores else size * seed_axis.fewest(rows, cores // size)
 

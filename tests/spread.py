@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny
+from jax.sharding import Mesh
 from test_resume import Interruption, Tiny, assert_same_end, table
 
-from pomcp_jax import Trainer, arrays, checkpoint, seed_axis, train
+from pomcp_jax import Trainer, arrays, checkpoint, envs, seed_axis, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config
 from pomcp_jax.running import process, starting, workdirs
@@ -189,6 +190,24 @@ def check_sweep(folder):
     assert workdirs.devices(folder / "sweep", "sweep.json") == 5
 
 
+def check_physics_on_the_host():
+    """Devices that call MuJoCo at the same time get what one gets for all rows, to the bit."""
+    env = envs.make("ball_in_cup-catch", backend="host")
+    mesh, specs = Mesh(np.array(jax.devices()), (seed_axis.AXIS,)), seed_axis.SPLIT
+    keys = jax.random.split(jax.random.key(0), 16)
+    actions = jax.random.uniform(jax.random.key(1), (16, 100, 2), minval=-1, maxval=1)
+
+    def play(keys, actions):
+        state, _ = env.reset(keys)
+        _, rows = jax.lax.scan(env.step, state, jnp.swapaxes(actions, 0, 1))
+        return jnp.swapaxes(rows.obs, 0, 1)
+
+    alone = jax.jit(play)(keys, actions)
+    shared = jax.jit(seed_axis.spread(play, mesh, (specs, specs), specs))(keys, actions)
+    assert len(shared.sharding.device_set) == 8 and np.abs(alone[:, -1] - alone[:, 0]).min() > 0
+    np.testing.assert_array_equal(shared, alone)
+
+
 def main(folder):
     warnings.simplefilter("error")
     process.commit = lambda: "0123456789ab"
@@ -200,6 +219,7 @@ def main(folder):
     whole = check_interrupted(on[8], folder)
     check_diverged(on[8], folder, whole)
     check_sweep(folder)
+    check_physics_on_the_host()
     print("all is well")
 
 

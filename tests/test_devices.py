@@ -35,7 +35,8 @@ def parsed(seeds, *flags):
         (5, 4, ["--num_devices=1"], 1),
         (5, 4, ["--num_devices=99"], 4),  # refused by the run, which counts them
         (5, 4, ["--config.train.num_devices=2"], 2),
-        (4, 4, ["--config.env.backend=host"], 1),
+        (4, 4, ["--config.env.backend=host"], 4),
+        (5, 2, ["--config.env.backend=host", "--num_devices=1"], 1),
         (4, 4, ["--config.env.backend=host", "--num_devices=2"], 2),
         (4, 4, ["--config.env.task=gym/Pendulum-v1"], 1),
     ],
