@@ -69,7 +69,7 @@ class PlanOutput(NamedTuple):
     """The chosen elite's plan; its first is ``action`` without exploration noise. To execute
     several of them before the next plan, see :func:`shift`."""
     mode: Float[Array, " A"]
-    """First action of the final mean."""
+    """First action of the final mean, clipped."""
     prior: Gaussian
     """Training target ``N([A], [A])`` for a policy, as ``MppiConfig.record`` says."""
     value: Float[Array, ""]
@@ -548,6 +548,7 @@ def _plan(
     mean, previous = planner_checks.check_state(state, config)
     planner_checks.check_numbers(config, size=mean.shape[1])
     planner_checks.check_explore(explore, mean.shape[1])
+    explore = sequences.as_float(explore)
     # All N candidates are then drawn at random; else the places of P would stay empty.
     if not proposes:
         model = ModelFns(model.step, model.value)
@@ -594,7 +595,8 @@ def _output(
     return PlanOutput(
         action=action,
         actions=sequences.between_knots(chosen, config),
-        mode=final.mean[0],
+        # A mean of clipped actions can be a rounding step outside.
+        mode=sequences.clip(final.mean[0], config),
         prior=_record(final, chosen, config),
         value=value,
         next_state=_following(final, action, config),

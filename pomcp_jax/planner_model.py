@@ -96,7 +96,8 @@ def is_real(x: Any) -> bool:
     """Whether ``x`` is an array of real numbers or booleans, or such a number."""
     if not is_array(x):
         return False
-    dtype = jnp.asarray(x).dtype
+    # JAX has no Python integer beyond int32.
+    dtype = jnp.asarray(float(x) if type(x) is int else x).dtype
     return any(jnp.issubdtype(dtype, k) for k in (jnp.bool_, jnp.integer, jnp.floating))
 
 

@@ -29,10 +29,15 @@ def numbers(config: MppiConfig) -> dict[str, Any]:
     """The traced fields that are on, by name."""
     optional = fields.specs(MppiConfig)
     return {
-        name: getattr(config, name)
+        name: as_float(getattr(config, name))
         for name in NUMBERS
         if not fields.is_off(optional[name], getattr(config, name))
     }
+
+
+def as_float(number: Any) -> Any:
+    """``number``, if it is a Python integer as a float: those beyond int32 are none for JAX."""
+    return float(number) if type(number) is int else number
 
 
 def has_bounds(config: MppiConfig) -> bool:

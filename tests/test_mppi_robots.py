@@ -288,7 +288,21 @@ def test_bounds_and_numbers_of_many_robots_are_one_trace():
         out = many(keys, numbers)
         np.testing.assert_allclose(out.action, high, atol=0.1)
         assert np.all(out.actions <= high[:, None]) and np.all(out.action <= high)
+        assert np.all(out.mode <= high)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", ["std_max", "temperature", "high", "explore"])
+def test_whole_numbers_beyond_int32_are_numbers(name):
+    plans = []
+    for number in (3_000_000_000, 3e9):
+        explore = {"explore": number} if name == "explore" else {}
+        changes = {} if explore else {name: number}
+        config = MppiConfig(horizon=2, num_samples=16, num_elites=4, iterations=2, **changes)
+        plan = functools.partial(mppi.plan, model=PUSH, config=config, **explore)
+        plans.append(plan(None, jax.random.key(0), jnp.zeros(2), mppi.init(config, 2)))
+    jax.tree.map(np.testing.assert_array_equal, *plans)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(plans))
 
 
 def test_options_that_are_on_at_their_default_change_nothing():
