@@ -5,9 +5,10 @@
 
 The first prints, for workdirs of experiments.run, sweeps and folders of such, the return of every
 method on every task and the IQM, median, mean and optimality gap over tasks; with a baseline also
-the probability of improvement over it and the difference by seed. All have 95 % intervals of the
-stratified bootstrap (:mod:`pomcp_jax.reporting.aggregates`). Runs of one method that share a seed
-are named by their folders.
+the probability of improvement over it and the difference by seed. --frames=40000 compares what
+there was after so many frames, --metric=eval/policy_return policies alone. All have 95 % intervals
+of the stratified bootstrap (:mod:`pomcp_jax.reporting.aggregates`). Runs of one method that share a
+seed are named by their folders.
 
 The second, for a result set of experiments.reproduce, prints its tables and published curves at the
 same number of frames. With --out=FOLDER it writes there: ``summary.csv`` (a row per task and
@@ -248,7 +249,7 @@ def _main(argv: list[str] | None) -> int:
 
 def _is_result_set(args: argparse.Namespace) -> bool:
     """Whether the arguments are the folder of a suite's results, and at most a folder to write."""
-    named = (args.baseline, args.labels, args.max_return)
+    named = (args.baseline, args.labels, args.max_return, args.metric, args.frames)
     if len(args.runs) > 1 or args.csv or args.latex or any(x is not None for x in named):
         return False
     if args.out is not None and args.out.suffix and not _is_folder(args.out):
@@ -282,8 +283,11 @@ def _compare(args: argparse.Namespace) -> None:
         raise ConfigError(f"--max-return = {scale:g}: must be > 0 and finite")
     if args.baseline == "":
         raise ConfigError("--baseline: is empty; must be a method of these runs")
+    if args.frames is not None and not 0 < args.frames < float("inf"):
+        raise ConfigError(f"--frames = {args.frames:g}: must be > 0 and finite")
+    metric = comparison.RETURN if args.metric is None else args.metric
     loaded = comparison.load(runs_lib.find(args.runs, args.labels))
-    found = summary.summarise(loaded, args.baseline or "", scale)
+    found = summary.summarise(loaded, args.baseline or "", scale, metric, args.frames)
     text = markup.text(found, form)
     if args.out is None:
         print(text)

@@ -168,6 +168,16 @@ def aggregate(doc: str | None = None) -> argparse.ArgumentParser:
         help="what returns are divided by in aggregates (default 1000; of HumanoidBench's tasks,"
         " their success bars)",
     )  # fmt: skip
+    add(
+        "--metric",
+        help="column to compare: eval/policy_return, for example, for policies alone (default"
+        " eval/return)",
+    )
+    add(
+        "--frames", type=float,
+        help="environment frames to compare at, by the latest value up to there (default: where the"
+        " shortest run of a task ends)",
+    )  # fmt: skip
     form = made.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="csv, a line per number, not markdown")
     form.add_argument("--latex", action="store_true", help="LaTeX with booktabs, not markdown")

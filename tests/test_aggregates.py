@@ -78,6 +78,22 @@ def test_intervals_of_improvement_are_those_of_all_resamples():
         assert below - 1e-9 <= got <= above + 1e-9
 
 
+@pytest.mark.parametrize("name", ["iqm", "mean"])
+def test_intervals_of_differences_are_those_of_all_resamples(name):
+    ours, base = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.4])
+    of = lambda side, pick: rliable(name, side[list(pick)][:, None])  # noqa: E731
+    exact = [
+        of(ours, i) - of(base, j)
+        for i in itertools.product(range(3), repeat=3)
+        for j in itertools.product(range(2), repeat=2)
+    ]
+    found = aggregates.difference([ours], [base], aggregates.STATISTICS[name], resamples=20_000)
+    assert found.value == pytest.approx(of(ours, range(3)) - of(base, range(2)))
+    for got, percent in ((found.low, 2.5), (found.high, 97.5)):
+        below, above = np.percentile(exact, [percent - 0.5, percent + 0.5])
+        assert below - 1e-9 <= got <= above + 1e-9
+
+
 def test_a_single_run_has_no_interval():
     found = aggregates.bootstrap([np.array([0.5]), np.array([0.1, 0.2])], aggregates.iqm)
     assert found.value > 0 and np.isnan(found.low) and np.isnan(found.high)
@@ -149,7 +165,8 @@ def test_markdown_puts_the_best_method_first(folder, capsys):
     assert lines[0] == "| task | method | return (95 % interval) | seeds | frames |"
     first = [line.split(" | ")[0] for line in lines if line.startswith(("| po_mpc", "| tdmpc2"))]
     assert first == ["| po_mpc", "| tdmpc2", "| po_mpc"]
-    assert any("P(better than tdmpc2) | difference to tdmpc2 by seed" in line for line in lines)
+    words = "P(better than tdmpc2) | IQM less that of tdmpc2 | difference to tdmpc2 by seed"
+    assert any(words in line for line in lines)
     # Rows of a table have as many cells as its head.
     for part in "\n".join(lines).split("\n\n"):
         assert len({line.count(" | ") for line in part.splitlines()}) == 1
@@ -172,6 +189,27 @@ def test_seeds_are_compared_where_the_shortest_run_ends(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert float(csv_rows(out)["reacher-easy", "x", "return"]["value"]) == 200
     assert "compared at 4,000 frames" in err and "one seed only" in err
+
+
+def test_seeds_are_compared_at_the_frames_that_are_asked_for(tmp_path, capsys):
+    make_run(tmp_path / "a", "x", [[100, 200, 900], [300, 400, 900]])
+    make_run(tmp_path / "b", "y", [[50, 60], [50, 60]])
+    for frames, expected in ((2000, (200, 50)), (3500, (200, 50)), (4000, (300, 60))):
+        assert aggregate.main([str(tmp_path), "--csv", f"--frames={frames}"]) == 0
+        out, err = capsys.readouterr()
+        rows = csv_rows(out)
+        value = [float(rows["reacher-easy", method, "return"]["value"]) for method in "xy"]
+        assert value == list(expected)
+        assert rows["reacher-easy", "x", "return"]["frames"] == str(frames)
+        assert ("the latest value before 3,500 frames is at 2,000" in err) == (frames == 3500)
+
+
+def test_policies_alone_are_compared_by_their_column(tmp_path, capsys):
+    folder = make_run(tmp_path / "a", "x", [[0, 100], [0, 300]])  # policies have half of it
+    text = table(folder, "--metric=eval/policy_return", capsys=capsys)
+    assert "| eval/policy_return (95 % interval) |" in text
+    assert "score = eval/policy_return / 1000" in text and "| 100.0 (50.0 to 150.0) |" in text
+    assert "| 200.0 (100.0 to 300.0) |" in table(folder, "--max-return=1000", capsys=capsys)
 
 
 def test_methods_without_a_task_are_marked(folder, capsys):
@@ -250,6 +288,16 @@ def twice(folder):
         (None, ["--baseline=zzz"], "must be one of po_mpc, tdmpc2"),
         (None, ["--labels="], "--labels: names nothing"),
         (None, ["--max-return=0"], "--max-return = 0: must be > 0"),
+        (None, ["--frames=nan"], "--frames = nan: must be > 0 and finite"),
+        (
+            None,
+            ["--frames=9e3"],
+            "--frames = 9,000: po_mpc on reacher-easy has the last value of seed"
+            " 0 at 4,000; must be at most that",
+        ),
+        (None, ["--frames=1000"], "po_mpc on reacher-easy: seed 0 has no evaluation up to 1,000"),
+        (None, ["--metric=eval/policy_retrun"], "did you mean"),
+        (None, ["--metric="], "--metric = : no column"),
         (None, ["--out=FOLDER/x.doc"], "x.doc: must end in one of .md, .txt, .csv, .tex"),
         (None, ["--csv", "--out=FOLDER/x.tex"], "is latex by its suffix, not csv"),
         (no_evaluation, ["--out=FOLDER/x.md"], "holds no eval/return of a healthy seed; `python"),
@@ -272,7 +320,7 @@ def test_bad_input_is_one_line(folder, capsys, break_it, flags, words):
 def test_rows_name_every_number_once(folder):
     found = summary.summarise(comparison.load(runs.find([folder])), "tdmpc2", 1000.0)
     keys = [(row.task, row.method, row.statistic) for row in found.rows]
-    assert len(keys) == len(set(keys)) == 4 + 2 * 4 + 2
+    assert len(keys) == len(set(keys)) == 4 + 2 * 4 + 3
 
 
 def test_tasks_of_humanoid_bench_are_divided_by_their_success_bars():

@@ -116,6 +116,38 @@ def probability_of_improvement(
     return _interval(np.mean(value), np.mean(again, axis=0), confidence, known)
 
 
+def difference(
+    ours: Scores,
+    baseline: Scores,
+    statistic: Statistic,
+    resamples: int = statistics.RESAMPLES,
+    confidence: float = statistics.CONFIDENCE,
+    seed: int = 0,
+) -> Interval:
+    """``statistic`` of ours less that of the baseline; both sides are resampled independently.
+
+    Args:
+      ours: scores of every task [R].
+      baseline: scores of the same tasks.
+      statistic: from scores [..., R] to [...].
+      resamples: number of bootstrap samples.
+      confidence: of the interval.
+      seed: of the resampling.
+
+    Raises:
+      ValueError: as :func:`bootstrap`.
+    """
+    _check(ours)
+    _check(baseline)
+    random = np.random.default_rng(seed)
+    drawn = [
+        [task[_indices(random, resamples, len(task))] for task in side] for side in (ours, baseline)
+    ]
+    known = all(len(task) > 1 for task in (*ours, *baseline))
+    again = statistic(drawn[0]) - statistic(drawn[1])
+    return _interval(statistic(ours) - statistic(baseline), again, confidence, known)
+
+
 def _indices(random: np.random.Generator, resamples: int, count: int) -> np.ndarray:
     return random.integers(count, size=(resamples, count))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pomcp_jax.reporting import comparison
 from pomcp_jax.reporting.summary import Row, Summary
 
 FORMATS = {"markdown": (".md", ".txt"), "csv": (".csv",), "latex": (".tex",)}
@@ -13,7 +14,7 @@ FORMATS = {"markdown": (".md", ".txt"), "csv": (".csv",), "latex": (".tex",)}
 NAMES = {
     "iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap",
     "probability_of_improvement": "P(better than {})",
-    "paired_difference": "difference to {} by seed",
+    "iqm_difference": "IQM less that of {}", "paired_difference": "difference to {} by seed",
 }  # fmt: skip
 ESCAPED = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
@@ -43,14 +44,15 @@ def tables(summary: Summary) -> list[Table]:
     by_task = [row for row in rows if row.statistic == "return"]
     out = [
         Table(
-            ["task", "method", "return (95 % interval)", "seeds", "frames"],
+            ["task", "method", f"{_word(summary)} (95 % interval)", "seeds", "frames"],
             [[r.task, r.method, _interval(r, 1), f"{r.runs}", f"{r.frames:,.0f}"] for r in by_task],
             2,
         ),
         _pivot(summary, ("iqm", "median", "mean", "optimality_gap"), "seeds"),
     ]
     if summary.baseline:
-        out.append(_pivot(summary, ("probability_of_improvement", "paired_difference"), "pairs"))
+        names = ("probability_of_improvement", "iqm_difference", "paired_difference")
+        out.append(_pivot(summary, names, "pairs"))
     return [table for table in out if table.rows]
 
 
@@ -62,7 +64,7 @@ def _pivot(summary: Summary, names: Sequence[str], counted: str) -> Table:
             groups.setdefault(row.method, {})[row.statistic] = row
     most = max((row.tasks for of in groups.values() for row in of.values()), default=0)
     first = sorted(groups.items(), key=lambda item: -item[1][names[0]].value)
-    scale = f"score = return / {summary.scale}"
+    scale = f"score = {_word(summary)} / {summary.scale}"
     head = [NAMES[name].format(summary.baseline) for name in names]
     lines = []
     for method, of in first:
@@ -72,6 +74,11 @@ def _pivot(summary: Summary, names: Sequence[str], counted: str) -> Table:
         over = f"{tasks}" if tasks == most else f"{tasks} of {most}, not comparable"
         lines.append([method, *cells, f"{last.runs if last else 0}", over])
     return Table([f"method ({scale})", *head, counted, "tasks"], lines, 1)
+
+
+def _word(summary: Summary) -> str:
+    """What the numbers are."""
+    return "return" if summary.metric == comparison.RETURN else summary.metric
 
 
 def _interval(row: Row, digits: int) -> str:

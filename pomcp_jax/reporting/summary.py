@@ -1,6 +1,6 @@
 """Tables that compare methods: returns by task, aggregates over tasks, a baseline to beat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from pomcp_jax.reporting.statistics import Interval
 
 Finals = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Return by method, task and seed."""
+OLD = 0.1
+"""How much earlier than asked for, relatively, a value may be without a note."""
 
 
 class Row(NamedTuple):
@@ -32,7 +34,7 @@ class Row(NamedTuple):
     """Seeds, or pairs of seeds, that the number is made of."""
     tasks: int
     frames: float
-    """Environment frames that every seed of the task has reached; NaN in aggregates."""
+    """Environment frames at which the seeds of the task are compared; NaN in aggregates."""
 
 
 class Summary(NamedTuple):
@@ -44,23 +46,35 @@ class Summary(NamedTuple):
     scale: str
     """What returns are divided by in aggregates."""
     notes: list[str]
+    metric: str = comparison.RETURN
+    """Column of the numbers."""
 
 
-def summarise(loaded: Sequence[Loaded], baseline: str, max_return: float | None = None) -> Summary:
+def summarise(
+    loaded: Sequence[Loaded],
+    baseline: str,
+    max_return: float | None = None,
+    metric: str = comparison.RETURN,
+    at: float | None = None,
+) -> Summary:
     """Rows of all methods.
 
-    Seeds of a task are compared at the frames that all of them have reached, by the latest
-    evaluation before.
+    Seeds of a task are compared at the frames that all of them have reached, or at ``at``, by the
+    latest evaluation before.
 
     Args:
       loaded: runs.
       baseline: label of the method that others are compared with, or empty.
       max_return: what returns are divided by in aggregates; None: by :func:`scores.scale`.
+      metric: column that is compared.
+      at: environment frames; None: where the shortest run of the task ends.
 
     Raises:
-      ConfigError: no evaluation, a seed that appears twice, or an unknown baseline.
+      ConfigError: no evaluation, a seed that appears twice, a run that ends before ``at``, or an
+        unknown baseline or metric.
     """
-    finals, frames, notes = final_returns(loaded)
+    comparison.check_metrics([metric], loaded)
+    finals, frames, notes = final_returns(loaded, metric, at)
     if baseline and baseline not in finals:
         hint = nearest.hint(baseline, finals) or f"; must be one of {', '.join(finals)}"
         raise ConfigError(f"--baseline = {baseline}: no method of these runs{hint}")
@@ -86,26 +100,36 @@ def summarise(loaded: Sequence[Loaded], baseline: str, max_return: float | None 
     if few:
         notes.append(f"one seed only, so without intervals: {', '.join(few)}")
     by_task = scores.formula(frames).removeprefix("return / ")
-    return Summary(rows, baseline, f"{max_return:g}" if max_return else by_task, notes)
+    scale = f"{max_return:g}" if max_return else by_task
+    return Summary(rows, baseline, scale, notes, metric)
 
 
 def final_returns(
-    loaded: Sequence[Loaded],
+    loaded: Sequence[Loaded], metric: str = comparison.RETURN, at: float | None = None
 ) -> tuple[dict[str, dict[str, dict[int, float]]], dict[str, float], list[str]]:
     """Returns by method, task and seed; frames by task; notes.
 
+    Args:
+      loaded: runs.
+      metric: column that is read.
+      at: environment frames; None: where the shortest run of the task ends.
+
     Raises:
-      ConfigError: a run without evaluations, a seed that appears twice, or one without an
-        evaluation up to where the shortest run ends.
+      ConfigError: a run without evaluations, a seed that appears twice, one that ends before
+        ``at``, or one without an evaluation up to these frames.
     """
     tables = {one.run.folder: one for one in loaded}
     finals: dict[str, dict[str, dict[int, float]]] = {}
     frames, notes = {}, []
     for task, methods in runs_lib.by_task([one.run for one in loaded]).items():
-        curves = {m: _curves([tables[r.folder] for r in runs]) for m, runs in methods.items()}
+        curves = {
+            m: _curves([tables[r.folder] for r in runs], metric) for m, runs in methods.items()
+        }
         ends = [curve.x[-1] for of in curves.values() for curve in of.values()]
-        frames[task] = float(min(ends))
-        if max(ends) > min(ends) * (1 + comparison.UNEVEN):
+        frames[task] = float(min(ends)) if at is None else at
+        if at is not None:
+            notes += _check_reached(task, curves, at)
+        elif max(ends) > min(ends) * (1 + comparison.UNEVEN):
             notes.append(
                 f"{task}: compared at {min(ends):,.6g} frames, where the shortest run ends; the"
                 f" longest has {max(ends):,.6g}"
@@ -114,9 +138,10 @@ def final_returns(
             values = {seed: _at(curve, frames[task]) for seed, curve in of.items()}
             late = [seed for seed, value in values.items() if value is None]
             if late:
+                why = "where another run ends; leave that one out" if at is None else "--frames"
                 raise ConfigError(
                     f"{method} on {task}: seed {late[0]} has no evaluation up to"
-                    f" {frames[task]:,.6g} frames, where another run ends; leave that one out"
+                    f" {frames[task]:,.6g} frames, {why}"
                 )
             finals.setdefault(method, {})[task] = {s: v for s, v in values.items() if v is not None}
     lost = {one.run.folder: len(one.run.diverged) for one in loaded if one.run.diverged}
@@ -124,13 +149,36 @@ def final_returns(
     return dict(sorted(finals.items())), frames, notes
 
 
-def _curves(group: Sequence[Loaded]) -> dict[int, Series]:
+def _check_reached(
+    task: str, curves: Mapping[str, Mapping[int, Series]], at: float
+) -> Iterator[str]:
+    """Notes about methods whose latest values before ``at`` frames are old.
+
+    Raises:
+      ConfigError: a seed was not trained as far as it is to be compared.
+    """
+    for method, of in curves.items():
+        latest = [x[-1] for curve in of.values() if len(x := curve.x[_until(curve, at)])]
+        if latest and min(latest) < (1 - OLD) * at:
+            yield (
+                f"{method} on {task}: the latest value before {at:,.6g} frames is at"
+                f" {min(latest):,.6g}"
+            )
+        for seed, curve in of.items():
+            if curve.x[-1] * (1 + comparison.UNEVEN) < at:
+                raise ConfigError(
+                    f"--frames = {at:,.6g}: {method} on {task} has the last value of seed {seed} at"
+                    f" {curve.x[-1]:,.6g}; must be at most that"
+                )
+
+
+def _curves(group: Sequence[Loaded], metric: str) -> dict[int, Series]:
     out: dict[int, tuple[str, Series]] = {}
     for one in group:
-        found = one.series(comparison.RETURN, "frames")
+        found = one.series(metric, "frames")
         if not found:
             raise ConfigError(
-                f"{one.run.folder}: holds no {comparison.RETURN} of a healthy seed; {one.run.mend}"
+                f"{one.run.folder}: holds no {metric} of a healthy seed; {one.run.mend}"
             )
         for (folder, seed), curve in found.items():
             if seed in out:
@@ -144,8 +192,12 @@ def _curves(group: Sequence[Loaded]) -> dict[int, Series]:
 
 def _at(curve: Series, frames: float) -> float | None:
     """The latest value up to ``frames``; evaluations of equal runs lie a little apart."""
-    reached = curve.x <= frames * (1 + comparison.UNEVEN)
+    reached = _until(curve, frames)
     return float(curve.y[reached][-1]) if reached.any() else None
+
+
+def _until(curve: Series, frames: float) -> np.ndarray:
+    return curve.x <= frames * (1 + comparison.UNEVEN)
 
 
 def _row(task: str, method: str, name: str, found: Interval, runs: int, tasks: int) -> Row:
@@ -180,10 +232,11 @@ def _baseline_rows(
     if not tasks:
         return []
     ours, theirs = ([np.array([*m[t].values()]) / scales[t] for t in tasks] for m in (of, base))
+    count = sum(map(len, ours))
     found = aggregates.probability_of_improvement(ours, theirs)
-    rows = [
-        _row("all", method, "probability_of_improvement", found, sum(map(len, ours)), len(tasks))
-    ]
+    rows = [_row("all", method, "probability_of_improvement", found, count, len(tasks))]
+    found = aggregates.difference(ours, theirs, aggregates.iqm)
+    rows.append(_row("all", method, "iqm_difference", found, count, len(tasks)))
     pairs = [
         np.array([of[task][s] - base[task][s] for s in of[task] if s in base[task]]) / scales[task]
         for task in tasks
