@@ -120,7 +120,8 @@ def final_returns(
     """
     tables = {one.run.folder: one for one in loaded}
     finals: dict[str, dict[str, dict[int, float]]] = {}
-    frames, notes = {}, []
+    frames: dict[str, float] = {}
+    notes: list[str] = []
     for task, methods in runs_lib.by_task([one.run for one in loaded]).items():
         curves = {
             m: _curves([tables[r.folder] for r in runs], metric) for m, runs in methods.items()
