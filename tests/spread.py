@@ -3,6 +3,7 @@
 11 seeds: 8 devices have 2 each, 5 rows of padding among them; 3 devices have 4 each, 1 of padding.
 """
 
+import faulthandler
 import functools
 import sys
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import tiny
 from jax.sharding import Mesh
@@ -18,6 +20,7 @@ from test_resume import Interruption, Tiny, assert_same_end, table
 from pomcp_jax import Trainer, arrays, checkpoint, envs, seed_axis, train
 from pomcp_jax import config as config_lib
 from pomcp_jax.config import Config
+from pomcp_jax.envs import host_engine
 from pomcp_jax.running import process, starting, workdirs
 
 SEEDS = 11
@@ -208,6 +211,28 @@ def check_physics_on_the_host():
     np.testing.assert_array_equal(shared, alone)
 
 
+PENDULUM = """<mujoco><worldbody><body><joint axis="0 1 0"/><geom size="1" mass="1" pos="0 0 1"/>
+</body></worldbody></mujoco>"""
+
+
+def check_large_batches_on_the_host():
+    """Calls whose arguments JAX would copy on threads that wait in such calls end all the same."""
+    engine = host_engine.make(mujoco.MjModel.from_xml_string(PENDULUM), ())
+    mesh, specs = Mesh(np.array(jax.devices()), (seed_axis.AXIS,)), seed_axis.SPLIT
+
+    def play(qpos):
+        none = jnp.zeros((0,))
+        motion, _ = jax.vmap(lambda q: engine.start(q, jnp.zeros_like(q), none))(qpos)
+        step = jax.vmap(lambda now: engine.advance(now, none, 1)[0])
+        return jax.lax.fori_loop(0, 3, lambda _, now: step(now), motion).qpos
+
+    qpos = jnp.linspace(0.1, 1.0, 8 * 16_384)[:, None]
+    faulthandler.dump_traceback_later(120, exit=True)
+    shared = jax.jit(seed_axis.spread(play, mesh, (specs,), specs))(qpos)
+    np.testing.assert_array_equal(shared, jax.jit(play)(qpos))
+    faulthandler.cancel_dump_traceback_later()
+
+
 def main(folder):
     warnings.simplefilter("error")
     process.commit = lambda: "0123456789ab"
@@ -220,6 +245,7 @@ def main(folder):
     check_diverged(on[8], folder, whole)
     check_sweep(folder)
     check_physics_on_the_host()
+    check_large_batches_on_the_host()
     print("all is well")
 
 

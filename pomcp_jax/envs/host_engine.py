@@ -15,7 +15,6 @@ accelerators MJX pays off from about a thousand environments.
 """
 
 import copy
-import functools
 import os
 import statistics
 import threading
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from pomcp_jax.envs.host_call import pure_host_call
 from pomcp_jax.envs.physics import LARGEST, Engine, Motion, quiet_mujoco, sensor_indices
 
 SERIAL_SECONDS = 4e-4
@@ -49,14 +49,15 @@ class _Host(NamedTuple):
     data: list[Any]
     """Scratch memory for each thread of the pool."""
     pool: Any
-    serial: Any
-    """Rollouts by all threads, and by the calling thread."""
+    """Rollouts by all threads."""
+    idle: list[tuple[list[Any], Any]]
+    """Scratch memory and a rollout for the calling thread alone, of callers that have returned."""
     workers: ThreadPoolExecutor | None
     """Threads beside the calling one, for states with a warm start; None without."""
     fresh: bool
     """Whether sensors are those of the state that is reached, not of the last physics step."""
     lock: threading.Lock
-    """Serialises callbacks: two XLA programs may run at once, on several devices for example."""
+    """Of ``data``: two XLA programs may run at once, on several devices for example."""
     sensors: np.ndarray
     """Indices of the reported sensor values, ``[F]``."""
     step_seconds: float
@@ -115,7 +116,7 @@ def _prepare(model: Any, forces: tuple[str, ...], warm: bool, fresh: bool) -> _H
         passive,
         data,
         pool=None if warm else rollout.Rollout(nthread=threads),
-        serial=None if warm else rollout.Rollout(nthread=0),
+        idle=[],
         workers=ThreadPoolExecutor(max(1, threads - 1)) if warm else None,
         fresh=fresh and bool(forces),
         lock=threading.Lock(),
@@ -151,27 +152,52 @@ def _run(
         home[1 : 1 + model.nq] = model.qpos0
         state = np.where(bad[:, None], home, state)
     serial = len(state) * steps * host.step_seconds < SERIAL_SECONDS
-    step = _rollout if host.workers is None else _follow
-    with host.lock:
-        ahead, sensed = step(host, model, state, ctrl, steps, serial)
+    if host.workers is not None:
+        with host.lock:
+            ahead, sensed = _follow(host, model, state, ctrl, steps, serial)
+    # Where other devices have the threads at work, waiting for them would gain nothing.
+    elif serial or not host.lock.acquire(blocking=False):
+        ahead, sensed = _alone(host, model, state, ctrl, steps)
+    else:
+        try:
+            ahead, sensed = _rollout(host.pool, host.data, model, state, ctrl, steps)
+        finally:
+            host.lock.release()
     worse = _broken(ahead)
     if bad is not None or worse is not None:
         ahead[(False if bad is None else bad) | (False if worse is None else worse)] = np.nan
     return ahead, sensed[:, host.sensors]
 
 
+def _alone(
+    host: _Host, model: Any, state: np.ndarray, ctrl: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`_rollout` by the calling thread, while others may step the same model."""
+    import mujoco
+    from mujoco import rollout
+
+    try:
+        data, rolling = host.idle.pop()
+    except IndexError:
+        data, rolling = [mujoco.MjData(host.active)], rollout.Rollout(nthread=0)
+    try:
+        return _rollout(rolling, data, model, state, ctrl, steps)
+    finally:
+        host.idle.append((data, rolling))
+
+
 def _rollout(
-    host: _Host, model: Any, state: np.ndarray, ctrl: np.ndarray, steps: int, serial: bool
+    rolling: Any, data: list[Any], model: Any, state: np.ndarray, ctrl: np.ndarray, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """New rows and all sensors, by ``mujoco.rollout``."""
-    rows = len(state)
+    rows, full = state.shape
     control = np.empty((rows, steps, model.nu))
     control[:] = ctrl[:, None]
-    states = np.empty((rows, steps, host.full))
+    states = np.empty((rows, steps, full))
     sensed = np.empty((rows, steps, model.nsensordata))
-    (host.serial if serial else host.pool).rollout(
+    rolling.rollout(
         [model] * rows,
-        host.data[:1] if serial else host.data,
+        data,
         state,
         control,
         skip_checks=True,
@@ -179,7 +205,7 @@ def _rollout(
         state=states,
         sensordata=sensed,
         # Several chunks a thread balance rows whose contacts take longer.
-        chunk_size=max(1, rows // (4 * len(host.data))),
+        chunk_size=max(1, rows // (4 * len(data))),
     )
     return np.ascontiguousarray(states[:, -1]), sensed[:, -1]
 
@@ -255,7 +281,7 @@ def _call(host: _Host, function: Any, real: Any, *args: Array) -> tuple[Motion, 
         jax.ShapeDtypeStruct((2 * full,), jnp.uint32),
         jax.ShapeDtypeStruct((host.seen + host.sensors.size,), real),
     )
-    bits, seen = jax.pure_callback(function, shapes, *args, vmap_method="broadcast_all")
+    bits, seen = pure_host_call(function, shapes, *args)
     qpos, qvel, act, sensed = jnp.split(seen, np.cumsum([model.nq, model.nv, model.na]))
     return Motion(qpos, qvel, act, bits), sensed
 
@@ -307,8 +333,9 @@ def make(
         real = motion.qpos.dtype
 
         def move(bits: np.ndarray, ctrl: np.ndarray) -> tuple:
-            bits, ctrl = np.asarray(bits), np.asarray(ctrl).reshape(-1, model.nu)
+            bits = np.asarray(bits)
             state = bits.reshape(-1, 2 * host.full).view(np.float64)
+            ctrl = np.asarray(ctrl).reshape(len(state), model.nu)
             ctrl = ctrl if controls is None else controls(ctrl)
             ahead = _run(host, host.active, state, ctrl, steps)
             return _results(host, bits.shape[:-1], *ahead, real)
@@ -316,7 +343,7 @@ def make(
         return _call(host, move, real, motion.hidden, ctrl)
 
     def touching(qpos: Float[Array, " Q"]) -> Bool[Array, ""]:
-        shape, look = jax.ShapeDtypeStruct((), jnp.bool_), functools.partial(_touching, host)
-        return jax.pure_callback(look, shape, qpos, vmap_method="broadcast_all")
+        shape = jax.ShapeDtypeStruct((), jnp.bool_)
+        return pure_host_call(lambda qpos: (_touching(host, qpos),), [shape], qpos)[0]
 
     return Engine(start, advance, touching)

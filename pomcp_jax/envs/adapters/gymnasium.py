@@ -47,7 +47,7 @@ from pomcp_jax.envs.adapters.gymnasium_rows import (
     one_line,
 )
 from pomcp_jax.envs.adapters.gymnasium_workers import Workers
-from pomcp_jax.envs.adapters.host_call import host_call
+from pomcp_jax.envs.host_call import host_call
 from pomcp_jax.envs.protocol import Env, Outside, Scene, check_action_repeat
 from pomcp_jax.types import Key, TimeStep
 
