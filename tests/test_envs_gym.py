@@ -578,11 +578,15 @@ def test_a_worker_that_always_dies_is_given_up():
     assert "ended with code -9" in env.outside.notes()[0]
 
 
-def test_workers_that_cannot_start_are_tried_three_times_with_pauses(made, monkeypatch):
+@pytest.mark.parametrize(
+    "executable, why",
+    [("/bin/false", "ended with code 1"), ("/no", "be started (No such file or directory)")],
+)
+def test_workers_that_cannot_start_are_tried_three_times(made, monkeypatch, executable, why):
     env, pauses = envs.make("gym/gym_worlds:Walk-v0", workers=1), []
     clock = types.SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic)
     monkeypatch.setattr(gymnasium_workers, "time", clock)
-    monkeypatch.setattr(gymnasium_workers.sys, "executable", "/bin/false")
+    monkeypatch.setattr(gymnasium_workers.sys, "executable", executable)
     env.reset(keys(2))
     assert pauses == [0.5]
     data = np.asarray(jax.random.key_data(keys(2)))
@@ -590,7 +594,22 @@ def test_workers_that_cannot_start_are_tried_three_times_with_pauses(made, monke
         rows = made[0].reset(data)
     assert pauses == [0.5, 1.0]
     assert (rows[:, gymnasium_rows.FLAGS] & gymnasium_rows.INVALID).all()
-    assert made[0].notes[-1].endswith("ended with code 1; its rows stay broken")
+    assert made[0].notes[-1].endswith(f"{why}; its rows stay broken")
+
+
+def test_workers_that_hang_are_closed_together(made):
+    env = envs.make("gym/gym_worlds:Walk-v0", workers=3)
+    env.reset(keys(3))
+    pids, ends = made[0].pids(), []
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for worker in made[0]._workers:
+        end = worker.end
+        worker.end = lambda seconds, end=end: ends.append(seconds) or end(seconds)
+    made[0].close()
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}/status")]
+    # What the first took is not left for the others.
+    assert ends[0] > 1.0 and max(ends[1:]) < 0.1
 
 
 def test_an_answer_that_was_interrupted_is_not_that_of_the_next_request(made, monkeypatch, capfd):

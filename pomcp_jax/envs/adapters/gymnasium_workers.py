@@ -41,6 +41,8 @@ PATIENCE = 600.0
 seconds; a socket or a lock that waits for something that never comes waits for ever."""
 PATIENCE_PER_ROW = 60.0
 """Seconds more for each of its rows, which are made and stepped one after another."""
+CLOSING = 2.0
+"""Seconds that all workers together have to end before they are killed."""
 
 
 class Limit(NamedTuple):
@@ -68,7 +70,7 @@ class _Worker:
         limit = struct.pack("ll", int(PATIENCE), 0)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
-        with theirs:
+        try:
             self.process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
@@ -76,6 +78,11 @@ class _Worker:
                 stdout=2,  # stdout belongs to the program's own results
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self.connection = Connection(ours.detach())
         self.ready = False
         """Its environments are made: it has answered the first message."""
@@ -97,10 +104,10 @@ class _Worker:
         text, _, data = self.connection.recv_bytes().partition(b"\n")
         return json.loads(text), data
 
-    def close(self) -> None:
-        self.connection.close()
+    def end(self, seconds: float) -> None:
+        """Wait until it ends, now that its connection is closed, and kill it after ``seconds``."""
         try:
-            self.process.wait(timeout=2.0)
+            self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -110,9 +117,13 @@ class _Worker:
 
 
 def _close(workers: list[_Worker | None]) -> None:
-    for worker in workers:
-        if worker is not None:
-            worker.close()
+    held = [worker for worker in workers if worker is not None]
+    for worker in held:
+        worker.connection.close()
+    # Together, or many that hang would take many times as long as one.
+    latest = time.monotonic() + CLOSING
+    for worker in held:
+        worker.end(max(0.0, latest - time.monotonic()))
     workers.clear()
 
 
@@ -193,7 +204,11 @@ class Workers:
     def _start(self, k: int) -> None:
         """Start process k unless it runs; its first answer is read later."""
         if self._workers[k] is None and self._failures[k] < MOST_FAILURES:
-            worker = self._workers[k] = _Worker()
+            try:
+                worker = self._workers[k] = _Worker()
+            except OSError as error:  # no descriptors, no memory, an interpreter that has gone
+                self._failed(k, f"it cannot be started ({error.strerror or error})")
+                return
             call = {"path": sys.path, "settings": self.settings, "layout": self.layout}
             try:
                 worker.send(call)
@@ -242,9 +257,11 @@ class Workers:
         worker, self._workers[k] = self._workers[k], None
         if worker is None:
             return
-        worker.close()
+        _close([worker])
+        self._failed(k, reason or f"it ended with code {worker.process.returncode}")
+
+    def _failed(self, k: int, reason: str) -> None:
         self._failures[k] += 1
-        reason = reason or f"it ended with code {worker.process.returncode}"
         then = "it starts again" if self._failures[k] < MOST_FAILURES else "its rows stay broken"
         self.notes.append(f"gym/{self.settings.name}: worker {k + 1} is lost: {reason}; {then}")
 
