@@ -388,6 +388,9 @@ def test_what_does_not_fit_is_refused(monkeypatch):
         envs.check_workers("walker-walk", 2)
     with pytest.raises(ValueError, match="workers must be an int of at least 0"):
         envs.make("gym/Pendulum-v1", workers=-1)
+    for gain in ((2, 3), {1: 2}, np.float32(1), print):
+        with pytest.raises(ValueError, match="^gain = .*must be what JSON keeps"):
+            envs.make("gym/Pendulum-v1", workers=1, gain=gain)
     env = envs.make("gym/Pendulum-v1")
     state, _ = env.reset(keys(1))
     with pytest.raises(NotImplementedError, match="cannot be stepped under vmap"):

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import json
 import math
 import os
 import sys
@@ -225,6 +226,20 @@ class _Host:
         return result
 
 
+def _check_sent(options: dict[str, Any]) -> None:
+    """Refuse what would be something else, or nothing, in the process of a worker."""
+    for name, value in options.items():
+        try:
+            kept = json.loads(json.dumps(value)) == value
+        except (TypeError, ValueError):
+            kept = False
+        if not kept:
+            raise ValueError(
+                f"{name} = {value!r}: must be what JSON keeps (numbers, texts, lists, dicts with"
+                " texts as keys) where env.workers > 0"
+            )
+
+
 def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) -> Env:
     """Batched environment.
 
@@ -242,6 +257,8 @@ def make(name: str, action_repeat: int = 1, workers: int = 0, **options: Any) ->
     check_action_repeat(action_repeat)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise ValueError(f"workers must be an int of at least 0, got {workers!r}")
+    if workers:
+        _check_sent(options)
     limit = options.get("max_episode_steps")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"max_episode_steps must be an int of at least 1, got {limit!r}")
