@@ -29,8 +29,11 @@ def _avals(*_: Any, function: Callable, shapes: Shapes) -> list[Any]:
 
 def _lowering(has_side_effect: bool) -> Callable:
     def lower(ctx: Any, *args: Any, function: Callable, shapes: Shapes) -> Any:
+        def call(*values: Any) -> tuple[np.ndarray, ...]:
+            return function(*map(np.asarray, values))
+
         results, _, _ = mlir.emit_python_callback(
-            ctx, function, None, list(args), ctx.avals_in, ctx.avals_out,
+            ctx, call, None, list(args), ctx.avals_in, ctx.avals_out,
             has_side_effect=has_side_effect, returns_token=False,
         )  # fmt: skip
         return results

@@ -333,9 +333,8 @@ def make(
         real = motion.qpos.dtype
 
         def move(bits: np.ndarray, ctrl: np.ndarray) -> tuple:
-            bits = np.asarray(bits)
             state = bits.reshape(-1, 2 * host.full).view(np.float64)
-            ctrl = np.asarray(ctrl).reshape(len(state), model.nu)
+            ctrl = ctrl.reshape(len(state), model.nu)
             ctrl = ctrl if controls is None else controls(ctrl)
             ahead = _run(host, host.active, state, ctrl, steps)
             return _results(host, bits.shape[:-1], *ahead, real)
