@@ -392,12 +392,16 @@ def _restore(place: Path, manifest: Manifest) -> Restored:
         raise CheckpointError(
             f"{place}: its configuration cannot be built ({text}){hint}"
         ) from None
-    if all(name.startswith((PARAMETERS, TARGET)) for name in stored):
+    try:
+        arrays.check(place, shapes, stored)
+    except MismatchError:
+        # An exported agent, or one whose optimisers an earlier version wrote: both can act.
         nothing: Any = None
+        stored = {name: x for name, x in stored.items() if name.startswith((PARAMETERS, TARGET))}
         has_target = any(name.startswith(TARGET) for name in stored)
         target = shapes.target_value if has_target else nothing
         shapes = AgentState(shapes.params, target, nothing, nothing, nothing)
-    arrays.check(place, shapes, stored)
+        arrays.check(place, shapes, stored)
     state = arrays.assemble(shapes, arrays.read(place / "agent", stored))
     return Restored(state, spec, config, manifest.decisions)
 

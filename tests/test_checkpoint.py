@@ -188,6 +188,19 @@ def test_saving_again_replaces(trained, tmp_path):
     assert_same(checkpoint.restore(tmp_path).state, doubled)
 
 
+def test_an_agent_whose_optimisers_are_of_another_version_can_act(trained, tmp_path):
+    spec, state = trained
+    older = state._replace(opt=state.opt._replace(policy=jnp.zeros((2, 5))))
+    checkpoint.save(tmp_path, 1, older, CONFIG, spec)
+    back = checkpoint.restore(tmp_path).state
+    assert back.opt is None
+    assert_same(back.params, state.params)
+    assert_same(back.target_value, state.target_value)
+    other = older.params._replace(policy={"kernel": jnp.zeros((2, 5))})
+    checkpoint.save(tmp_path, 1, older._replace(params=other), CONFIG, spec)
+    assert "params.policy['kernel'] is unknown" in refused(tmp_path, kind=MismatchError)
+
+
 def test_a_killed_replacement_is_undone(copy):
     """Killed between the two renames: the old checkpoint is restored, partial ones are removed."""
     (copy / "120").rename(copy / ".120.replaced")
