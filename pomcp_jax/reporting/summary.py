@@ -139,10 +139,9 @@ def final_returns(
             values = {seed: _at(curve, frames[task]) for seed, curve in of.items()}
             late = [seed for seed, value in values.items() if value is None]
             if late:
-                why = "where another run ends; leave that one out" if at is None else "--frames"
                 raise ConfigError(
                     f"{method} on {task}: seed {late[0]} has no evaluation up to"
-                    f" {frames[task]:,.6g} frames, {why}"
+                    f" {frames[task]:,.6g} frames, where another run ends; leave that one out"
                 )
             finals.setdefault(method, {})[task] = {s: v for s, v in values.items() if v is not None}
     lost = {one.run.folder: len(one.run.diverged) for one in loaded if one.run.diverged}
@@ -156,21 +155,23 @@ def _check_reached(
     """Notes about methods whose latest values before ``at`` frames are old.
 
     Raises:
-      ConfigError: a seed was not trained as far as it is to be compared.
+      ConfigError: a seed has no value yet, or was not trained so far.
     """
     for method, of in curves.items():
-        latest = [x[-1] for curve in of.values() if len(x := curve.x[_until(curve, at)])]
-        if latest and min(latest) < (1 - OLD) * at:
+        latest = []
+        for seed, curve in of.items():
+            reached = curve.x[_until(curve, at)]
+            if not len(reached) or curve.x[-1] * (1 + comparison.UNEVEN) < at:
+                raise ConfigError(
+                    f"--frames = {at:,.6g}: must be from {curve.x[0]:,.6g} to {curve.x[-1]:,.6g},"
+                    f" where {method} on {task} has values of seed {seed}"
+                )
+            latest.append(reached[-1])
+        if min(latest) < (1 - OLD) * at:
             yield (
                 f"{method} on {task}: the latest value before {at:,.6g} frames is at"
                 f" {min(latest):,.6g}"
             )
-        for seed, curve in of.items():
-            if curve.x[-1] * (1 + comparison.UNEVEN) < at:
-                raise ConfigError(
-                    f"--frames = {at:,.6g}: {method} on {task} has the last value of seed {seed} at"
-                    f" {curve.x[-1]:,.6g}; must be at most that"
-                )
 
 
 def _curves(group: Sequence[Loaded], metric: str) -> dict[int, Series]:
